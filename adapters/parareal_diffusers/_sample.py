@@ -1,0 +1,123 @@
+"""Sampling a diffusion model in parallel in time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+import parareal
+from parareal._checks import no_unknown, one_of
+from parareal_diffusers._ddim import DDIM
+from parareal_diffusers._denoiser import Denoiser, Guidance
+from parareal_diffusers._dpmpp_2m import DPMSolverPP2M
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._identity import Identity
+from parareal_diffusers._solvers import Solver
+
+COARSE: dict[str, type[Solver]] = {
+    "auto": DPMSolverPP2M,
+    "same": DDIM,
+    "ddim": DDIM,
+    "dpmpp_2m": DPMSolverPP2M,
+    "identity": Identity,
+}
+
+
+def sample(
+    model: Callable[..., Any],
+    latents: Tensor,
+    solver: Any,
+    *,
+    num_inference_steps: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    guidance: Guidance | None = None,
+    slices: int | str = "auto",
+    boundaries: Sequence[int] | None = None,
+    coarse: str | type[Solver] = "auto",
+    tolerance: float = 1e-2,
+    criterion: parareal.AbstractCriterion | None = None,
+    max_iterations: int | None = None,
+    schedule: str = "pipelined",
+    max_batch: int | None = None,
+    callback: Callable[[parareal.Refinement], Any] | None = None,
+    progress: bool = False,
+    throw: bool = True,
+    **unknown: Any,
+) -> parareal.Solution:
+    """Draw samples from a diffusion model, equal to the scheduler's own loop up to `tolerance`.
+
+    Args:
+        model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets and transformers included; x has
+            shape (rows, *sample), t shape (rows,). It may be in half precision.
+        latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from.
+        solver: a `diffusers.DDIMScheduler`; it is copied, never changed.
+        num_inference_steps: steps N, as in `set_timesteps`.
+        model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
+            samples are gathered for the rows of each call.
+        guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
+        slices: how many; `"sqrt"` and `"auto"` mean the rounded root of N, `"steps"` one for each step.
+        boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
+        coarse: `"same"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which costs the
+            same and errs less), `"identity"`, or a `Solver` class.
+        tolerance: relative error of the final state to stop at, per sample, by estimate (`parareal.Tolerance`);
+            0 runs to the end, which gives the sequential answer to rounding.
+        criterion: another criterion of the engine, instead of `tolerance`.
+        max_iterations, schedule, callback, progress, throw: as for `parareal.solve`.
+        max_batch: rows in one call of the network, at most; None for no bound. Guidance doubles them.
+
+    Returns:
+        A `parareal.Solution`; its `final_state` has the shape of `latents`.
+
+    Raises:
+        TypeError, ValueError: before any work, with a sentence that says what to change.
+        parareal.PararealError: as `parareal.solve`.
+    """
+    no_unknown(sample, unknown)
+    if not isinstance(latents, Tensor) or latents.ndim < 2:
+        raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
+    grid = Grid.of(solver, num_inference_steps).to(latents.device)
+    denoiser = Denoiser(model, len(latents), model_kwargs or {}, guidance)
+    nodes = _boundaries(boundaries, slices, grid.steps)
+    if criterion is None:
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
+        criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(len(nodes) - 1)
+    return parareal.solve(
+        parareal.Steps(DDIM(grid, denoiser)),
+        parareal.Steps(_coarse(coarse)(grid, denoiser), steps=1),
+        latents,
+        nodes,
+        batch_dims=1,
+        criterion=criterion,
+        max_iterations=max_iterations,
+        schedule=schedule,
+        executor=parareal.BatchedExecutor(max_batch),
+        callback=callback,
+        progress=progress,
+        throw=throw,
+    )
+
+
+def _coarse(coarse: str | type[Solver]) -> type[Solver]:
+    if isinstance(coarse, type) and issubclass(coarse, Solver):
+        return coarse
+    one_of("coarse", coarse, COARSE)
+    return COARSE[str(coarse)]
+
+
+def _boundaries(boundaries: Sequence[int] | None, slices: int | str, steps: int) -> list[int]:
+    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps."""
+    if boundaries is not None:
+        nodes = [int(n) for n in boundaries]
+        if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
+            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
+        return nodes
+    if isinstance(slices, str):
+        one_of("slices", slices, ("auto", "sqrt", "steps"))
+        slices = steps if slices == "steps" else max(1, round(steps**0.5))
+    if not isinstance(slices, int) or not 1 <= slices <= steps:
+        raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
+    return [int(n) for n in np.rint(np.arange(slices + 1) * steps / slices)]

@@ -1,0 +1,46 @@
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017; MIT licence) as tensors."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package installs it
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+NO_CLASS = len(CLASSES)  # the label that stands for "any", which guidance needs
+
+
+def _idx(path: Path) -> np.ndarray:
+    """Read one file in the IDX format: two zero bytes, a type, a rank, the big-endian shape, the data."""
+    with gzip.open(path) as file:
+        rank = file.read(4)[3]
+        shape = np.frombuffer(file.read(4 * rank), dtype=">i4")
+        return np.frombuffer(file.read(), dtype=np.uint8).reshape(shape)
+
+
+def load(split: str, folder: Path = FOLDER) -> tuple[Tensor, Tensor]:
+    """Return images, float32 of shape (n, 1, 28, 28) in [-1, 1], and labels, int64 of shape (n,).
+
+    `split` is `"train"` (60 000 images) or `"t10k"` (10 000 images).
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no data set in {folder}: install Debian's package dataset-fashion-mnist, "
+            "or name the folder that holds its four .gz files with --data"
+        )
+    images = torch.from_numpy(_idx(folder / f"{split}-images-idx3-ubyte.gz").copy())
+    labels = torch.from_numpy(_idx(folder / f"{split}-labels-idx1-ubyte.gz").copy())
+    return images[:, None].float() / 127.5 - 1, labels.long()

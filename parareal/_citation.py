@@ -1,0 +1,51 @@
+"""What to cite."""
+
+from typing import Any
+
+_ENTRIES = {
+    "parareal": """@article{lions2001parareal,
+  author  = {Lions, Jacques-Louis and Maday, Yvon and Turinici, Gabriel},
+  title   = {R{\\'e}solution d'{EDP} par un sch{\\'e}ma en temps {\\guillemotleft}parar{\\'e}el{\\guillemotright}},
+  journal = {Comptes Rendus de l'Acad{\\'e}mie des Sciences, S{\\'e}rie I, Math{\\'e}matique},
+  volume  = {332}, number = {7}, pages = {661--668}, year = {2001},
+  doi     = {10.1016/S0764-4442(00)01793-6}
+}""",
+    "analysis": """@article{gander2007analysis,
+  author  = {Gander, Martin J. and Vandewalle, Stefan},
+  title   = {Analysis of the Parareal Time-Parallel Time-Integration Method},
+  journal = {SIAM Journal on Scientific Computing},
+  volume  = {29}, number = {2}, pages = {556--578}, year = {2007},
+  doi     = {10.1137/05064607X}
+}""",
+    "pipelined": """@article{aubanel2011scheduling,
+  author  = {Aubanel, Eric},
+  title   = {Scheduling of tasks in the parareal algorithm},
+  journal = {Parallel Computing},
+  volume  = {37}, number = {3}, pages = {172--182}, year = {2011},
+  doi     = {10.1016/j.parco.2010.10.004}
+}""",
+    "diffusion": """@inproceedings{selvam2024selfrefining,
+  author    = {Selvam, Nikil Roashan and Merchant, Amil and Ermon, Stefano},
+  title     = {Self-Refining Diffusion Samplers: Enabling Parallelization via Parareal Iterations},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024}, eprint = {2412.08292}, archivePrefix = {arXiv}
+}""",
+}
+
+
+def citation(*topics: str) -> str:
+    """Return BibTeX entries for what a result rests on.
+
+    Args:
+        topics: any of `"parareal"` (the method), `"analysis"` (its convergence), `"pipelined"` (its schedule) and
+            `"diffusion"` (SRDS); all of them by default.
+
+    Raises:
+        ValueError: for an unknown topic.
+    """
+    from parareal._checks import one_of
+
+    for topic in topics:
+        one_of("topic", topic, _ENTRIES)
+    chosen: Any = topics or _ENTRIES
+    return "\n\n".join(_ENTRIES[topic] for topic in chosen)

@@ -1,0 +1,207 @@
+"""When an iterate is good enough. Every criterion is a frozen dataclass with one question to answer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+from parareal._checks import one_of
+from parareal._state import NORMS, Layout, epsilon
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one boundary of one sample when iteration `iteration` has made its state."""
+
+    iteration: int
+    boundary: int
+    increment: float
+    """norm of U(k, n) - U(k-1, n)"""
+    defect: float
+    """norm of F(k-1, n-1) - U(k-1, n): by how much the last iterate missed the fine propagator's answer"""
+    size: float
+    """norm of U(k, n)"""
+    upstream: float
+    """the largest error estimate of the boundaries further left, relative"""
+
+
+def worst_increment(evidence: Evidence) -> float:
+    """Estimate the relative error of an iterate by the largest relative increment on the way to it.
+
+    Where the iteration contracts this errs on the safe side: the increment of iteration k measures the error
+    of iteration k - 1. It takes every boundary into account, because a change that has not yet reached the last
+    boundary cannot be seen there.
+    """
+    own = evidence.increment / evidence.size if evidence.size else float(evidence.increment > 0)
+    return max(own, evidence.upstream)
+
+
+class AbstractCriterion(ABC):
+    """The rule that accepts an iterate at a boundary.
+
+    A `local` criterion is asked at every boundary, and a boundary settles when it is accepted and everything
+    to its left is final. One that is not local looks at the last boundary alone and stops the whole solve.
+    """
+
+    local: ClassVar[bool] = True
+    norm: str = "rms"
+    consecutive: int = 1
+
+    @property
+    def last_iteration(self) -> int | None:
+        """The iteration after which to stop in any case, where that is known beforehand."""
+        return None
+
+    def resolved(self, layout: Layout) -> "AbstractCriterion":
+        """Return this criterion with its defaults filled in for states of this layout, or raise `ValueError`."""
+        return self
+
+    def estimate(self, evidence: Evidence) -> float:
+        """Estimate the relative error of the state that the evidence is about."""
+        return worst_increment(evidence)
+
+    @abstractmethod
+    def accepts(self, evidence: Evidence) -> bool:
+        """Return whether the state is good enough."""
+
+
+def _check_tolerances(who: str, layout: Layout, rtol: float, atol: float = 0.0) -> None:
+    eps = epsilon(layout)
+    if not (rtol >= 0 and atol >= 0):
+        raise ValueError(f"{who}: tolerances must not be negative, got rtol={rtol}, atol={atol}")
+    if 0 < rtol < eps or (rtol == 0 and atol == 0):
+        raise ValueError(
+            f"{who}: rtol={rtol} is below {eps:.2g}, what the states' dtype can resolve: raise rtol, "
+            "use states of a wider dtype, or run to the end with Iterations(number of slices)"
+        )
+
+
+@dataclass(frozen=True)
+class _Relative(AbstractCriterion):
+    """The fields of the criteria that hold one norm against `atol + rtol * size`."""
+
+    rtol: float | None = None
+    atol: float | None = None
+    norm: str = "rms"
+    consecutive: int = 1
+
+    def __post_init__(self) -> None:
+        one_of("norm", self.norm, NORMS)
+        if self.consecutive < 1:
+            raise ValueError(f"consecutive must be at least 1, got {self.consecutive}")
+
+    def resolved(self, layout: Layout) -> AbstractCriterion:
+        """Fill in 1e-6 and 1e-9 for double precision, 1e-4 and 1e-6 for single."""
+        double = epsilon(layout) < 1e-12
+        rtol = (1e-6 if double else 1e-4) if self.rtol is None else self.rtol
+        atol = (1e-9 if double else 1e-6) if self.atol is None else self.atol
+        _check_tolerances(type(self).__name__, layout, rtol, atol)
+        return replace(self, rtol=rtol, atol=atol)
+
+    def threshold(self, size: float) -> float:
+        """Return the largest norm that is accepted."""
+        return (self.atol or 0.0) + (self.rtol or 0.0) * size
+
+
+@final
+@dataclass(frozen=True)
+class Increment(_Relative):
+    """Accept when the increment's norm is at most `atol + rtol * norm(state)`, `consecutive` times in a row.
+
+    The strict default: a boundary settles only when all boundaries to its left have. It bounds the change of
+    every boundary, hence, through the Lipschitz constant of F - G, the defect of every slice; the error of the
+    final state is what the flow between the slices makes of those defects.
+    Defaults: 1e-6 and 1e-9 for double precision, 1e-4 and 1e-6 for single.
+    """
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Compare the increment."""
+        return evidence.increment <= self.threshold(evidence.size)
+
+
+@final
+@dataclass(frozen=True)
+class Defect(_Relative):
+    """Accept when the defect F(k-1, n-1) - U(k-1, n) of the iterate before is small enough.
+
+    The true shooting residual, known one iteration late; otherwise as `Increment`.
+    """
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Compare the defect."""
+        return evidence.defect <= self.threshold(evidence.size)
+
+
+@final
+@dataclass(frozen=True)
+class Tolerance(AbstractCriterion):
+    """Accept when the estimated relative error is at most `rtol`.
+
+    `estimator` maps an `Evidence` to an estimate; the default, the largest relative increment of any boundary,
+    is simple and, where the iteration contracts, pessimistic: it may ask for an iteration more than needed.
+    """
+
+    rtol: float
+    estimator: Callable[[Evidence], float] = worst_increment
+    norm: str = "rms"
+
+    def __post_init__(self) -> None:
+        one_of("norm", self.norm, NORMS)
+
+    def resolved(self, layout: Layout) -> AbstractCriterion:
+        """Check the tolerance against the dtype."""
+        _check_tolerances("Tolerance", layout, self.rtol)
+        return self
+
+    def estimate(self, evidence: Evidence) -> float:
+        """Ask the estimator."""
+        return self.estimator(evidence)
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Compare the estimate."""
+        return self.estimator(evidence) <= self.rtol
+
+
+@final
+@dataclass(frozen=True)
+class Iterations(AbstractCriterion):
+    """Make exactly `count` iterations after the sketch, fewer only where the result is exact before."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"Iterations: count must not be negative, got {self.count}")
+
+    @property
+    def last_iteration(self) -> int | None:
+        """The count."""
+        return self.count
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Accept nothing: the count alone stops the solve."""
+        return False
+
+
+@final
+@dataclass(frozen=True)
+class LastChange(AbstractCriterion):
+    """Stop when the last boundary's state changes by at most `atol` (the criterion of SRDS, Algorithm 1).
+
+    Kept for comparison with the paper. It can be fooled: a change that is still on its way through the slices
+    does not show at the last boundary, so the last state may stand still in one iteration and jump in the next.
+    `Increment` waits for every boundary.
+    """
+
+    atol: float
+    norm: str = "l1"
+    local: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        one_of("norm", self.norm, NORMS)
+        if not self.atol > 0:
+            raise ValueError(f"LastChange: atol must be positive, got {self.atol}")
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Compare the last boundary's increment."""
+        return evidence.increment <= self.atol

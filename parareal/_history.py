@@ -1,0 +1,66 @@
+"""What a solve records while it runs: increments and defects, and every propagation on its way."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parareal._values import Request, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Propagation:
+    """One finished propagation, for timelines.
+
+    `start` and `stop` count evaluations on the critical path with unlimited devices; `began` and `ended` are
+    seconds since the solve began.
+    """
+
+    sample: int
+    slice: int
+    iteration: int
+    kind: str
+    """`"fine"` or `"coarse"`"""
+    start: float
+    stop: float
+    began: float
+    ended: float
+
+
+@dataclass(slots=True)
+class History:
+    """The record of one solve over `boundaries` boundaries and `samples` samples."""
+
+    boundaries: int
+    samples: int
+    propagations: list[Propagation] = field(default_factory=list)
+    _increments: list[np.ndarray] = field(default_factory=list)
+    _defects: list[np.ndarray] = field(default_factory=list)
+
+    def propagated(self, results: list[tuple[Request, Result, float]], origin: float) -> None:
+        """Record finished propagations; `origin` is when the solve began."""
+        now = time.perf_counter() - origin
+        for request, result, began in results:
+            start = request.value.depth
+            names = (request.sample, request.slice, request.iteration, request.kind.value)
+            self.propagations.append(Propagation(*names, start, start + result.cost, began - origin, now))
+
+    def corrected(self, sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:
+        """Record the increment of an iteration, and the defect of the iteration before it."""
+        while len(self._increments) <= iteration:
+            for table in (self._increments, self._defects):
+                table.append(np.full((self.boundaries, self.samples), np.nan))
+        self._increments[iteration][boundary, sample] = increment
+        self._defects[iteration - 1][boundary, sample] = defect
+
+    def tables(self, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return increments and defects, each of shape (iterations + 1, boundaries, samples), NaN where not made."""
+        empty = np.full((self.boundaries, self.samples), np.nan)
+        pad = lambda table: np.stack([*table, *[empty] * (iterations + 1)][: iterations + 1])  # noqa: E731
+        return pad(self._increments), pad(self._defects)
+
+    def worst_increment(self, iteration: int) -> float:
+        """Return the largest increment that an iteration has made so far; NaN where it has made none."""
+        if iteration >= len(self._increments) or np.isnan(self._increments[iteration]).all():
+            return float("nan")
+        return float(np.nanmax(self._increments[iteration]))

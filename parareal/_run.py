@@ -1,0 +1,209 @@
+"""One solve: machines, one a sample, driven by a runner; what `solve` and `refine` share."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from parareal import _checks as checks
+from parareal._criteria import AbstractCriterion, Increment
+from parareal._executors import AbstractExecutor
+from parareal._history import History
+from parareal._machine import Machine, Rules
+from parareal._outcome import Outcome
+from parareal._problem import Problem
+from parareal._propagators import Steps
+from parareal._solution import Refinement, Solution, Stats
+from parareal._state import State, missing
+from parareal._values import Kind, Request, Result, Value
+
+SCHEDULES = ("pipelined", "synchronous")
+
+
+@final
+@dataclass(frozen=True)
+class Options:
+    """How to solve a problem."""
+
+    guess: Any = None
+    criterion: AbstractCriterion | None = None
+    max_iterations: int | None = None
+    schedule: str = "pipelined"
+    executor: AbstractExecutor | None = None
+
+
+@final
+class Run:
+    """The driver's loop and its bookkeeping. Exhaust `iterations` to run; then ask for the `solution`."""
+
+    def __init__(self, problem: Problem, options: Options):
+        checks.one_of("schedule", options.schedule, SCHEDULES)
+        limit = options.max_iterations
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise ValueError(f"max_iterations must be a whole number from 0 on, got {limit!r}")
+        criterion = Increment() if options.criterion is None else options.criterion
+        if not isinstance(criterion, AbstractCriterion):
+            raise TypeError(
+                "criterion must be Increment, Defect, Tolerance, Iterations or LastChange of this package, "
+                f"not {type(criterion).__name__}"
+            )
+        self.problem, self.criterion = problem, criterion.resolved(problem.layout)
+        limits = [problem.slices, limit, self.criterion.last_iteration]
+        self.limit = min(x for x in limits if x is not None)
+        self.history = History(problem.slices + 1, len(problem.samples))
+        self.runner = problem.runner(options.executor)
+        self.machines = self._machines(options)
+        self.wall_time = 0.0
+        self.error: Exception | None = None
+        self.cancelled = False
+        self.watch: Callable[[], None] | None = None
+        """called after every tick, for progress bars"""
+
+    def _machines(self, options: Options) -> list[Machine]:
+        problem = self.problem
+        fine = problem.propagators[Kind.FINE]
+        rules = Rules(
+            criterion=self.criterion,
+            limit=self.limit,
+            slices=problem.slices,
+            synchronous=options.schedule == "synchronous",
+            correct=fine.stepper.correct if isinstance(fine, Steps) else _carry,
+            history=self.history,
+        )
+        count, guesses = len(problem.samples), [None] * len(problem.samples)
+        if options.guess is not None:
+            states = checks.check_guess(options.guess, problem.slices + 1, count, problem.layout, problem.batch_dims)
+            guesses = [boundary_states[1:] for boundary_states in states]
+        return [Machine(rules, i, range(problem.slices), guesses[i]) for i in range(count)]
+
+    def iterations(self) -> Iterator[int]:
+        """Run to the end, yielding the iteration whenever all samples have made one more."""
+        began = time.perf_counter()
+        for machine, state in zip(self.machines, self.problem.samples, strict=True):
+            machine.enter(Value(0, state, exact=True))
+        shown = -1
+        while not self.cancelled and not all(m.done for m in self.machines):
+            with torch.no_grad():
+                results = self._tick()
+            self.history.propagated(results, began)
+            self.wall_time = time.perf_counter() - began
+            if self.watch is not None:
+                self.watch()
+            reached = self._reached()
+            if reached > shown:
+                shown = reached
+                yield reached
+        self.wall_time = time.perf_counter() - began
+
+    def _tick(self) -> list[tuple[Request, Result, float]]:
+        for machine in self.machines:
+            self.runner.add(machine.take())
+        results = self.runner.tick()
+        for request, result, _ in results:
+            machine = self.machines[request.sample]
+            if not machine.done:
+                machine.receive(request, result)
+                if machine.done:
+                    self.runner.cancel(request.sample)
+        return results
+
+    def _reached(self) -> int:
+        """Return the newest iteration that every sample has reached or does not need."""
+        outlets = [m.outlet for m in self.machines]
+        made = [-1 if u is None else u.iteration for u in outlets]
+        open_ = [k for k, m in zip(made, self.machines, strict=True) if not m.done]
+        return min(open_, default=max(made))
+
+    def newest_iteration(self) -> int:
+        """Return the newest iteration that any boundary has reached."""
+        return max((u.iteration for m in self.machines for u in m.outputs if u is not None), default=0)
+
+    def boundaries_left(self) -> int:
+        """Return how many boundaries, of all samples, are not final yet."""
+        return sum(0 if m.done else sum(u is None or not u.final for u in m.outputs) for m in self.machines)
+
+    def refinement(self, iteration: int) -> Refinement:
+        """Return the newest iterate."""
+        increments, _ = self.history.tables(iteration)
+        return Refinement(iteration, self._final_state(), self._states(), increments[iteration], self._estimate())
+
+    def _final_state(self) -> State:
+        return self.problem.join([self._state(i, -1) for i in range(len(self.machines))])
+
+    def _states(self) -> State:
+        columns = [
+            [initial, *(self._state(i, n) for n in range(self.problem.slices))]
+            for i, initial in enumerate(self.problem.samples)
+        ]
+        return self.problem.stack(columns)
+
+    def _state(self, sample: int, boundary: int) -> State:
+        value = self.machines[sample].outputs[boundary]
+        return missing(self.problem.samples[sample]) if value is None else value.state
+
+    def _estimate(self) -> np.ndarray:
+        outlets = [m.outlet for m in self.machines]
+        return np.array([np.inf if u is None else u.estimate for u in outlets])
+
+    def solution(self) -> Solution:
+        """Return what was reached."""
+        outcomes = [self._outcome(m) for m in self.machines]
+        outcome = max(outcomes, key=list(Outcome).index)
+        outlets = [m.outlet for m in self.machines]
+        iterations = max(0 if u is None else u.iteration for u in outlets)
+        increments, defects = self.history.tables(iterations)
+        made = [[-1 if u is None else u.iteration for u in m.outputs] for m in self.machines]
+        return Solution(
+            final_state=self._final_state(),
+            states=self._states(),
+            boundaries=self.problem.boundaries,
+            outcome=outcome,
+            message=self._message(outcome, outcomes),
+            iterations=iterations,
+            slice_iterations=np.array(made).T,
+            increments=increments,
+            defects=defects,
+            error_estimate=self._estimate(),
+            stats=self._stats(),
+            propagations=self.history.propagations,
+        )
+
+    def _outcome(self, machine: Machine) -> Outcome:
+        outlet = machine.outlet
+        if machine.failure is not None:
+            return Outcome.NON_FINITE
+        if outlet is not None and outlet.exact:
+            return Outcome.EXACT
+        if outlet is not None and outlet.settled:
+            return Outcome.CONVERGED
+        if self.error is not None:
+            return Outcome.WORKER_LOST
+        if not machine.done:
+            return Outcome.CANCELLED
+        return Outcome.ITERATIONS_DONE if self.limit == self.criterion.last_iteration else Outcome.ITERATION_LIMIT
+
+    def _message(self, outcome: Outcome, outcomes: list[Outcome]) -> str:
+        causes = [str(m.failure) for m in self.machines if m.failure is not None]
+        if outcome is Outcome.WORKER_LOST and self.error is not None:
+            causes = [f"{type(self.error).__name__}: {self.error}"]
+        if outcome is Outcome.ITERATION_LIMIT:
+            causes = [f"{self.limit} iterations were allowed; the worst error estimate is {self._estimate().max():.2g}"]
+        hit = [i for i, o in enumerate(outcomes) if o is outcome]
+        where = f" This holds for {len(hit)} of {len(outcomes)} samples." if len(hit) < len(outcomes) else ""
+        return " ".join([outcome.value, *(f"({c})" for c in causes[:1])]) + where
+
+    def _stats(self) -> Stats:
+        tally = self.runner.tally
+        costs = {p.slice: p.stop - p.start for p in self.history.propagations if p.kind == Kind.FINE.value}
+        whole = sum(costs.values()) if len(costs) == self.problem.slices else float("nan")
+        outlets = [m.outlet for m in self.machines]
+        span = max((u.depth for u in outlets if u is not None), default=float("nan"))
+        count = len(self.machines)
+        return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, count * whole, whole)
+
+
+def _carry(memory: Any, change: Any, boundary: int) -> Any:
+    return memory

@@ -1,0 +1,107 @@
+"""The public calls `solve` and `refine`."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from parareal._checks import StructureError, no_unknown
+from parareal._criteria import AbstractCriterion
+from parareal._executors import AbstractExecutor
+from parareal._outcome import PararealError
+from parareal._problem import Problem
+from parareal._progress import bar
+from parareal._propagators import Propagator
+from parareal._run import Options, Run
+from parareal._solution import Refinement, Solution
+from parareal._state import State
+from parareal._values import Kind
+
+
+def solve(
+    fine: Propagator,
+    coarse: Propagator,
+    initial: State,
+    boundaries: Any,
+    *,
+    batch_dims: int = 0,
+    guess: Any = None,
+    criterion: AbstractCriterion | None = None,
+    max_iterations: int | None = None,
+    schedule: str = "pipelined",
+    executor: AbstractExecutor | None = None,
+    callback: Callable[[Refinement], Any] | None = None,
+    progress: bool = False,
+    throw: bool = True,
+    **unknown: Any,
+) -> Solution:
+    """Solve an initial value problem in parallel in time (Parareal; docs/theory.md, eq. 1).
+
+    The result converges to what `sequential` returns, slice by slice `fine`, whatever `coarse` is.
+
+    Args:
+        fine: defines the answer. A function `f(state, t0, t1)` that maps a state across one slice; the same,
+            marked `vectorized`; or `Steps(stepper)`. It must be deterministic and must not change its input.
+        coarse: decides how fast the answer is reached; of any of these forms, and cheap.
+        initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
+        boundaries: strictly monotone numbers, rising or falling, evenly spaced or not; two or more. A function is
+            given two neighbours of them, unchanged. For `Steps` they are integer nodes.
+        batch_dims: 0 for one sample; 1 where the leading axis of every array counts samples. Each sample then
+            converges and retires alone, and functions are given the state of one sample.
+        guess: states at all boundaries, stacked as in `Solution.states` or a sequence, to start from instead of
+            the coarse sketch.
+        criterion: when to stop; `Increment()` by default. To run to the end: `Iterations(number of slices)`.
+        max_iterations: give up after so many iterations; by default never before the result is exact.
+        schedule: `"pipelined"` starts every propagation as soon as its input is known, `"synchronous"` waits for
+            the end of each iteration. The iterates are the same.
+        executor: `BatchedExecutor()` by default, or `SerialExecutor()`.
+        callback: called with a `Refinement` after every iteration; returning False cancels.
+        progress: show a bar with the iteration, the worst increment and the boundaries left.
+        throw: raise `PararealError`, which carries the solution, if the solve was cancelled, ran out of
+            iterations, met a state that is not finite or a propagator's exception; otherwise return it.
+
+    Raises:
+        ValueError, TypeError: before any work, for bad input; at the first result, for a propagator that does not
+            keep structure, shape and dtype of its input.
+        PararealError: as described under `throw`.
+    """
+    no_unknown(solve, unknown)
+    run = Run(
+        Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims),
+        Options(guess, criterion, max_iterations, schedule, executor),
+    )
+    with bar(run, progress):
+        try:
+            for iteration in run.iterations():
+                if callback is not None and callback(run.refinement(iteration)) is False:
+                    run.cancelled = True
+        except StructureError:
+            raise
+        except Exception as error:
+            run.error = error
+    solution = run.solution()
+    if throw and solution.outcome.failed:
+        raise PararealError(solution.message, solution) from run.error
+    return solution
+
+
+def refine(
+    fine: Propagator,
+    coarse: Propagator,
+    initial: State,
+    boundaries: Any,
+    *,
+    batch_dims: int = 0,
+    guess: Any = None,
+    criterion: AbstractCriterion | None = None,
+    max_iterations: int | None = None,
+    schedule: str = "pipelined",
+    executor: AbstractExecutor | None = None,
+    **unknown: Any,
+) -> Iterator[Refinement]:
+    """Yield the coarse sketch and then ever better iterates; each is usable. Arguments as for `solve`.
+
+    Work is done between two items only: stop asking and it stops.
+    """
+    no_unknown(refine, unknown)
+    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
+    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor))
+    return (run.refinement(iteration) for iteration in run.iterations())

@@ -1,0 +1,225 @@
+"""Arithmetic on states: the one place that tells Python numbers, NumPy arrays and torch tensors apart.
+
+A *state* is a Python number, a NumPy array, a torch tensor, or a pytree of them. A *stack* holds the states
+of several rows: the same pytree with one more, leading, axis on every leaf. A stack's leaves are arrays, also
+where the states are Python numbers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import optree
+import torch
+
+State: TypeAlias = Any
+Stack: TypeAlias = Any
+Index: TypeAlias = slice | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What two leaves must share to be added: the library, the dtype, the shape and the device."""
+
+    library: str
+    dtype: Any
+    shape: tuple[int, ...]
+    device: str = ""
+
+    def __str__(self) -> str:
+        """Describe the leaf for an error message."""
+        if self.library == "python":
+            return f"a Python {self.dtype}"
+        place = f" on {self.device}" if self.device not in ("", "cpu") else ""
+        return f"a {self.library} array of shape {self.shape} and dtype {self.dtype}{place}"
+
+
+def leaf(x: Any) -> Leaf:
+    """Describe one leaf. Raises `TypeError` for anything but a number, a NumPy array or a torch tensor."""
+    if isinstance(x, torch.Tensor):
+        return Leaf("torch", x.dtype, tuple(x.shape), str(x.device))
+    if isinstance(x, np.ndarray | np.generic):
+        return Leaf("numpy", x.dtype, x.shape)
+    if isinstance(x, bool | int | float):
+        return Leaf("python", "float", ())
+    if isinstance(x, complex):
+        return Leaf("python", "complex", ())
+    raise TypeError(
+        f"a state must be a Python number, a NumPy array, a torch tensor or a pytree of them, not {type(x).__name__}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The structure of a state and what each of its leaves is."""
+
+    tree: Any
+    leaves: tuple[Leaf, ...]
+
+    @staticmethod
+    def of(state: State) -> "Layout":
+        """Describe `state`."""
+        leaves, tree = optree.tree_flatten(state)
+        return Layout(tree, tuple(leaf(x) for x in leaves))
+
+    def __str__(self) -> str:
+        """Describe the layout for an error message."""
+        if len(self.leaves) == 1 and self.tree.is_leaf():
+            return str(self.leaves[0])
+        return f"a tree of {', '.join(map(str, self.leaves)) or 'nothing'}"
+
+    def row(self, stack: Stack, index: int) -> State:
+        """Return a copy of one row of a stack, which then does not keep the whole stack alive."""
+        rows = [_row(x, index, kind) for x, kind in zip(optree.tree_leaves(stack), self.leaves, strict=True)]
+        return optree.tree_unflatten(self.tree, rows)
+
+
+def canonical(state: State) -> State:
+    """Turn Python integers into floats, and NumPy scalars into arrays, so that results can keep the type."""
+    return optree.tree_map(_canonical, state)
+
+
+def _canonical(x: Any) -> Any:
+    if isinstance(x, bool | int | float):
+        return float(x)
+    if isinstance(x, complex):
+        return complex(x)
+    return np.asarray(x) if isinstance(x, np.generic) else x
+
+
+def _row(x: Any, index: int, kind: Leaf) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x[index].clone()
+    return x[index].item() if kind.library == "python" else np.array(x[index])
+
+
+def stack(states: Sequence[State]) -> Stack:
+    """Stack states on a new leading axis."""
+    return optree.tree_map(lambda *xs: torch.stack(xs) if isinstance(xs[0], torch.Tensor) else np.stack(xs), *states)
+
+
+def concatenate(stacks: Sequence[Stack]) -> Stack:
+    """Join stacks along their leading axis; a single one is returned as it is."""
+    if len(stacks) == 1:
+        return stacks[0]
+    return optree.tree_map(
+        lambda *xs: torch.cat(xs) if isinstance(xs[0], torch.Tensor) else np.concatenate(xs), *stacks
+    )
+
+
+def take(stacked: Stack, index: Index) -> Stack:
+    """Return the rows of a stack that a slice (a view) or an array of integers (a copy) selects."""
+    return optree.tree_map(lambda x: x[as_index(x, index)], stacked)
+
+
+def as_index(x: Any, index: Index) -> Any:
+    """Return an index that suits the library and device of the array `x`."""
+    if isinstance(index, slice) or not isinstance(x, torch.Tensor):
+        return index
+    return torch.from_numpy(index).to(x.device)
+
+
+def rows(stacked: Stack) -> int:
+    """Return the number of rows of a stack."""
+    return len(optree.tree_leaves(stacked)[0])
+
+
+def add(a: State, b: State) -> State:
+    """Return a + b."""
+    return optree.tree_map(lambda x, y: x + y, a, b)
+
+
+def subtract(a: State, b: State) -> State:
+    """Return a - b."""
+    return optree.tree_map(lambda x, y: x - y, a, b)
+
+
+def same(a: State, b: State) -> bool:
+    """Return whether two states are equal bit by bit, so that a deterministic map sends both to one result."""
+    if a is b:
+        return True
+    xs, tree = optree.tree_flatten(a)
+    ys, other = optree.tree_flatten(b)
+    return tree == other and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
+
+
+def _same(x: Any, y: Any) -> bool:
+    if x is y:
+        return True
+    if isinstance(x, torch.Tensor):
+        # equality is cheap and nearly always settles it; the bytes tell 0.0 from -0.0
+        return torch.equal(x, y) and _bytes(x.detach().cpu().numpy()) == _bytes(y.detach().cpu().numpy())
+    return np.array_equal(x, y) and _bytes(np.asarray(x)) == _bytes(np.asarray(y))
+
+
+def _bytes(x: np.ndarray) -> bytes:
+    return x.tobytes()
+
+
+def finite(state: State) -> bool:
+    """Return whether every number in a state is finite."""
+    return all(
+        bool(torch.isfinite(x).all()) if isinstance(x, torch.Tensor) else bool(np.isfinite(x).all())
+        for x in optree.tree_leaves(state)
+    )
+
+
+def _powers(order: float) -> Callable[[Any], tuple[float, int]]:
+    def norm(x: Any) -> tuple[float, int]:
+        if isinstance(x, torch.Tensor):
+            x = x if x.is_floating_point() or x.is_complex() else x.double()
+            return float(torch.linalg.vector_norm(x, order)), x.numel()
+        x = np.asarray(x)
+        return float(np.linalg.norm(x.ravel(), order)), x.size
+
+    return norm
+
+
+def _mean_norm(order: float) -> Callable[[State], float]:
+    leaf_norm = _powers(order)
+
+    def norm(state: State) -> float:
+        parts = [leaf_norm(x) for x in optree.tree_leaves(state)]
+        largest = max((value for value, _ in parts), default=0.0)
+        if largest == 0.0 or not math.isfinite(largest):
+            return largest
+        total = sum((value / largest) ** order for value, _ in parts)
+        return largest * (total / sum(size for _, size in parts)) ** (1 / order)
+
+    return norm
+
+
+def _maximum(state: State) -> float:
+    leaf_norm = _powers(math.inf)
+    return max((leaf_norm(x)[0] for x in optree.tree_leaves(state)), default=0.0)
+
+
+NORMS: dict[str, Callable[[State], float]] = {
+    "rms": _mean_norm(2),  # root of the mean square
+    "l1": _mean_norm(1),  # mean of the absolute values
+    "max": _maximum,
+}
+
+
+def epsilon(layout: Layout) -> float:
+    """Return the spacing at 1 of the coarsest floating dtype in a state; double precision where there is none."""
+    spacings = [np.finfo(np.float64).eps]
+    for kind in layout.leaves:
+        if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):
+            spacings.append(torch.finfo(kind.dtype).eps)
+        elif kind.library == "numpy" and np.issubdtype(kind.dtype, np.inexact):
+            spacings.append(np.finfo(kind.dtype).eps)
+    return float(max(spacings))
+
+
+def missing(state: State) -> State:
+    """Return a state like this one that stands for one that was never made: NaN where the dtype has it."""
+    return optree.tree_map(lambda x: x * float("nan") if _inexact(x) else x, state)
+
+
+def _inexact(x: Any) -> bool:
+    if isinstance(x, torch.Tensor):
+        return x.is_floating_point() or x.is_complex()
+    return bool(np.issubdtype(np.asarray(x).dtype, np.inexact))

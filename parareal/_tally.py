@@ -1,0 +1,18 @@
+"""What the evaluations of a solve add up to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters that a runner keeps."""
+
+    work: float = 0
+    calls: int = 0
+    peak_batch: int = 0
+
+    def call(self, rows: int, cost: float = 1) -> None:
+        """Count one batched call of so many rows, each of the given cost."""
+        self.work += rows * cost
+        self.calls += 1
+        self.peak_batch = max(self.peak_batch, rows)

@@ -1,0 +1,286 @@
+"""Running steppers: all rows advance together, one batched call of the network per tick.
+
+Rows are regrouped at every step, so that the rows of one method, of whatever slice and iteration, stay one
+vectorised group, and a method with s stages has at most s groups under way at once.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+
+from parareal._checks import check_result
+from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
+from parareal._state import Layout, concatenate, same, stack, take
+from parareal._state import rows as count_rows
+from parareal._tally import Tally
+from parareal._values import Kind, Request, Result
+
+
+@dataclass(slots=True)
+class Rows:
+    """Propagations of one stepper that stand at the start of a step: their states stacked, the rest in columns."""
+
+    requests: list[Request]
+    began: np.ndarray
+    line: np.ndarray
+    """the row of the runner's table of nodes that a propagation follows"""
+    at: np.ndarray
+    """steps already made"""
+    cost: np.ndarray
+    """evaluations already made"""
+    state: Any
+    memory: Any
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def take(self, index: np.ndarray) -> "Rows":
+        """Return some of the rows; a run of neighbours is a view."""
+        if len(index) == len(self):
+            return self
+        columns = (column[index] for column in (self.began, self.line, self.at, self.cost))
+        return Rows([self.requests[i] for i in index], *columns, _pick(self.state, index), _pick(self.memory, index))
+
+    @staticmethod
+    def join(parts: Sequence["Rows"]) -> "Rows":
+        """Join rows, the oldest first."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = (np.concatenate([getattr(p, c) for p in parts]) for c in ("began", "line", "at", "cost"))
+        return Rows(
+            [r for p in parts for r in p.requests],
+            *columns,
+            concatenate([p.state for p in parts]),
+            concatenate([p.memory for p in parts]),
+        )
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows within a step, waiting for an evaluation."""
+
+    stepper: Stepper
+    rows: Rows
+    routine: StepRoutine
+    state: Any
+    where: Any
+    fresh: bool
+    """the evaluation asked for is the first of the step, at the state the step starts from"""
+
+
+class Ticks:
+    """The propagations of steppable propagators that are under way."""
+
+    def __init__(
+        self, steps: dict[Kind, Steps], boundaries: list[int], layout: Layout, most: int | None, tally: Tally
+    ) -> None:
+        self.layout, self.most, self.tally = layout, most, tally
+        self.steppers = {kind: s.stepper for kind, s in steps.items()}
+        self.by_id = {id(stepper): stepper for stepper in self.steppers.values()}
+        paths = [s.nodes(a, b) for s in steps.values() for a, b in pairwise(boundaries)]
+        self.first_line = {kind: i * (len(boundaries) - 1) for i, kind in enumerate(steps)}
+        self.length = np.array([len(path) - 1 for path in paths])
+        self.nodes = np.array([np.pad(path, (0, int(self.length.max()) + 1 - len(path)), "edge") for path in paths])
+        self.fresh: list[Request] = []
+        self.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
+        self.waiting: dict[int, list[Rows]] = {}  # by the stepper's id, for steppers need not be hashable
+        self.groups: list[Group] = []
+        self.results: list[tuple[Request, Result, float]] = []
+        self.cancelled: set[int] = set()
+
+    def add(self, requests: list[Request]) -> None:
+        """Put requests in the queue."""
+        self.fresh += requests
+
+    def cancel(self, sample: int) -> None:
+        """Drop what a sample that is done still waits for."""
+        self.cancelled.add(sample)
+
+    def tick(self) -> list[tuple[Request, Result, float]]:
+        """Make one batched call for all rows, and return what has arrived at its boundary."""
+        self._start()
+        if not self.results:
+            for evaluate_groups in self._by_evaluate():
+                self._evaluate(evaluate_groups)
+        results, self.results = self.results, []
+        return results
+
+    def _start(self) -> None:
+        """Regroup all rows that stand at the start of a step, and begin their steps."""
+        now = time.perf_counter()
+        for kind, stepper in self.steppers.items():
+            new = [r for r in self.fresh if r.kind is kind]
+            if new:
+                self.waiting.setdefault(id(stepper), []).append(self._rows(new, stepper, now))
+        self.fresh = []
+        ready = {s: rows for s, parts in self.waiting.items() if (rows := self._kept(Rows.join(parts))) is not None}
+        self.waiting = {}
+        for (stepper, rows), mask in zip(ready.items(), self._choose(ready).values(), strict=True):
+            if not mask.all():
+                self.waiting[stepper] = [rows.take(np.flatnonzero(~mask))]
+            if mask.any():
+                self._begin(self.by_id[stepper], rows.take(np.flatnonzero(mask)))
+
+    def _rows(self, requests: list[Request], stepper: Stepper, now: float) -> Rows:
+        state = stack([r.value.state for r in requests])
+        begin = None
+        memories = []
+        for i, r in enumerate(requests):
+            memory = r.value.memory if r.kind is Kind.FINE else r.value.trail
+            if memory is None:
+                begin = stepper.begin(state) if begin is None else begin
+                memory = take(begin, slice(i, i + 1))
+            memories.append(memory)
+        line = np.array([self.first_line[r.kind] + r.slice for r in requests])
+        zeros = np.zeros(len(requests), dtype=np.int64)
+        return Rows(requests, np.full(len(requests), now), line, zeros, zeros, state, concatenate(memories))
+
+    def _kept(self, rows: Rows) -> Rows | None:
+        """Return the rows of the samples that still run."""
+        keep = [i for i, r in enumerate(rows.requests) if r.sample not in self.cancelled]
+        return rows.take(np.array(keep)) if keep else None
+
+    def _choose(self, ready: dict[int, Rows]) -> dict[int, np.ndarray]:
+        """Say which rows advance: all, or the first `most` by priority, with those that share their evaluation."""
+        chosen = {stepper: np.ones(len(rows), dtype=bool) for stepper, rows in ready.items()}
+        total = sum(map(len, ready.values()))
+        if self.most is None or total + sum(len(g.rows) for g in self.groups) <= self.most:
+            return chosen
+        room = max(self.most - sum(len(g.rows) for g in self.groups), 0 if self.groups else 1)
+        entries = [(r.priority, s, i) for s, rows in ready.items() for i, r in enumerate(rows.requests)]
+        entries.sort(key=lambda entry: entry[0])
+        starting = set()
+        for chosen_rows in chosen.values():
+            chosen_rows[:] = False
+        for n, (_, stepper, i) in enumerate(entries):
+            rows = ready[stepper]
+            shared = self.sharing and rows.at[i] == 0
+            if n < room or (shared and _start_key(rows, i) in starting):
+                chosen[stepper][i] = True
+                starting |= {_start_key(rows, i)} if shared else set()
+        return chosen
+
+    def _begin(self, stepper: Stepper, rows: Rows) -> None:
+        start, stop = (self._vector(self.nodes[rows.line, rows.at + i], rows.state) for i in (0, 1))
+        routine = stepper.step(rows.state, rows.memory, start, stop, *self._samples(stepper, rows))
+        self._resume(stepper, rows, routine, None)
+
+    def _samples(self, stepper: Stepper, rows: Rows) -> tuple[Any, ...]:
+        if not stepper.per_sample:
+            return ()
+        return (self._vector(np.array([r.sample for r in rows.requests]), rows.state),)
+
+    def _vector(self, values: np.ndarray, like: Any) -> Any:
+        first = optree.tree_leaves(like)[0]
+        return (
+            torch.from_numpy(np.ascontiguousarray(values)).to(first.device)
+            if isinstance(first, torch.Tensor)
+            else values
+        )
+
+    def _resume(self, stepper: Stepper, rows: Rows, routine: StepRoutine, value: Any) -> None:
+        """Run a step up to its next evaluation, or to its end."""
+        try:
+            state, where = next(routine) if value is None else routine.send(value)
+        except StopIteration as end:
+            self._finish(stepper, rows, *end.value)
+        else:
+            fresh = value is None and state is rows.state
+            self.groups.append(Group(stepper, rows, routine, state, where, fresh))
+
+    def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
+        """Hand out the rows that have reached their boundary, and queue the others for their next step."""
+        rows.state, rows.memory, rows.at = state, memory, rows.at + 1
+        arrived = rows.at == self.length[rows.line]
+        for i in np.flatnonzero(arrived):
+            end = check_result(rows.requests[i].kind.value, self.layout.row(state, i), self.layout)
+            kept = optree.tree_map(_copy, take(memory, slice(i, i + 1)))
+            self.results.append((rows.requests[i], Result(end, kept, int(rows.cost[i])), float(rows.began[i])))
+        if not arrived.all():
+            self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))
+
+    def _by_evaluate(self) -> list[list[Group]]:
+        """Sort the groups into lists that ask the same network."""
+        groups, self.groups = self.groups, []
+        lists: list[list[Group]] = []
+        for group in groups:
+            for others in lists:
+                if others[0].stepper.evaluate == group.stepper.evaluate:
+                    others.append(group)
+                    break
+            else:
+                lists.append([group])
+        return lists
+
+    def _evaluate(self, groups: list[Group]) -> None:
+        """Evaluate all rows of some groups in one batch, those that F and G have in common once."""
+        positions, own = self._positions(groups)
+        asking = [(g, index) for g, index in zip(groups, own, strict=True) if len(index)]
+        state = concatenate([_pick(g.state, index) for g, index in asking])
+        where = concatenate([_pick(g.where, index) for g, index in asking])
+        extra = concatenate([_pick(self._samples(g.stepper, g.rows), index) for g, index in asking])
+        value = self._call(groups[0].stepper.evaluate, (state, where, *extra))
+        for group, position in zip(groups, positions, strict=True):
+            group.rows.cost = group.rows.cost + 1
+            self._resume(group.stepper, group.rows, group.routine, _pick(value, position))
+
+    def _positions(self, groups: list[Group]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return, per group, where in the batch its rows' values stand, and which rows it adds to the batch."""
+        first: dict[Any, tuple[int, int]] = {}
+        shared = [self._shared_rows(groups, g, first) for g in range(len(groups))]
+        positions, own, total = [], [], 0
+        for group, pairs in zip(groups, shared, strict=True):
+            new = np.ones(len(group.rows), dtype=bool)
+            new[list(pairs)] = False
+            position = np.cumsum(new) - 1 + total
+            positions.append(position)
+            for i, (other, j) in pairs.items():
+                position[i] = positions[other][j]
+            own.append(np.flatnonzero(new))
+            total += len(own[-1])
+        return positions, own
+
+    def _shared_rows(
+        self, groups: list[Group], at: int, first: dict[Any, tuple[int, int]]
+    ) -> dict[int, tuple[int, int]]:
+        """Return, for rows of group `at` whose evaluation is made for an earlier row, that row's group and number."""
+        group, pairs = groups[at], {}
+        if group.fresh:
+            for i in map(int, np.flatnonzero(group.rows.at == 0)):
+                other, j = first.setdefault(_start_key(group.rows, i), (at, i))
+                wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))
+                if (other, j) != (at, i) and same(*wheres):
+                    pairs[i] = (other, j)
+        return pairs
+
+    def _call(self, evaluate: Evaluate, arguments: tuple[Any, ...]) -> Any:
+        total = count_rows(arguments)
+        size = self.most or total
+        values = []
+        for begin in range(0, total, size):
+            part = take(arguments, slice(begin, min(begin + size, total)))
+            values.append(evaluate(*part))
+            self.tally.call(count_rows(part))
+        return concatenate(values)
+
+
+def _pick(stacked: Any, index: np.ndarray) -> Any:
+    """Take rows; a run of neighbours is a view."""
+    run = index[-1] - index[0] == len(index) - 1
+    return take(stacked, slice(int(index[0]), int(index[-1]) + 1) if run else index)
+
+
+def _start_key(rows: Rows, i: int) -> tuple[int, int, int]:
+    """Name the state that a row starts from; the first evaluations of F and G there are one."""
+    r = rows.requests[i]
+    return (r.sample, r.slice, r.iteration)
+
+
+def _copy(x: Any) -> Any:
+    return x.clone() if isinstance(x, torch.Tensor) else np.array(x)

@@ -1,0 +1,76 @@
+"""What travels: values between slices, requests to a runner, results from it."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+
+class Kind(Enum):
+    """Which propagator a request is for."""
+
+    COARSE = "coarse"
+    FINE = "fine"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The state at a boundary in one iteration, with all that its right neighbour must know.
+
+    Convergence travels with the data: a boundary that is `final` will not change again.
+    """
+
+    iteration: int
+    state: Any
+    memory: Any = None
+    """what the fine stepper remembers here; it belongs to the state and is corrected with it"""
+    trail: Any = None
+    """what the coarse stepper remembers here; it flows rightwards within the iteration, uncorrected"""
+    exact: bool = False
+    """the state is the sequential solution's"""
+    settled: bool = False
+    """the criterion accepts the state, and everything left of it is final"""
+    depth: float = 0
+    """evaluations on the critical path up to here"""
+    estimate: float = 0.0
+    """the largest error estimate that the criterion made on the way here"""
+
+    @property
+    def final(self) -> bool:
+        """Whether later iterations leave this boundary as it is."""
+        return self.exact or self.settled
+
+    def stripped(self) -> "Value":
+        """Return this value without its state, to remember it by."""
+        return replace(self, state=None, memory=None, trail=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """Propagate `value` across `slice`, finely or coarsely, for one sample in one iteration."""
+
+    sample: int
+    slice: int
+    iteration: int
+    kind: Kind
+    value: Value
+
+    @property
+    def priority(self) -> tuple[int, bool, int, int]:
+        """Order for the case that not all requests can run at once.
+
+        Earlier iterations go first, so that a solve that stops has speculated little; in one iteration coarse
+        goes before fine, because every slice to the right waits for it.
+        """
+        return (self.iteration, self.kind is Kind.FINE, self.slice, self.sample)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What a propagation gave: the state at the slice's right boundary, and what it took."""
+
+    state: Any
+    memory: Any
+    cost: float
+    """evaluations of this row, those that it shared with another row included"""
+    exact: bool = True
+    """whether this is the propagator's full answer; an inner solve that stopped early says False"""
