@@ -36,6 +36,11 @@ class Boxes:
         """Drop what a sample that is done still waits for."""
         self.waiting = [r for r in self.waiting if r.sample != sample]
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self.waiting
+
     def tick(self) -> list[tuple[Request, Result, float]]:
         """Make one call, for as many requests as it takes; return results with the time at which they began."""
         if not self.waiting:

@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import torch
 
-from parareal._state import Layout, State, canonical, stack, take
+from parareal._state import Layout, State, canonical, conform, stack, take
 
 
 class StructureError(TypeError, ValueError):
@@ -124,7 +124,7 @@ def _like(state: State, layout: Layout) -> State:
 def check_result(who: str, state: State, layout: Layout) -> State:
     """Return a propagator's result in canonical form, or raise `StructureError` naming what changed."""
     try:
-        state = canonical(state)
+        state = conform(state, layout)
         found = Layout.of(state)
     except TypeError as error:
         raise StructureError(f"the {who} propagator's result is no state: {error}") from None

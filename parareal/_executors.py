@@ -27,6 +27,11 @@ class Part(Protocol):
         """Work once; return results with the time at which each began."""
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        ...
+
 
 @final
 class Runner:
@@ -53,6 +58,11 @@ class Runner:
         """Drop what a sample that is done still waits for."""
         for part in self._order:
             part.cancel(sample)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return all(part.idle for part in self._order)
 
     def tick(self) -> list[tuple[Request, Result, float]]:
         """Work until at least one call was made or nothing waits."""

@@ -152,7 +152,6 @@ class _Slice:
                 f"the state at the end of slice {self.index} is not finite in iteration {k}, sample {self.sample}: "
                 f"{'the fine propagator overflows' if value.exact else 'try a more stable coarse propagator'}"
             )
-            )
         if before is not None:
             value = self._judge(value, before, size)
         self.output = value
@@ -198,6 +197,7 @@ class Machine:
         self._ready: list[Request] = []
         self._running: Counter[int] = Counter()
         self._deepest: dict[int, float] = {}
+        self._open = 0  # in the synchronous schedule, the iteration that may be made
         self.failure: NonFinite | None = None
         for left, right in pairwise(self._slices):
             if left.output is not None:
@@ -235,7 +235,7 @@ class Machine:
         self._deepest[request.iteration] = max(self._deepest.get(request.iteration, 0.0), depth)
         at = request.slice - self._first
         self._slices[at].receive(request, result, depth)
-        self._flow(range(len(self._slices)) if self.rules.synchronous else [at])
+        self._flow([at])
 
     def _ask(self, requests: list[Request]) -> None:
         self._ready += requests
@@ -246,27 +246,29 @@ class Machine:
         pending = deque(start)
         while pending and not self.done:
             at = pending.popleft()
-            here = self._slices[at]
-            while (barrier := self._barrier(here.made + 1)) is not None:
-                try:
-                    value = here.advance(barrier)
-                except NonFinite as error:
-                    self.failure = error
-                    return
-                if value is None:
-                    break
+            while (value := self._advance(self._slices[at])) is not None:
                 if at + 1 < len(self._slices):
                     self._ask(self._slices[at + 1].enter(value))
                     pending.append(at + 1)
+            if not pending and self.rules.synchronous and self._complete(self._open):
+                self._open += 1
+                pending.extend(range(len(self._slices)))
 
-    def _barrier(self, k: int) -> float | None:
-        """Return the depth from which iteration k may be made, or None while it must wait."""
-        if not self.rules.synchronous or k < 1:
-            return 0.0
-        behind = any(s.made < k - 1 and not s.complete for s in self._slices)
-        if behind or any(count for i, count in self._running.items() if i < k):
+    def _advance(self, here: _Slice) -> Value | None:
+        k = here.made + 1
+        if self.rules.synchronous and k > self._open:
             return None
-        return max((depth for i, depth in self._deepest.items() if i < k), default=0.0)
+        before = [depth for i, depth in self._deepest.items() if i < k] if self.rules.synchronous else []
+        try:
+            return here.advance(barrier=max(before, default=0.0))
+        except NonFinite as error:
+            self.failure = error
+            return None
+
+    def _complete(self, k: int) -> bool:
+        """Whether iteration k has come to its end in every slice."""
+        running = any(count for i, count in self._running.items() if i <= k)
+        return not running and all(s.made >= k or s.complete for s in self._slices)
 
 
 def _agree(a: Value, b: Value) -> bool:

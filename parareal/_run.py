@@ -102,6 +102,8 @@ class Run:
         for machine in self.machines:
             self.runner.add(machine.take())
         results = self.runner.tick()
+        if not results and self.runner.idle:
+            raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
         for request, result, _ in results:
             machine = self.machines[request.sample]
             if not machine.done:

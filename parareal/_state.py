@@ -8,6 +8,7 @@ where the states are Python numbers.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,12 +41,12 @@ def leaf(x: Any) -> Leaf:
     """Describe one leaf. Raises `TypeError` for anything but a number, a NumPy array or a torch tensor."""
     if isinstance(x, torch.Tensor):
         return Leaf("torch", x.dtype, tuple(x.shape), str(x.device))
-    if isinstance(x, np.ndarray | np.generic):
-        return Leaf("numpy", x.dtype, x.shape)
     if isinstance(x, bool | int | float):
         return Leaf("python", "float", ())
     if isinstance(x, complex):
         return Leaf("python", "complex", ())
+    if isinstance(x, np.ndarray | np.generic):
+        return Leaf("numpy", x.dtype, x.shape)
     raise TypeError(
         f"a state must be a Python number, a NumPy array, a torch tensor or a pytree of them, not {type(x).__name__}"
     )
@@ -77,8 +78,24 @@ class Layout:
 
 
 def canonical(state: State) -> State:
-    """Turn Python integers into floats, and NumPy scalars into arrays, so that results can keep the type."""
+    """Turn integers into floats and NumPy scalars into arrays, so that results can keep the type."""
     return optree.tree_map(_canonical, state)
+
+
+def conform(state: State, layout: "Layout") -> State:
+    """Return a result with its numbers written as the layout has them: Python's, or arrays without dimensions."""
+    leaves, tree = optree.tree_flatten(state)
+    if len(leaves) != len(layout.leaves):
+        return state
+    return optree.tree_unflatten(tree, [_conform(x, kind) for x, kind in zip(leaves, layout.leaves, strict=True)])
+
+
+def _conform(x: Any, kind: Leaf) -> Any:
+    if kind.library == "numpy" and isinstance(x, np.generic | float | complex):
+        return np.asarray(x)
+    if kind.dtype == "complex" and isinstance(x, int | float):
+        return complex(x)
+    return _canonical(x)
 
 
 def _canonical(x: Any) -> Any:
@@ -128,12 +145,17 @@ def rows(stacked: Stack) -> int:
 
 def add(a: State, b: State) -> State:
     """Return a + b."""
-    return optree.tree_map(lambda x, y: x + y, a, b)
+    return optree.tree_map(lambda x, y: _array(x + y), a, b)
 
 
 def subtract(a: State, b: State) -> State:
     """Return a - b."""
-    return optree.tree_map(lambda x, y: x - y, a, b)
+    return optree.tree_map(lambda x, y: _array(x - y), a, b)
+
+
+def _array(x: Any) -> Any:
+    """Undo what NumPy does to arrays without dimensions: arithmetic turns them into scalars."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 def same(a: State, b: State) -> bool:
@@ -166,22 +188,24 @@ def finite(state: State) -> bool:
     )
 
 
-def _powers(order: float) -> Callable[[Any], tuple[float, int]]:
-    def norm(x: Any) -> tuple[float, int]:
-        if isinstance(x, torch.Tensor):
-            x = x if x.is_floating_point() or x.is_complex() else x.double()
-            return float(torch.linalg.vector_norm(x, order)), x.numel()
-        x = np.asarray(x)
-        return float(np.linalg.norm(x.ravel(), order)), x.size
-
-    return norm
+def _vector_norm(x: Any, order: float) -> tuple[float, int]:
+    """Return the norm of one leaf and its number of entries, without overflow where the entries are finite."""
+    if isinstance(x, torch.Tensor):
+        x = x if x.is_floating_point() or x.is_complex() else x.double()
+        norm, size = partial(torch.linalg.vector_norm, ord=order), x.numel()
+    else:
+        x = np.asarray(x).ravel()
+        norm, size = partial(np.linalg.norm, ord=order), x.size
+    with np.errstate(over="ignore"):
+        value = float(norm(x)) if size else 0.0
+    if value == math.inf and order != math.inf and math.isfinite(largest := _vector_norm(x, math.inf)[0]):
+        value = largest * float(norm(x / largest))
+    return value, size
 
 
 def _mean_norm(order: float) -> Callable[[State], float]:
-    leaf_norm = _powers(order)
-
     def norm(state: State) -> float:
-        parts = [leaf_norm(x) for x in optree.tree_leaves(state)]
+        parts = [_vector_norm(x, order) for x in optree.tree_leaves(state)]
         largest = max((value for value, _ in parts), default=0.0)
         if largest == 0.0 or not math.isfinite(largest):
             return largest
@@ -192,8 +216,7 @@ def _mean_norm(order: float) -> Callable[[State], float]:
 
 
 def _maximum(state: State) -> float:
-    leaf_norm = _powers(math.inf)
-    return max((leaf_norm(x)[0] for x in optree.tree_leaves(state)), default=0.0)
+    return max((_vector_norm(x, math.inf)[0] for x in optree.tree_leaves(state)), default=0.0)
 
 
 NORMS: dict[str, Callable[[State], float]] = {

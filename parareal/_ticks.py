@@ -102,6 +102,11 @@ class Ticks:
         """Drop what a sample that is done still waits for."""
         self.cancelled.add(sample)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return not (self.fresh or self.groups or self.waiting)
+
     def tick(self) -> list[tuple[Request, Result, float]]:
         """Make one batched call for all rows, and return what has arrived at its boundary."""
         self._start()
