@@ -165,20 +165,26 @@ class _Slice:
 
     def _judge(self, value: Value, before: Value, size: float) -> Value:
         """Record increment and defect, and let the criterion decide whether the boundary settles."""
-        criterion, boundary, left = self.rules.criterion, self.index + 1, self.inputs[value.iteration].value
+        criterion, boundary, now = self.rules.criterion, self.index + 1, self.inputs[value.iteration]
         norm = NORMS[criterion.norm]
         fine, _ = self.fine[self.inputs[value.iteration - 1].source]
         increment = norm(subtract(value.state, before.state))
         defect = increment if value.state is fine.state else norm(subtract(fine.state, before.state))
         self.rules.history.corrected(self.sample, boundary, value.iteration, increment, defect)
-        evidence = Evidence(value.iteration, boundary, increment, defect, size, upstream=left.estimate)
+
+        # an input that has only now become exact may have jumped, and F has not seen the jump yet
+        steady = now.value.exact and now.unchanged
+        evidence = Evidence(
+            value.iteration, boundary, increment, defect, size, upstream=0.0 if steady else now.value.estimate
+        )
         last = boundary == self.rules.slices
         self.streak = self.streak + 1 if (criterion.local or last) and criterion.accepts(evidence) else 0
-        accepted = self.streak >= criterion.consecutive and (left.final or not criterion.local)
+        chain = steady or now.value.settled or not criterion.local
         return replace(
             value,
-            settled=accepted or (last and left.settled),  # after a stopped slice nothing can change any more
-            estimate=0.0 if value.exact else criterion.estimate(evidence),
+            settled=(chain and self.streak >= criterion.consecutive)
+            or (last and now.value.settled),  # after a stopped slice nothing can change any more
+            estimate=criterion.estimate(evidence),
         )
 
 

@@ -148,7 +148,7 @@ class Run:
 
     def _estimate(self) -> np.ndarray:
         outlets = [m.outlet for m in self.machines]
-        return np.array([np.inf if u is None else u.estimate for u in outlets])
+        return np.array([np.inf if u is None else 0.0 if u.exact else u.estimate for u in outlets])
 
     def solution(self) -> Solution:
         """Return what was reached."""
