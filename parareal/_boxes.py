@@ -9,7 +9,7 @@ import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._propagators import Propagator, Vectorized
-from parareal._state import Layout, stack
+from parareal._state import Layout, stack, tree_leaves, tree_map
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
 
@@ -62,8 +62,8 @@ class Boxes:
         t0 = self._times([self.boundaries[r.slice] for r in requests])
         t1 = self._times([self.boundaries[r.slice + 1] for r in requests])
         ends = self.box(states, t0, t1)  # type: ignore[operator]
-        found = optree.tree_map(lambda x: tuple(getattr(x, "shape", ())), ends)
-        for x in optree.tree_leaves(ends):
+        found = tree_map(lambda x: tuple(getattr(x, "shape", ())), ends)
+        for x in tree_leaves(ends):
             if tuple(getattr(x, "shape", ()))[:1] != (len(requests),):
                 raise StructureError(
                     f"the {self.kind.value} propagator is declared vectorized: given {len(requests)} stacked states it "

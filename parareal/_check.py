@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-import optree
 import torch
 
 from parareal._checks import no_unknown
@@ -15,7 +14,7 @@ from parareal._problem import Problem
 from parareal._propagators import Propagator, Steps, Vectorized
 from parareal._sequential import sequential
 from parareal._solve import solve
-from parareal._state import NORMS, State, epsilon, same, subtract
+from parareal._state import NORMS, State, epsilon, same, subtract, tree_map
 from parareal._values import Kind, Request, Value
 
 
@@ -93,9 +92,9 @@ def _structure(problem: Problem) -> str:
 def _deterministic(problem: Problem) -> str:
     start = problem.samples[0]
     for kind in Kind:
-        kept = optree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else np.copy(x), start)
+        kept = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else np.copy(x), start)
         first, second = (_run(problem, kind, [start], [0], together=False)[0] for _ in range(2))
-        if not same(kept, optree.tree_map(lambda x: x if isinstance(x, torch.Tensor) else np.asarray(x), start)):
+        if not same(kept, tree_map(lambda x: x if isinstance(x, torch.Tensor) else np.asarray(x), start)):
             return f"{kind.value} changes the state it is given: make it return a new one"
         if not same(first, second):
             return f"{kind.value} gives two results for one input: fix its random numbers"

@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import torch
 
-from parareal._state import Layout, State, canonical, conform, stack, take
+from parareal._state import Layout, State, canonical, conform, stack, take, tree_leaves, tree_map
 
 
 class StructureError(TypeError, ValueError):
@@ -87,7 +87,7 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
 def take_row(stacked: Any, index: int) -> State:
     """Return one row of stacked states as NumPy or torch arrays."""
     row = take(stacked, slice(index, index + 1))
-    return optree.tree_map(lambda x: x.reshape(x.shape[1:]), row)
+    return tree_map(lambda x: x.reshape(x.shape[1:]), row)
 
 
 def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch_dims: int) -> list[list[State]]:
@@ -100,7 +100,7 @@ def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch
     if optree.tree_structure(guess) != layout.tree:
         raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {optree.tree_structure(guess)}")
     lead = (boundaries, samples)[: 1 + batch_dims]
-    for x, kind in zip(optree.tree_leaves(guess), layout.leaves, strict=True):
+    for x, kind in zip(tree_leaves(guess), layout.leaves, strict=True):
         if tuple(x.shape) != (*lead, *kind.shape):
             raise ValueError(f"guess must have shape {(*lead, *kind.shape)}, got {tuple(x.shape)}: {wanted}")
     by_boundary = [take_row(guess, n) for n in range(boundaries)]
@@ -116,7 +116,7 @@ def _like(state: State, layout: Layout) -> State:
     """Turn the 0-d arrays of a stack back into Python numbers where the state has those."""
     leaves = [
         x.item() if kind.library == "python" and hasattr(x, "item") else x
-        for x, kind in zip(optree.tree_leaves(state), layout.leaves, strict=True)
+        for x, kind in zip(tree_leaves(state), layout.leaves, strict=True)
     ]
     return optree.tree_unflatten(layout.tree, leaves)
 

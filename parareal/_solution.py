@@ -87,7 +87,7 @@ class Solution:
         return timeline(self)
 
     def trace(self, path: str | Path) -> None:
-        """Write the schedule as a trace file (Chrome's trace event format) that Perfetto opens."""
+        """Write the schedule as a trace file (the Chrome trace event format) that Perfetto opens."""
         from parareal._trace import write
 
         write(self, Path(path))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import NoneType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,24 @@ import torch
 State: TypeAlias = Any
 Stack: TypeAlias = Any
 Index: TypeAlias = slice | np.ndarray
+
+
+_LEAF = optree.tree_structure(0)
+_REAL = (bool, int, float)
+_ARRAY = (torch.Tensor, np.ndarray)
+_BARE = (torch.Tensor, np.ndarray, float, complex, NoneType)
+
+
+def tree_map(function: Callable[..., Any], *trees: Any) -> Any:
+    """Apply a function leaf by leaf, without a detour through optree where the tree is one leaf or nothing."""
+    if isinstance(trees[0], _BARE):
+        return None if trees[0] is None else function(*trees)
+    return optree.tree_map(function, *trees)
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return the leaves of a tree, quickly where it is one leaf."""
+    return [tree] if isinstance(tree, _ARRAY) else optree.tree_leaves(tree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ def leaf(x: Any) -> Leaf:
     """Describe one leaf. Raises `TypeError` for anything but a number, a NumPy array or a torch tensor."""
     if isinstance(x, torch.Tensor):
         return Leaf("torch", x.dtype, tuple(x.shape), str(x.device))
-    if isinstance(x, bool | int | float):
+    if isinstance(x, _REAL):
         return Leaf("python", "float", ())
     if isinstance(x, complex):
         return Leaf("python", "complex", ())
@@ -62,6 +81,8 @@ class Layout:
     @staticmethod
     def of(state: State) -> "Layout":
         """Describe `state`."""
+        if isinstance(state, _ARRAY):
+            return Layout(_LEAF, (leaf(state),))
         leaves, tree = optree.tree_flatten(state)
         return Layout(tree, tuple(leaf(x) for x in leaves))
 
@@ -73,17 +94,21 @@ class Layout:
 
     def row(self, stack: Stack, index: int) -> State:
         """Return a copy of one row of a stack, which then does not keep the whole stack alive."""
-        rows = [_row(x, index, kind) for x, kind in zip(optree.tree_leaves(stack), self.leaves, strict=True)]
+        if self.tree == _LEAF and len(self.leaves) == 1:
+            return _row(stack, index, self.leaves[0])
+        rows = [_row(x, index, kind) for x, kind in zip(tree_leaves(stack), self.leaves, strict=True)]
         return optree.tree_unflatten(self.tree, rows)
 
 
 def canonical(state: State) -> State:
     """Turn integers into floats and NumPy scalars into arrays, so that results can keep the type."""
-    return optree.tree_map(_canonical, state)
+    return tree_map(_canonical, state)
 
 
 def conform(state: State, layout: "Layout") -> State:
     """Return a result with its numbers written as the layout has them: Python's, or arrays without dimensions."""
+    if isinstance(state, torch.Tensor):
+        return state
     leaves, tree = optree.tree_flatten(state)
     if len(leaves) != len(layout.leaves):
         return state
@@ -99,7 +124,7 @@ def _conform(x: Any, kind: Leaf) -> Any:
 
 
 def _canonical(x: Any) -> Any:
-    if isinstance(x, bool | int | float):
+    if isinstance(x, _REAL):
         return float(x)
     if isinstance(x, complex):
         return complex(x)
@@ -114,21 +139,19 @@ def _row(x: Any, index: int, kind: Leaf) -> Any:
 
 def stack(states: Sequence[State]) -> Stack:
     """Stack states on a new leading axis."""
-    return optree.tree_map(lambda *xs: torch.stack(xs) if isinstance(xs[0], torch.Tensor) else np.stack(xs), *states)
+    return tree_map(lambda *xs: torch.stack(xs) if isinstance(xs[0], torch.Tensor) else np.stack(xs), *states)
 
 
 def concatenate(stacks: Sequence[Stack]) -> Stack:
     """Join stacks along their leading axis; a single one is returned as it is."""
     if len(stacks) == 1:
         return stacks[0]
-    return optree.tree_map(
-        lambda *xs: torch.cat(xs) if isinstance(xs[0], torch.Tensor) else np.concatenate(xs), *stacks
-    )
+    return tree_map(lambda *xs: torch.cat(xs) if isinstance(xs[0], torch.Tensor) else np.concatenate(xs), *stacks)
 
 
 def take(stacked: Stack, index: Index) -> Stack:
     """Return the rows of a stack that a slice (a view) or an array of integers (a copy) selects."""
-    return optree.tree_map(lambda x: x[as_index(x, index)], stacked)
+    return tree_map(lambda x: x[as_index(x, index)], stacked)
 
 
 def as_index(x: Any, index: Index) -> Any:
@@ -140,17 +163,17 @@ def as_index(x: Any, index: Index) -> Any:
 
 def rows(stacked: Stack) -> int:
     """Return the number of rows of a stack."""
-    return len(optree.tree_leaves(stacked)[0])
+    return len(tree_leaves(stacked)[0])
 
 
 def add(a: State, b: State) -> State:
     """Return a + b."""
-    return optree.tree_map(lambda x, y: _array(x + y), a, b)
+    return tree_map(lambda x, y: _array(x + y), a, b)
 
 
 def subtract(a: State, b: State) -> State:
     """Return a - b."""
-    return optree.tree_map(lambda x, y: _array(x - y), a, b)
+    return tree_map(lambda x, y: _array(x - y), a, b)
 
 
 def _array(x: Any) -> Any:
@@ -162,6 +185,8 @@ def same(a: State, b: State) -> bool:
     """Return whether two states are equal bit by bit, so that a deterministic map sends both to one result."""
     if a is b:
         return True
+    if isinstance(a, _BARE) and isinstance(b, _BARE):
+        return type(a) is type(b) and _same(a, b)
     xs, tree = optree.tree_flatten(a)
     ys, other = optree.tree_flatten(b)
     return tree == other and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
@@ -184,7 +209,7 @@ def finite(state: State) -> bool:
     """Return whether every number in a state is finite."""
     return all(
         bool(torch.isfinite(x).all()) if isinstance(x, torch.Tensor) else bool(np.isfinite(x).all())
-        for x in optree.tree_leaves(state)
+        for x in tree_leaves(state)
     )
 
 
@@ -205,7 +230,7 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
 
 def _mean_norm(order: float) -> Callable[[State], float]:
     def norm(state: State) -> float:
-        parts = [_vector_norm(x, order) for x in optree.tree_leaves(state)]
+        parts = [_vector_norm(x, order) for x in tree_leaves(state)]
         largest = max((value for value, _ in parts), default=0.0)
         if largest == 0.0 or not math.isfinite(largest):
             return largest
@@ -216,7 +241,7 @@ def _mean_norm(order: float) -> Callable[[State], float]:
 
 
 def _maximum(state: State) -> float:
-    return max((_vector_norm(x, math.inf)[0] for x in optree.tree_leaves(state)), default=0.0)
+    return max((_vector_norm(x, math.inf)[0] for x in tree_leaves(state)), default=0.0)
 
 
 NORMS: dict[str, Callable[[State], float]] = {
@@ -239,7 +264,7 @@ def epsilon(layout: Layout) -> float:
 
 def missing(state: State) -> State:
     """Return a state like this one that stands for one that was never made: NaN where the dtype has it."""
-    return optree.tree_map(lambda x: x * float("nan") if _inexact(x) else x, state)
+    return tree_map(lambda x: x * float("nan") if _inexact(x) else x, state)
 
 
 def _inexact(x: Any) -> bool:

@@ -11,12 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import optree
 import torch
 
 from parareal._checks import check_result
 from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
-from parareal._state import Layout, concatenate, same, stack, take
+from parareal._state import Layout, concatenate, same, stack, take, tree_leaves, tree_map
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
@@ -93,6 +92,7 @@ class Ticks:
         self.groups: list[Group] = []
         self.results: list[tuple[Request, Result, float]] = []
         self.cancelled: set[int] = set()
+        self.checked: set[Kind] = set()
 
     def add(self, requests: list[Request]) -> None:
         """Put requests in the queue."""
@@ -127,6 +127,9 @@ class Ticks:
         ready = {s: rows for s, parts in self.waiting.items() if (rows := self._kept(Rows.join(parts))) is not None}
         self.waiting = {}
         for (stepper, rows), mask in zip(ready.items(), self._choose(ready).values(), strict=True):
+            if mask is None:
+                self._begin(self.by_id[stepper], rows)
+                continue
             if not mask.all():
                 self.waiting[stepper] = [rows.take(np.flatnonzero(~mask))]
             if mask.any():
@@ -148,28 +151,28 @@ class Ticks:
 
     def _kept(self, rows: Rows) -> Rows | None:
         """Return the rows of the samples that still run."""
+        if not self.cancelled:
+            return rows
         keep = [i for i, r in enumerate(rows.requests) if r.sample not in self.cancelled]
         return rows.take(np.array(keep)) if keep else None
 
-    def _choose(self, ready: dict[int, Rows]) -> dict[int, np.ndarray]:
-        """Say which rows advance: all, or the first `most` by priority, with those that share their evaluation."""
-        chosen = {stepper: np.ones(len(rows), dtype=bool) for stepper, rows in ready.items()}
-        total = sum(map(len, ready.values()))
-        if self.most is None or total + sum(len(g.rows) for g in self.groups) <= self.most:
-            return chosen
-        room = max(self.most - sum(len(g.rows) for g in self.groups), 0 if self.groups else 1)
+    def _choose(self, ready: dict[int, Rows]) -> dict[int, np.ndarray | None]:
+        """Say which rows advance: None for all, or the first `most` by priority and those that share their call."""
+        busy = sum(len(g.rows) for g in self.groups)
+        if self.most is None or busy + sum(map(len, ready.values())) <= self.most:
+            return dict.fromkeys(ready)
+        room = max(self.most - busy, 0 if self.groups else 1)
         entries = [(r.priority, s, i) for s, rows in ready.items() for i, r in enumerate(rows.requests)]
         entries.sort(key=lambda entry: entry[0])
         starting = set()
-        for chosen_rows in chosen.values():
-            chosen_rows[:] = False
+        chosen = {stepper: np.zeros(len(rows), dtype=bool) for stepper, rows in ready.items()}
         for n, (_, stepper, i) in enumerate(entries):
             rows = ready[stepper]
             shared = self.sharing and rows.at[i] == 0
             if n < room or (shared and _start_key(rows, i) in starting):
                 chosen[stepper][i] = True
                 starting |= {_start_key(rows, i)} if shared else set()
-        return chosen
+        return dict(chosen)
 
     def _begin(self, stepper: Stepper, rows: Rows) -> None:
         start, stop = (self._vector(self.nodes[rows.line, rows.at + i], rows.state) for i in (0, 1))
@@ -182,12 +185,8 @@ class Ticks:
         return (self._vector(np.array([r.sample for r in rows.requests]), rows.state),)
 
     def _vector(self, values: np.ndarray, like: Any) -> Any:
-        first = optree.tree_leaves(like)[0]
-        return (
-            torch.from_numpy(np.ascontiguousarray(values)).to(first.device)
-            if isinstance(first, torch.Tensor)
-            else values
-        )
+        first = tree_leaves(like)[0]
+        return torch.from_numpy(values).to(first.device) if isinstance(first, torch.Tensor) else values
 
     def _resume(self, stepper: Stepper, rows: Rows, routine: StepRoutine, value: Any) -> None:
         """Run a step up to its next evaluation, or to its end."""
@@ -203,9 +202,15 @@ class Ticks:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
         rows.state, rows.memory, rows.at = state, memory, rows.at + 1
         arrived = rows.at == self.length[rows.line]
-        for i in np.flatnonzero(arrived):
-            end = check_result(rows.requests[i].kind.value, self.layout.row(state, i), self.layout)
-            kept = optree.tree_map(_copy, take(memory, slice(i, i + 1)))
+        if not arrived.any():
+            self.waiting.setdefault(id(stepper), []).append(rows)
+            return
+        for i in map(int, np.flatnonzero(arrived)):
+            end = self.layout.row(state, i)
+            if rows.requests[i].kind not in self.checked:
+                self.checked.add(rows.requests[i].kind)
+                end = check_result(rows.requests[i].kind.value, end, self.layout)
+            kept = tree_map(_copy, take(memory, slice(i, i + 1)))
             self.results.append((rows.requests[i], Result(end, kept, int(rows.cost[i])), float(rows.began[i])))
         if not arrived.all():
             self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))
@@ -226,29 +231,37 @@ class Ticks:
     def _evaluate(self, groups: list[Group]) -> None:
         """Evaluate all rows of some groups in one batch, those that F and G have in common once."""
         positions, own = self._positions(groups)
-        asking = [(g, index) for g, index in zip(groups, own, strict=True) if len(index)]
-        state = concatenate([_pick(g.state, index) for g, index in asking])
-        where = concatenate([_pick(g.where, index) for g, index in asking])
-        extra = concatenate([_pick(self._samples(g.stepper, g.rows), index) for g, index in asking])
-        value = self._call(groups[0].stepper.evaluate, (state, where, *extra))
+        asking = [(g, index) for g, index in zip(groups, own, strict=True) if index is not None]
+        arguments = [(g.state, g.where, *self._samples(g.stepper, g.rows)) for g, _ in asking]
+        picked = [[_pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, asking, strict=True)]
+        value = self._call(groups[0].stepper.evaluate, [concatenate(xs) for xs in zip(*picked, strict=True)])
         for group, position in zip(groups, positions, strict=True):
             group.rows.cost = group.rows.cost + 1
             self._resume(group.stepper, group.rows, group.routine, _pick(value, position))
 
-    def _positions(self, groups: list[Group]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _positions(self, groups: list[Group]) -> tuple[list[np.ndarray | slice], list[np.ndarray | slice | None]]:
         """Return, per group, where in the batch its rows' values stand, and which rows it adds to the batch."""
         first: dict[Any, tuple[int, int]] = {}
-        shared = [self._shared_rows(groups, g, first) for g in range(len(groups))]
-        positions, own, total = [], [], 0
-        for group, pairs in zip(groups, shared, strict=True):
-            new = np.ones(len(group.rows), dtype=bool)
+        positions: list[np.ndarray | slice] = []
+        own: list[np.ndarray | slice | None] = []
+        total = 0
+        for at, group in enumerate(groups):
+            pairs = self._shared_rows(groups, at, first)
+            count = len(group.rows)
+            if not pairs:
+                positions.append(slice(total, total + count))
+                own.append(slice(0, count))
+                total += count
+                continue
+            new = np.ones(count, dtype=bool)
             new[list(pairs)] = False
             position = np.cumsum(new) - 1 + total
             positions.append(position)
             for i, (other, j) in pairs.items():
-                position[i] = positions[other][j]
-            own.append(np.flatnonzero(new))
-            total += len(own[-1])
+                there = positions[other]
+                position[i] = there.start + j if isinstance(there, slice) else there[j]
+            own.append(np.flatnonzero(new) if new.any() else None)
+            total += int(new.sum())
         return positions, own
 
     def _shared_rows(
@@ -264,21 +277,25 @@ class Ticks:
                     pairs[i] = (other, j)
         return pairs
 
-    def _call(self, evaluate: Evaluate, arguments: tuple[Any, ...]) -> Any:
-        total = count_rows(arguments)
+    def _call(self, evaluate: Evaluate, arguments: list[Any]) -> Any:
+        total = count_rows(arguments[0])
         size = self.most or total
         values = []
         for begin in range(0, total, size):
-            part = take(arguments, slice(begin, min(begin + size, total)))
-            values.append(evaluate(*part))
-            self.tally.call(count_rows(part))
+            part = slice(begin, min(begin + size, total))
+            values.append(evaluate(*(_pick(x, part) for x in arguments)))
+            self.tally.call(part.stop - part.start)
         return concatenate(values)
 
 
-def _pick(stacked: Any, index: np.ndarray) -> Any:
-    """Take rows; a run of neighbours is a view."""
-    run = index[-1] - index[0] == len(index) - 1
-    return take(stacked, slice(int(index[0]), int(index[-1]) + 1) if run else index)
+def _pick(stacked: Any, index: np.ndarray | slice) -> Any:
+    """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
+    if isinstance(index, np.ndarray):
+        if index[-1] - index[0] != len(index) - 1:
+            return take(stacked, index)
+        index = slice(int(index[0]), int(index[-1]) + 1)
+    whole = stacked is None or (index.start == 0 and index.stop == count_rows(stacked))
+    return stacked if whole else take(stacked, index)
 
 
 def _start_key(rows: Rows, i: int) -> tuple[int, int, int]:

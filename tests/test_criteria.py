@@ -57,7 +57,11 @@ def test_superlinear_bound(rate, twist, slices, ratio):
     worst = [
         np.abs(r.states - exact).max()
         for k in range(slices)
-        for r in [list(parareal.refine(fine, coarse, 1 + 0j, times, criterion=parareal.Iterations(k), schedule="synchronous"))[-1]]
+        for r in [
+            list(
+                parareal.refine(fine, coarse, 1 + 0j, times, criterion=parareal.Iterations(k), schedule="synchronous")
+            )[-1]
+        ]
     ]
     for k, error in enumerate(worst):
         bound = abs(r_f - r_g) ** k / math.factorial(k) * math.prod(slices - j for j in range(1, k + 1)) * worst[0]
@@ -210,9 +214,7 @@ def test_the_solution_as_guess_gives_no_increments(name, schedule):
 
     times = np.linspace(0, 2, 7)
     reference = parareal.sequential(euler_box(problem.rhs, 10), problem.initial, times)
-    solution = parareal.solve(
-        logged(10), logged(1), problem.initial, times, guess=reference.states, schedule=schedule
-    )
+    solution = parareal.solve(logged(10), logged(1), problem.initial, times, guess=reference.states, schedule=schedule)
     assert np.nanmax(solution.increments) == 0
     assert solution.outcome is parareal.Outcome.EXACT
     assert solution.iterations == 1

@@ -48,7 +48,9 @@ def _stepped(method, coarse, dtype, steps, times):
     def rhs(u, t):
         return 1 - t * t / 2 - u * u
 
-    grid = torch.linspace(0, 2, steps + 1, dtype=dtype) if isinstance(dtype, torch.dtype) else np.linspace(0, 2, steps + 1)
+    grid = (
+        torch.linspace(0, 2, steps + 1, dtype=dtype) if isinstance(dtype, torch.dtype) else np.linspace(0, 2, steps + 1)
+    )
     return parareal.Steps(METHODS[method](rhs, grid)), parareal.Steps(METHODS[coarse](rhs, grid), steps=1)
 
 

@@ -1,0 +1,183 @@
+"""Bad input gets a sentence that says what to change, before any work; failures midway lose nothing."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from problems import Euler, euler_box
+
+import parareal
+
+TIMES = [0.0, 0.5, 1.0]
+
+
+def never(u, t0, t1):
+    raise AssertionError("work was done before the input was checked")
+
+
+def halve(u, t0, t1):
+    return u * 0.5
+
+
+STEPPER = Euler(lambda u, t: -u, torch.linspace(0, 1, 5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "change"),
+    [
+        (ValueError, "rise or fall strictly: boundary 1 is 1", {"boundaries": [0, 1, 1]}),
+        (ValueError, "rise or fall strictly: boundary 1 is 2", {"boundaries": [0, 2, 1]}),
+        (ValueError, "at least two numbers", {"boundaries": [0.0]}),
+        (ValueError, "one-dimensional", {"boundaries": np.zeros((2, 2))}),
+        (ValueError, "rise or fall strictly", {"boundaries": [0.0, float("nan"), 1.0]}),
+        (
+            TypeError,
+            "must be a Python number, a NumPy array, a torch tensor or a pytree of them, not str",
+            {"initial": "x"},
+        ),
+        (ValueError, "holds no number", {"initial": ()}),
+        (TypeError, "float32 or float64, not torch.float16", {"initial": torch.ones(2, dtype=torch.float16)}),
+        (TypeError, "float32 or float64, not float16", {"initial": np.ones(2, dtype=np.float16)}),
+        (ValueError, "batch_dims must be 0", {"batch_dims": 2}),
+        (ValueError, "batch_dims=1 needs a leading axis", {"batch_dims": 1, "initial": 1.0}),
+        (ValueError, "batch_dims=1 needs a leading axis", {"batch_dims": 1, "initial": (np.ones(2), np.ones(3))}),
+        (ValueError, "guess must hold 3 states", {"guess": [1.0, 2.0]}),
+        (ValueError, r"guess must have shape \(3,\)", {"guess": np.ones(4)}),
+        (ValueError, r"guess must have shape \(3, 2\)", {"guess": np.ones((3, 3)), "initial": np.ones(2)}),
+        (ValueError, "guess must hold 3 states", {"guess": {"x": np.ones(3)}}),
+        (
+            ValueError,
+            "guess must hold states like",
+            {"guess": np.ones((3, 2)), "initial": np.ones(2, dtype=np.float32)},
+        ),
+        (ValueError, "schedule must be one of .* did you mean 'pipelined'", {"schedule": "pipeline"}),
+        (TypeError, "no option 'tolerence'", {"tolerence": 1}),
+        (TypeError, "no option 'max_iteration': did you mean 'max_iterations'", {"max_iteration": 1}),
+        (ValueError, "max_iterations must be a whole number", {"max_iterations": -1}),
+        (ValueError, "below 2.2e-16", {"criterion": parareal.Increment(1e-17)}),
+        (ValueError, "below 1.2e-07", {"criterion": parareal.Increment(1e-9), "initial": torch.ones(2)}),
+        (ValueError, "below 1.2e-07", {"criterion": parareal.Tolerance(1e-8), "initial": torch.ones(2)}),
+        (ValueError, "run to the end with Iterations", {"criterion": parareal.Increment(0.0, 0.0)}),
+        (ValueError, "must not be negative", {"criterion": parareal.Increment(-1.0)}),
+        (TypeError, "criterion must be Increment", {"criterion": 1e-3}),
+        (TypeError, "executor must be", {"executor": "serial"}),
+        (TypeError, "fine is a stepper: wrap it as parareal.Steps", {"fine": STEPPER}),
+        (TypeError, "coarse must be a function", {"coarse": 3}),
+        (ValueError, "nodes and must be whole numbers", {"fine": parareal.Steps(STEPPER), "initial": torch.ones(2)}),
+    ],
+)
+def test_before_any_work(kind, message, change):
+    arguments = {"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change
+    with pytest.raises(kind, match=message):
+        parareal.solve(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("message", "make"),
+    [
+        ("norm must be one of .* did you mean 'rms'", lambda: parareal.Increment(norm="rm")),
+        ("consecutive must be at least 1", lambda: parareal.Increment(consecutive=0)),
+        ("count must not be negative", lambda: parareal.Iterations(-1)),
+        ("atol must be positive", lambda: parareal.LastChange(0.0)),
+        ("max_batch must be a whole number", lambda: parareal.BatchedExecutor(0)),
+        ("steps must be a whole number", lambda: parareal.Steps(STEPPER, 0)),
+        ("topic must be one of .* did you mean 'parareal'", lambda: parareal.citation("pararel")),
+    ],
+)
+def test_bad_values_of_small_objects(message, make):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_steps_takes_a_stepper():
+    with pytest.raises(TypeError, match=r"takes a parareal\.Stepper"):
+        parareal.Steps(halve)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("result", "change"),
+    [
+        (lambda u: u[:1], "shape"),
+        (lambda u: u.astype(np.float32), "dtype"),
+        (lambda u: (u, u), "structure"),
+        (lambda u: torch.from_numpy(u), "library"),
+        (lambda u: None, "nothing"),
+    ],
+)
+@pytest.mark.parametrize("who", ["fine", "coarse"])
+def test_a_propagator_that_changes_the_state(result, change, who):
+    propagators = {"fine": halve, "coarse": halve} | {who: lambda u, t0, t1: result(u)}
+    with pytest.raises((TypeError, ValueError), match=f"the {who} propagator"):
+        parareal.solve(**propagators, initial=np.ones(2), boundaries=TIMES)
+
+
+def test_a_vectorized_propagator_that_loses_rows():
+    lost = parareal.vectorized(lambda u, t0, t1: u.mean(0))
+    with pytest.raises(ValueError, match="given 1 stacked states it must return as many"):
+        parareal.solve(lost, lost, np.ones((3, 2)), TIMES)
+
+
+def test_refine_sequential_and_check_name_unknown_options():
+    for call in (parareal.refine, parareal.check):
+        with pytest.raises(TypeError, match=r"did you mean 'batch_dims'"):
+            call(halve, halve, 1.0, TIMES, batch_dim=1)
+    with pytest.raises(TypeError, match=r"sequential has no option 'batch_dim'"):
+        parareal.sequential(halve, 1.0, TIMES, batch_dim=1)
+
+
+def test_a_state_that_is_not_finite_names_slice_iteration_and_sample():
+    def fine(u, t0, t1):
+        return u * (np.nan if t0 == 3 and u[0] > 1.5 else 1.0)
+
+    initial = np.array([[1.0], [2.0]])
+    with pytest.raises(parareal.PararealError, match="end of slice 3 is not finite in iteration 1, sample 1") as caught:
+        parareal.solve(fine, lambda u, a, b: u, initial, range(7), batch_dims=1)
+    solution = caught.value.solution
+    assert solution.outcome is parareal.Outcome.NON_FINITE
+    assert solution.final_state[0] == 1.0  # the other sample has converged, and keeps its result
+    assert np.isfinite(solution.states).all()
+    assert "1 of 2 samples" in solution.message
+    quiet = parareal.solve(fine, lambda u, a, b: u, initial, range(7), batch_dims=1, throw=False)
+    assert quiet.outcome is parareal.Outcome.NON_FINITE
+
+
+def test_an_unstable_coarse_propagator():
+    with pytest.raises(parareal.PararealError, match="more stable coarse"):
+        parareal.solve(halve, lambda u, a, b: u * float("inf"), 1.0, TIMES)
+
+
+def test_an_exception_midway_loses_nothing():
+    calls = []
+
+    def fine(u, t0, t1):
+        calls.append(t0)
+        if len(calls) > 7:
+            raise OSError("disk full")
+        return u * 0.9
+
+    with pytest.raises(parareal.PararealError, match=re.escape("OSError: disk full")) as caught:
+        parareal.solve(fine, lambda u, a, b: u * 0.7, 1.0, range(7))
+    solution = caught.value.solution
+    assert solution.outcome is parareal.Outcome.WORKER_LOST
+    assert isinstance(caught.value.__cause__, OSError)
+    assert solution.states[1] == 0.9
+    assert np.isfinite(solution.states).all()
+
+
+def test_the_iteration_limit_is_a_result():
+    fine, coarse = (euler_box(lambda t, u: u * (1 - u), n) for n in (20, 1))
+    with pytest.raises(parareal.PararealError, match="1 iterations were allowed") as caught:
+        parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), max_iterations=1)
+    assert caught.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
+    assert caught.value.solution.iterations == 1
+    wanted = parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), criterion=parareal.Iterations(1))
+    assert wanted.outcome is parareal.Outcome.ITERATIONS_DONE
+    assert wanted.final_state == caught.value.solution.final_state
+
+
+def test_every_outcome_has_a_sentence():
+    for outcome in parareal.Outcome:
+        assert outcome.value.endswith(".")
+    failed = [o.name for o in parareal.Outcome if o.failed]
+    assert failed == ["ITERATION_LIMIT", "CANCELLED", "NON_FINITE", "WORKER_LOST"]

@@ -1,0 +1,217 @@
+"""What a caller sees: refinements, callbacks, bars, pictures, files, checks, citations."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from problems import PROBLEMS, AdamsBashforth2, Euler, edges, euler_box, identical
+
+import parareal
+
+TIMES = np.linspace(0, 2, 9)
+FINE, COARSE = (euler_box(lambda t, u: u * (1 - u), n) for n in (20, 1))
+
+
+@pytest.fixture
+def solution():
+    return parareal.solve(FINE, COARSE, np.array([0.1, 0.5]), TIMES)
+
+
+def test_refinements_are_usable_and_improve():
+    answer = parareal.sequential(FINE, 0.1, TIMES).final_state
+    errors = []
+    for refinement in parareal.refine(FINE, COARSE, 0.1, TIMES):
+        assert refinement.iteration == len(errors)
+        assert refinement.states.shape == (9,)
+        assert refinement.states[-1] == refinement.final_state
+        errors.append(abs(refinement.final_state - answer))
+    assert errors[0] > 1e-3
+    assert errors[-1] < 1e-6
+    assert np.isinf(next(parareal.refine(FINE, COARSE, 0.1, TIMES)).error_estimate).all()
+
+
+def test_refine_works_only_when_asked():
+    calls = []
+
+    def counted(u, t0, t1):
+        calls.append(t0)
+        return FINE(u, t0, t1)
+
+    refinements = parareal.refine(counted, COARSE, 0.1, TIMES, executor=parareal.SerialExecutor())
+    assert not calls
+    next(refinements)
+    before = len(calls)
+    next(refinements)
+    assert len(calls) > before
+
+
+def test_a_callback_sees_every_iteration_and_can_cancel():
+    seen = []
+    solution = parareal.solve(FINE, COARSE, 0.1, TIMES, callback=lambda r: seen.append(r.iteration))
+    assert seen == list(range(solution.iterations + 1))
+    with pytest.raises(parareal.PararealError, match="cancelled") as caught:
+        parareal.solve(FINE, COARSE, 0.1, TIMES, callback=lambda r: r.iteration < 2)
+    best = caught.value.solution
+    assert best.outcome is parareal.Outcome.CANCELLED
+    assert best.iterations == 2
+    answer = parareal.sequential(FINE, 0.1, TIMES).final_state
+    assert abs(best.final_state - answer) < 1e-3
+
+
+def test_progress_shows_iteration_increment_and_boundaries_left(capsys):
+    parareal.solve(FINE, COARSE, 0.1, TIMES, progress=True)
+    shown = capsys.readouterr().err
+    assert "iteration=" in shown
+    assert "increment=" in shown
+    assert "left=0" in shown
+    assert "8/8" in shown
+    parareal.solve(FINE, COARSE, 0.1, TIMES)
+    assert capsys.readouterr().err == ""
+
+
+def test_shapes(solution):
+    k = solution.iterations
+    assert solution.states.shape == (9, 2)
+    assert solution.increments.shape == solution.defects.shape == (k + 1, 9, 1)
+    assert np.isnan(solution.increments[0]).all()
+    assert np.isnan(solution.increments[:, 0]).all()
+    assert solution.slice_iterations.shape == (8, 1)
+    assert identical(solution.states[-1], solution.final_state)
+    assert solution.boundaries == TIMES.tolist()
+    assert solution.stats.wall_time > 0
+
+
+def test_defects_are_the_shooting_residuals():
+    """F(k, n) - U(k, n+1), against a second computation from the iterates themselves."""
+    iterates = [parareal.solve(FINE, COARSE, 0.1, TIMES, criterion=parareal.Iterations(k)).states for k in range(4)]
+    solution = parareal.solve(FINE, COARSE, 0.1, TIMES, criterion=parareal.Iterations(3))
+    for k in range(3):
+        for n in range(k, 8):
+            residual = abs(FINE(float(iterates[k][n]), TIMES[n], TIMES[n + 1]) - iterates[k][n + 1])
+            assert solution.defects[k, n + 1, 0] == pytest.approx(residual, rel=1e-9, abs=1e-15)
+            change = abs(iterates[k + 1][n + 1] - iterates[k][n + 1])
+            assert solution.increments[k + 1, n + 1, 0] == pytest.approx(change, rel=1e-12)
+
+
+def test_pictures(solution, tmp_path):
+    for name, figure in (("plot", solution.plot()), ("timeline", solution.timeline())):
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    lines = solution.plot().axes[0].lines
+    worst = np.nanmax(solution.increments[1], axis=1)
+    np.testing.assert_allclose(lines[0].get_ydata(), worst[1:])
+
+
+def test_the_trace_holds_every_propagation(solution, tmp_path):
+    solution.trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    bars = [e for e in events if e["ph"] == "X" and e["pid"] == 1]
+    assert len(bars) == len(solution.propagations) == solution.stats.work
+    assert max(e["ts"] + e["dur"] for e in bars) >= solution.stats.span * 1e3
+    for bar in bars:
+        assert {"name", "ts", "dur", "tid"} <= bar.keys()
+
+
+def test_saved_and_loaded(solution, tmp_path):
+    solution.save(tmp_path / "solution.pt")
+    loaded = torch.load(tmp_path / "solution.pt", weights_only=True)
+    np.testing.assert_array_equal(loaded["states"].numpy(), solution.states)
+    assert loaded["outcome"] == solution.outcome.name
+    assert loaded["stats"]["work"] == solution.stats.work
+
+
+def test_check_passes_good_propagators():
+    report = parareal.check(FINE, COARSE, np.array([0.1]), TIMES)
+    assert report.ok
+    assert str(report).count("ok") == 4
+    grid = torch.linspace(0, 2, 25, dtype=torch.float64)
+    stepper = Euler(lambda u, t: u * (1 - u) * t, grid)
+    state = torch.full((2, 3), 0.3, dtype=torch.float64)
+    assert parareal.check(parareal.Steps(stepper), parareal.Steps(stepper, 1), state, edges(24, 5), batch_dims=1).ok
+
+
+def _in_place(u, t0, t1):
+    u *= 0.5
+    return u
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "message"),
+    [
+        ("structure", lambda u, a, b: u[:1], "shape"),
+        ("deterministic", lambda u, a, b: u + random.random(), "two results"),
+        ("deterministic", _in_place, "changes the state it is given"),
+        ("batched", parareal.vectorized(lambda u, a, b: u - u.mean(0) * a[:, None]), "beside other rows"),
+        ("batched", parareal.vectorized(lambda u, a, b: u + a[0] + 0.1), "beside other rows"),
+    ],
+)
+def test_check_finds(name, fine, message):
+    report = parareal.check(fine, lambda u, a, b: u * 0.9, np.array([0.5, 0.7]), TIMES)
+    assert not report.ok
+    finding = next(f for f in report.findings if f.name == name)
+    assert not finding.passed
+    assert message in finding.message
+
+
+def test_multistep_memory_is_part_of_the_state():
+    """Dropping it would converge to another answer; here the last iterate is the sequential one."""
+    grid = torch.linspace(0, 2, 25, dtype=torch.float64)
+    fine = parareal.Steps(AdamsBashforth2(lambda u, t: -u * t, grid))
+    coarse = parareal.Steps(Euler(lambda u, t: -u * t, grid), 1)
+    state = torch.ones(2, dtype=torch.float64)
+    answer = parareal.sequential(fine, state, edges(24, 6)).final_state
+    errors = [
+        float((r.final_state - answer).abs().max())
+        for r in parareal.refine(fine, coarse, state, edges(24, 6), criterion=parareal.Iterations(6))
+    ]
+    assert errors[-1] == 0
+    assert errors[3] < errors[1] < errors[0]
+
+
+def test_boundaries_reach_black_boxes_unchanged():
+    seen = []
+
+    def fine(u, t0, t1):
+        seen.append((t0, t1))
+        return u * 0.5
+
+    parareal.solve(fine, lambda u, a, b: u, 1.0, (0, 1, 3))
+    assert set(seen) == {(0, 1), (1, 3)}
+    assert all(type(t) is int for pair in seen for t in pair)
+    times = torch.tensor([0.0, 0.5, 1.0])
+    parareal.solve(lambda u, a, b: u * a.exp() / b.exp(), lambda u, a, b: u, torch.ones(2), times)
+
+
+def test_vectorized_times_have_the_states_library_and_dtype():
+    seen = []
+
+    def box(u, t0, t1):
+        seen.append((u, t0, t1))
+        return u * 0.5
+
+    box = parareal.vectorized(box)
+    for state in (1.0, np.ones(2, np.float32), torch.ones(2), torch.ones(2, dtype=torch.complex128)):
+        for times in ([0.0, 1.0, 2.0], [0, 1, 2]):
+            parareal.solve(box, box, state, times)
+            u, t0, t1 = seen[-1]
+            assert type(t0) is type(u)
+            assert t0.shape == (len(u),)
+            whole = isinstance(times[0], int)
+            assert "int" in str(t0.dtype) if whole else t0.dtype == (u.real.dtype)
+            assert (t1 - t0 == 1).all()
+
+
+def test_citation():
+    assert "10.1016/S0764-4442(00)01793-6" in parareal.citation("parareal")
+    assert parareal.citation().count("@") == 4
+    assert "2412.08292" in parareal.citation("diffusion")
+
+
+def test_every_kind_of_state_keeps_its_type():
+    for problem in PROBLEMS.values():
+        fine, coarse = (euler_box(problem.rhs, n) for n in (4, 1))
+        final = parareal.solve(fine, coarse, problem.initial, [0.0, 0.3, 0.5]).final_state
+        wanted = float if isinstance(problem.initial, int) else type(problem.initial)
+        assert type(final) is wanted
