@@ -1,0 +1,43 @@
+# Two commands do everything on a machine with Python 3.11 or newer, make and a package index:
+#   make demo    draw ten pictures three ways, and write a report
+#   make test    run the tests
+# Each makes the environment .venv first, from the pinned versions in requirements/dev.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= report
+ARGS ?=
+
+.PHONY: demo test test-slow lint types docs bench clean
+
+$(VENV)/ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/parareal demo --out $(OUT) $(ARGS)
+
+test: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/pyright
+
+docs: $(VENV)/ready
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) site report .pytest_cache .ruff_cache

@@ -1,0 +1,253 @@
+"""`sample` is the loop over the unmodified scheduler."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parareal_diffusers import Guidance, picard, sample, srds
+
+import parareal
+
+MEANS = torch.tensor([-0.8, 0.1, 0.9])
+
+
+def mixture(scheduler):
+    """Return the exact noise prediction for three Gaussians of deviation 0.3 per pixel, as `model(x, t)`."""
+    alphas = scheduler.alphas_cumprod.double()
+
+    def model(x, t):
+        a = alphas[t].reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        means, variance = MEANS.to(x), a * 0.09 + 1 - a
+        weights = torch.softmax(-((x[..., None] - a.sqrt()[..., None] * means) ** 2) / (2 * variance[..., None]), -1)
+        return (1 - a).sqrt() / variance * (x - a.sqrt() * (weights * means).sum(-1))
+
+    return model
+
+
+def loop(model, x, scheduler, steps):
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(model(x, t.expand(len(x))), t, x).prev_sample
+    return x
+
+
+def error(x, reference):
+    return float((x - reference).square().mean().sqrt() / reference.square().mean().sqrt())
+
+
+def noise(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("steps", [25, 50, 100, 196, 961])
+def test_equal_to_the_unmodified_scheduler(spacing, steps):
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing=spacing)
+    model, x = mixture(scheduler), noise(2, 1, 6, 6)
+    reference = loop(model, x, scheduler, steps)
+    one = sample(model, x, scheduler, num_inference_steps=steps, slices=1)
+    assert torch.equal(one.final_state, reference)
+    end = sample(model, x, scheduler, num_inference_steps=steps, tolerance=0)
+    assert error(end.final_state, reference) < 1e-6
+    assert end.outcome is parareal.Outcome.EXACT
+    scheduler.set_timesteps(steps)
+    assert end.stats.sequential_span == len(scheduler.timesteps)  # 962 for trailing 961: the steps really taken
+    close = sample(model, x, scheduler, num_inference_steps=steps, tolerance=1e-3)
+    assert error(close.final_state, reference) < 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.integers(1, 120),
+    spacing=st.sampled_from(["leading", "trailing", "linspace"]),
+    prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
+    clip=st.booleans(),
+    alpha_one=st.booleans(),
+    offset=st.integers(0, 1),
+    betas=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    coarse=st.sampled_from(["same", "auto", "identity"]),
+)
+def test_every_configuration(steps, spacing, prediction, clip, alpha_one, offset, betas, dtype, coarse):
+    scheduler = DDIMScheduler(
+        clip_sample=clip,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
+        set_alpha_to_one=alpha_one,
+        steps_offset=offset,
+        beta_schedule=betas,
+    )
+
+    def model(x, t):
+        return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, 1, 1, 1) / 1000)
+
+    x = noise(1, 1, 3, 3, dtype=dtype)
+    reference = loop(model, x, scheduler, steps)
+    solution = sample(model, x, scheduler, num_inference_steps=steps, tolerance=0, coarse=coarse)
+    assert error(solution.final_state, reference) < (1e-5 if dtype is torch.float32 else 1e-10)
+
+
+def tiny_unet(**options):
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    blocks |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **blocks, **options).eval()
+
+
+SCHEDULER = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+
+
+def test_a_unet_with_labels_and_guidance():
+    """Every sample keeps its own label and finishes as if alone, though rows of all samples share calls."""
+    net = tiny_unet(num_class_embeds=4)
+    x, labels = noise(3, 1, 8, 8), torch.tensor([0, 2, 1])
+    free = Guidance(2.5, {"class_labels": torch.full((3,), 3)})
+
+    def guided(x, t):
+        unconditional = net(x, t, class_labels=torch.full((len(x),), 3)).sample
+        return unconditional + 2.5 * (net(x, t, class_labels=labels).sample - unconditional)
+
+    reference = loop(guided, x, SCHEDULER, 16)
+    options = {"num_inference_steps": 16, "model_kwargs": {"class_labels": labels}, "guidance": free}
+    solution = sample(net, x, SCHEDULER, tolerance=0, **options)
+    assert error(solution.final_state, reference) < 1e-5
+    assert solution.stats.sequential_work == 48  # the guided pair is one evaluation
+    swapped = options | {"model_kwargs": {"class_labels": torch.tensor([1, 2, 0])}}
+    other = sample(net, x, SCHEDULER, tolerance=0, **swapped)
+    assert error(other.final_state[1:2], reference[1:2]) < 1e-5
+    assert error(other.final_state[0:1], reference[0:1]) > 1e-3
+
+
+def test_nested_conditioning_of_a_text_model():
+    torch.manual_seed(0)
+    net = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=2,
+        out_channels=2,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+    ).eval()
+    x, text = noise(2, 2, 8, 8), noise(2, 5, 8, seed=1)
+    added = {"text_embeds": noise(2, 8, seed=2), "time_ids": noise(2, 6, seed=3)}
+    kwargs = {"encoder_hidden_states": text, "added_cond_kwargs": added}
+    reference = loop(lambda x, t: net(x, t, **kwargs).sample, x, SCHEDULER, 12)
+    solution = sample(net, x, SCHEDULER, num_inference_steps=12, model_kwargs=kwargs, tolerance=0)
+    assert error(solution.final_state, reference) < 1e-5
+
+
+def test_a_half_precision_network_keeps_float32_states():
+    net = tiny_unet().to(torch.bfloat16)
+    x = noise(1, 1, 8, 8)
+
+    def cast(x, t):
+        return net(x.bfloat16(), t).sample.float()
+
+    solution = sample(net, x, SCHEDULER, num_inference_steps=9, slices=1)
+    assert solution.final_state.dtype is torch.float32
+    assert torch.equal(solution.final_state, loop(cast, x, SCHEDULER, 9))
+
+
+def test_presets():
+    model, x = mixture(SCHEDULER), noise(2, 1, 6, 6)
+    reference = loop(model, x, SCHEDULER, 49)
+    published = sample(model, x, SCHEDULER, num_inference_steps=49, **srds())
+    assert len(published.boundaries) == 8
+    assert published.stats.span == published.iterations * 7 + 7 - published.iterations
+    assert error(published.final_state, reference) < 1e-2
+    paradigms = sample(model, x, SCHEDULER, num_inference_steps=49, tolerance=1e-3, **picard())
+    assert len(paradigms.boundaries) == 50
+    assert error(paradigms.final_state, reference) < 1e-3
+    assert paradigms.stats.span <= paradigms.iterations < 49
+    with pytest.raises(ValueError, match="window=None"):
+        picard(8)
+
+
+def test_second_order_jumps_beat_first_order_ones():
+    model, x = mixture(SCHEDULER), noise(4, 1, 6, 6, dtype=torch.float64)
+    reference = loop(model, x, SCHEDULER, 100)
+    errors = {
+        coarse: error(
+            sample(
+                model, x, SCHEDULER, num_inference_steps=100, coarse=coarse, criterion=parareal.Iterations(1)
+            ).final_state,
+            reference,
+        )
+        for coarse in ("same", "dpmpp_2m")
+    }
+    assert errors["dpmpp_2m"] < errors["same"] / 2
+
+
+def test_the_scheduler_and_the_latents_are_left_alone():
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(7)
+    before, x = scheduler.timesteps.clone(), noise(1, 1, 6, 6)
+    kept = x.clone()
+    sample(mixture(scheduler), x, scheduler, num_inference_steps=25)
+    assert torch.equal(scheduler.timesteps, before)
+    assert torch.equal(x, kept)
+    assert len(sample(mixture(scheduler), x, scheduler).boundaries) == 4  # the 7 steps that were set before
+
+
+def test_max_batch():
+    sizes = []
+
+    def model(x, t):
+        sizes.append(len(x))
+        return mixture(SCHEDULER)(x, t)
+
+    x = noise(3, 1, 4, 4)
+    solution = sample(model, x, SCHEDULER, num_inference_steps=36, max_batch=4, tolerance=1e-3)
+    assert max(sizes) == solution.stats.peak_batch == 4
+    assert error(solution.final_state, loop(mixture(SCHEDULER), x, SCHEDULER, 36)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "change"),
+    [
+        (ValueError, "latents must be a tensor of shape", {"latents": [1.0]}),
+        (ValueError, "at least two dimensions", {"latents": torch.ones(3)}),
+        (TypeError, "float32 or float64, not torch.float16", {"latents": torch.ones(1, 2).half()}),
+        (TypeError, "no native solver for DDPMScheduler yet", {"solver": "ddpm"}),
+        (ValueError, "num_inference_steps is needed", {"num_inference_steps": None}),
+        (ValueError, "thresholding", {"solver": DDIMScheduler(thresholding=True)}),
+        (ValueError, "slices must be one of 'auto'", {"slices": "squrt"}),
+        (ValueError, "slices must be a whole number between 1 and the 25 steps", {"slices": 26}),
+        (ValueError, "boundaries must begin with node 0 and end with node 25", {"boundaries": [0, 10, 24]}),
+        (ValueError, "boundaries must rise or fall strictly", {"boundaries": [0, 10, 10, 25]}),
+        (ValueError, "coarse must be one of .* did you mean 'same'", {"coarse": "sane"}),
+        (ValueError, "tolerance must be positive, or 0", {"tolerance": -1.0}),
+        (ValueError, "below 1.2e-07", {"tolerance": 1e-9}),
+        (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
+        (TypeError, "no option 'tolerence': did you mean 'tolerance'", {"tolerence": 1}),
+        (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
+    ],
+)
+def test_errors_before_any_work(kind, message, change):
+    from diffusers import DDPMScheduler
+
+    def never(x, t):
+        raise AssertionError("work was done before the input was checked")
+
+    arguments = {"latents": noise(1, 1, 4, 4), "solver": SCHEDULER, "num_inference_steps": 25} | change
+    if arguments["solver"] == "ddpm":
+        arguments["solver"] = DDPMScheduler()
+    with pytest.raises(kind, match=message):
+        sample(never, **arguments)
+
+
+def test_a_model_that_returns_no_tensor():
+    with pytest.raises(parareal.PararealError, match="must return a tensor"):
+        sample(lambda x, t: {"x": x}, noise(1, 1, 4, 4), SCHEDULER, num_inference_steps=4)
