@@ -85,4 +85,4 @@ class Boxes:
 
 
 def _real(dtype: np.dtype) -> np.dtype:
-    return np.empty(0, dtype).real.dtype if np.issubdtype(dtype, np.inexact) else np.dtype(np.float64)
+    return np.finfo(dtype).dtype if np.issubdtype(dtype, np.inexact) else np.dtype(np.float64)

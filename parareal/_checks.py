@@ -6,10 +6,9 @@ from inspect import signature
 from itertools import pairwise
 from typing import Any
 
-import optree
 import torch
 
-from parareal._state import Layout, State, canonical, conform, stack, take, tree_leaves, tree_map
+from parareal._state import Layout, State, canonical, conform, stack, structure, take, tree_leaves, tree_map
 
 
 class StructureError(TypeError, ValueError):
@@ -74,8 +73,8 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
     if batch_dims == 0:
         samples = [initial]
     else:
-        counts = {kind.shape[0] if kind.shape else None for kind in whole.leaves}
-        if None in counts or len(counts) != 1 or counts == {0}:
+        counts = {kind.shape[0] if kind.shape else 0 for kind in whole.leaves}
+        if len(counts) != 1 or counts == {0}:
             raise ValueError(
                 "batch_dims=1 needs a leading axis of one common length on every array of the state, got "
                 f"{whole}: pass batch_dims=0 for a single sample"
@@ -93,12 +92,12 @@ def take_row(stacked: Any, index: int) -> State:
 def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch_dims: int) -> list[list[State]]:
     """Return `guess[sample][boundary]` from states stacked along boundaries, or a sequence of them."""
     wanted = f"{boundaries} states, one for each boundary, each like the initial state"
-    if isinstance(guess, list | tuple) and optree.tree_structure(guess) != layout.tree:
+    if isinstance(guess, list | tuple) and structure(guess) != layout.tree:
         if len(guess) != boundaries:
             raise ValueError(f"guess must hold {wanted}, got a sequence of {len(guess)}")
         guess = stack([canonical(g) for g in guess])
-    if optree.tree_structure(guess) != layout.tree:
-        raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {optree.tree_structure(guess)}")
+    if structure(guess) != layout.tree:
+        raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {structure(guess)}")
     lead = (boundaries, samples)[: 1 + batch_dims]
     for x, kind in zip(tree_leaves(guess), layout.leaves, strict=True):
         if tuple(x.shape) != (*lead, *kind.shape):
@@ -114,11 +113,8 @@ def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch
 
 def _like(state: State, layout: Layout) -> State:
     """Turn the 0-d arrays of a stack back into Python numbers where the state has those."""
-    leaves = [
-        x.item() if kind.library == "python" and hasattr(x, "item") else x
-        for x, kind in zip(tree_leaves(state), layout.leaves, strict=True)
-    ]
-    return optree.tree_unflatten(layout.tree, leaves)
+    python = iter([kind.library == "python" for kind in layout.leaves])
+    return tree_map(lambda x: x.item() if next(python) and hasattr(x, "item") else x, state)
 
 
 def check_result(who: str, state: State, layout: Layout) -> State:

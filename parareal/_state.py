@@ -21,7 +21,7 @@ Stack: TypeAlias = Any
 Index: TypeAlias = slice | np.ndarray
 
 
-_LEAF = optree.tree_structure(0)
+_LEAF = optree.treespec_leaf()
 _REAL = (bool, int, float)
 _ARRAY = (torch.Tensor, np.ndarray)
 _BARE = (torch.Tensor, np.ndarray, float, complex, NoneType)
@@ -37,6 +37,11 @@ def tree_map(function: Callable[..., Any], *trees: Any) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """Return the leaves of a tree, quickly where it is one leaf."""
     return [tree] if isinstance(tree, _ARRAY) else optree.tree_leaves(tree)
+
+
+def structure(tree: Any) -> Any:
+    """Return the structure of a tree, without its leaves."""
+    return _LEAF if isinstance(tree, _ARRAY) else optree.tree_structure(tree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +186,12 @@ def _array(x: Any) -> Any:
     return np.asarray(x) if isinstance(x, np.generic) else x
 
 
-def same(a: State, b: State) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Return whether two states are equal bit by bit, so that a deterministic map sends both to one result."""
     if a is b:
         return True
-    if isinstance(a, _BARE) and isinstance(b, _BARE):
-        return type(a) is type(b) and _same(a, b)
-    xs, tree = optree.tree_flatten(a)
-    ys, other = optree.tree_flatten(b)
-    return tree == other and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
+    xs, ys = tree_leaves(a), tree_leaves(b)
+    return structure(a) == structure(b) and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
 
 
 def _same(x: Any, y: Any) -> bool:
@@ -253,12 +255,12 @@ NORMS: dict[str, Callable[[State], float]] = {
 
 def epsilon(layout: Layout) -> float:
     """Return the spacing at 1 of the coarsest floating dtype in a state; double precision where there is none."""
-    spacings = [np.finfo(np.float64).eps]
+    spacings = [float(np.finfo(np.float64).eps)]
     for kind in layout.leaves:
         if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):
             spacings.append(torch.finfo(kind.dtype).eps)
         elif kind.library == "numpy" and np.issubdtype(kind.dtype, np.inexact):
-            spacings.append(np.finfo(kind.dtype).eps)
+            spacings.append(float(np.finfo(kind.dtype).eps))
     return float(max(spacings))
 
 

@@ -43,20 +43,29 @@ class Rows:
         """Return some of the rows; a run of neighbours is a view."""
         if len(index) == len(self):
             return self
-        columns = (column[index] for column in (self.began, self.line, self.at, self.cost))
-        return Rows([self.requests[i] for i in index], *columns, _pick(self.state, index), _pick(self.memory, index))
+        return Rows(
+            requests=[self.requests[i] for i in index],
+            began=self.began[index],
+            line=self.line[index],
+            at=self.at[index],
+            cost=self.cost[index],
+            state=_pick(self.state, index),
+            memory=_pick(self.memory, index),
+        )
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
         """Join rows, the oldest first."""
         if len(parts) == 1:
             return parts[0]
-        columns = (np.concatenate([getattr(p, c) for p in parts]) for c in ("began", "line", "at", "cost"))
         return Rows(
-            [r for p in parts for r in p.requests],
-            *columns,
-            concatenate([p.state for p in parts]),
-            concatenate([p.memory for p in parts]),
+            requests=[r for p in parts for r in p.requests],
+            began=np.concatenate([p.began for p in parts]),
+            line=np.concatenate([p.line for p in parts]),
+            at=np.concatenate([p.at for p in parts]),
+            cost=np.concatenate([p.cost for p in parts]),
+            state=concatenate([p.state for p in parts]),
+            memory=concatenate([p.memory for p in parts]),
         )
 
 

@@ -47,7 +47,7 @@ class Denoiser:
         if self.guidance is None:
             return _tensor(self.model(x, timestep, **kwargs)).to(state.dtype)
         free = self._gather(self.free_kwargs, sample)
-        both = optree.tree_map(_pair, free, kwargs)
+        both: Any = optree.tree_map(_pair, free, kwargs)  # pyright: ignore[reportArgumentType]
         output = _tensor(self.model(torch.cat([x, x]), torch.cat([timestep, timestep]), **both)).to(state.dtype)
         unconditional, conditional = output.chunk(2)
         return unconditional + self.guidance.scale * (conditional - unconditional)
@@ -57,7 +57,8 @@ class Denoiser:
             per_sample = isinstance(x, Tensor) and x.ndim > 0 and len(x) == self.samples
             return x[sample] if per_sample else x
 
-        return optree.tree_map(pick, kwargs)
+        gathered: Any = optree.tree_map(pick, kwargs)  # pyright: ignore[reportArgumentType]
+        return gathered
 
 
 def _pair(free: Any, conditional: Any) -> Any:

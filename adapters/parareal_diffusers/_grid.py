@@ -39,8 +39,8 @@ class Grid:
 
     def to(self, device: torch.device) -> "Grid":
         """Return the grid on a device."""
-        tensors = (x.to(device) for x in (self.timesteps, self.alpha_from, self.alpha_to))
-        return Grid(*tensors, self.prediction_type, self.clip)
+        timesteps, starts, ends = (x.to(device) for x in (self.timesteps, self.alpha_from, self.alpha_to))
+        return Grid(timesteps, starts, ends, self.prediction_type, self.clip)
 
     @staticmethod
     def of(scheduler: Any, num_inference_steps: int | None = None) -> "Grid":

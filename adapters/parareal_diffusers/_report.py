@@ -49,9 +49,10 @@ def write(
     strips = "\n\n".join(f"![{f.stem}]({f.name})" for f in files[: len(names)])
     pictures = "\n\n".join(f"![{f.stem}]({f.name})" for f in files[len(names) :])
     page = (
-        f"# Report\n\n{markdown(rows)}\n\n{about}\n\n## Strips\n\nSketch, each iteration, the sequential picture, and the "
-        f"difference of the last iterate from it, {AMPLIFY} times amplified.\n\n{strips}\n\n## Convergence and schedule\n\n"
-        f"The first picture. `trace.json` opens in Perfetto (ui.perfetto.dev).\n\n{pictures}\n"
+        f"# Report\n\n{markdown(rows)}\n\n{about}\n\n## Strips\n\nSketch, each iteration, the sequential picture, and "
+        f"the difference of the last iterate from it, {AMPLIFY} times amplified.\n\n{strips}\n\n"
+        "## Convergence and schedule\n\nThe first picture. `trace.json` opens in Perfetto (ui.perfetto.dev).\n\n"
+        f"{pictures}\n"
     )
     files += [out / "trace.json", out / "report.md"]
     files[-1].write_text(page)

@@ -40,6 +40,6 @@ class Solver(Stepper):
             clean = clean.clamp(-self.grid.clip, self.grid.clip)
         return clean, noise
 
-    @abstractmethod
-    def step(self, state: Any, memory: Any, start: Any, stop: Any, sample: Any) -> Any:
+    @abstractmethod  # per_sample adds the last argument, which pyright cannot know
+    def step(self, state: Any, memory: Any, start: Any, stop: Any, sample: Any) -> Any:  # pyright: ignore
         """Advance every row from its node `start` to its node `stop`."""

@@ -1,6 +1,7 @@
-"""Is the trained denoiser good enough to ship?
+r"""Tell whether the trained denoiser is good enough to ship.
 
-    python examples/fashion_mnist/accept.py --model runs/fashion/model --classifier runs/classifier.pt --out runs/accept.png
+    python examples/fashion_mnist/accept.py --model runs/fashion/model \\
+        --classifier runs/classifier.pt --out runs/accept.png
 
 Draws 500 guided samples, 50 of each class, with the unmodified DDIM scheduler, and prints of how many the classifier
 names the class that was asked for. Writes a picture of the first ten of each class, a row a class.
@@ -12,7 +13,8 @@ from pathlib import Path
 import torch
 from classifier import classifier
 from data import NO_CLASS
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from matplotlib import image
 from tqdm import tqdm
 

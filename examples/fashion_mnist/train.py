@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from data import FOLDER, NO_CLASS, load
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.training_utils import EMAModel
 from tqdm import trange
 
@@ -70,7 +71,8 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    net = denoiser().to(memory_format=torch.channels_last)
+    net = denoiser()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = EMAModel(net.parameters(), decay=0.9995, use_ema_warmup=True, power=3 / 4)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=0.01, fused=True)
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
