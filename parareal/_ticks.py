@@ -300,7 +300,7 @@ class Ticks:
 def _pick(stacked: Any, index: np.ndarray | slice) -> Any:
     """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
     if isinstance(index, np.ndarray):
-        if index[-1] - index[0] != len(index) - 1:
+        if (np.diff(index) != 1).any():
             return take(stacked, index)
         index = slice(int(index[0]), int(index[-1]) + 1)
     whole = stacked is None or (index.start == 0 and index.stop == count_rows(stacked))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import PROBLEMS, euler_box, identical
+from problems import METHODS, PROBLEMS, euler_box, identical
 
 import parareal
 
@@ -174,6 +174,34 @@ def test_each_sample_of_a_batch_is_solved_as_if_alone(seed, slices, schedule, li
         rows = alone.increments.shape[0]
         np.testing.assert_array_equal(together.increments[:rows, :, i], alone.increments[:, :, 0])
         assert np.isnan(together.increments[rows:, 1:, i]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    steps=st.integers(10, 40),
+    slices=st.integers(2, 9),
+    fine=st.sampled_from(["euler", "heun", "ab2"]),
+    coarse=st.sampled_from(["euler", "ab2"]),
+    most=st.sampled_from([None, 1, 5]),
+)
+def test_each_sample_of_a_stepped_batch_is_solved_as_if_alone(seed, steps, slices, fine, coarse, most):
+    """Rows of samples that retire at different times, on uneven slices, never get each other's values."""
+    rng = np.random.default_rng(seed)
+    initial = torch.from_numpy(rng.uniform(-1, 1, size=(6, 2)) * np.array([1e-3, 0.1, 0.3, 0.6, 0.8, 1.0])[:, None])
+    nodes = [0, *np.sort(rng.choice(np.arange(1, steps), slices - 1, replace=False)).tolist(), steps]
+    grid = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
+
+    def rhs(u, t):
+        return u - u * u * u + t * u * u
+
+    propagators = parareal.Steps(METHODS[fine](rhs, grid)), parareal.Steps(METHODS[coarse](rhs, grid), 1)
+    options = {"executor": parareal.BatchedExecutor(most), "criterion": parareal.Tolerance(1e-3)}
+    together = parareal.solve(*propagators, initial, nodes, batch_dims=1, **options)
+    for i in range(6):
+        alone = parareal.solve(*propagators, initial[i], nodes, **options)
+        assert identical(together.states[:, i], alone.states)
+        np.testing.assert_array_equal(together.slice_iterations[:, i], alone.slice_iterations[:, 0])
 
 
 def test_samples_retire_alone():
