@@ -79,5 +79,5 @@ def timeline(solution: "Solution") -> "Figure":
     axis.set(xlabel="evaluations on the critical path", ylabel="slice", xlim=(0, None))
     axis.set_title(f"schedule: span {span:g}, sequential {solution.stats.sequential_span:g}", loc="left")
     axis.invert_yaxis()
-    axis.legend(frameon=False, fontsize="small", loc="upper right")
+    axis.legend(frameon=False, fontsize="small", loc="lower left")
     return figure

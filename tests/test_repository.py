@@ -1,0 +1,170 @@
+"""The repository keeps its promises: the README runs, versions agree, the shipped model loads, the demo works."""
+
+import json
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from parareal_diffusers import _report, models
+from parareal_diffusers._demo import ddim_loop, relative_error
+
+import parareal
+from parareal import _cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/diffusion.md"]
+SNIPPETS = [
+    (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
+]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{p}-{i}" for p, i, _ in SNIPPETS])
+def test_snippets_run(page, number, code, capsys):
+    names = {}
+    exec(compile(code, f"{page}, snippet {number}", "exec"), names)
+    assert names["solution"].outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+
+
+def test_the_readme_shows_both_examples():
+    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 2
+
+
+def test_versions_agree():
+    cff = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cff is not None
+    assert cff.group(1) == parareal.__version__ == version("parareal-torch")
+    assert f"## {parareal.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "parareal" / "py.typed").exists()
+
+
+def test_the_engine_knows_no_solver():
+    """Nothing under parareal/ imports an adapter, diffusers, torchdiffeq or SciPy."""
+    for file in (ROOT / "parareal").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) (parareal_|diffusers|torchdiffeq|scipy)", file.read_text(), re.M), file
+
+
+def test_pictures_the_pages_show_exist():
+    for page in [*PAGES, "docs/index.md", "docs/architecture.md"]:
+        path = ROOT / page
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{page} shows {link}"
+
+
+def test_the_model_loads_and_is_small():
+    net, scheduler = models.load("fashion-mnist")
+    assert 1e6 < sum(p.numel() for p in net.parameters()) < 3e6
+    assert next(net.parameters()).dtype is torch.float32
+    weights = models.FOLDERS["fashion-mnist"] / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size < 6e6
+    assert not scheduler.config.clip_sample
+    with pytest.raises(ValueError, match="did you mean 'fashion-mnist'"):
+        models.load("fashion-minst")
+
+
+def test_the_trained_model_denoises():
+    """Its error on a noised, smooth picture is far below that of predicting nothing, and the label matters."""
+    net, scheduler = models.load("fashion-mnist")
+    x = ddim_loop(
+        net, scheduler, 10, torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1)), torch.tensor([1, 8])
+    )
+    assert x[:, :, :2, :2].mean() < -0.9  # the corner of every picture is black
+    noise, t = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)), torch.tensor([300, 300])
+    with torch.no_grad():
+        right, wrong = (
+            net(scheduler.add_noise(x, noise, t), t, class_labels=c).sample
+            for c in (torch.tensor([1, 8]), torch.tensor([8, 1]))
+        )
+    assert (right - noise).square().mean() < 0.1
+    assert (right - wrong).abs().max() > 1e-2
+
+
+def test_the_demo_writes_its_report(tmp_path, capsys):
+    assert _cli.main(["demo", "--steps", "16", "--slices", "4", "--seed", "3", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "30/30" in shown.err
+    for word in (
+        "method",
+        "slices",
+        "iterations",
+        "span",
+        "work",
+        "calls",
+        "wall time",
+        "ratio",
+        "worst relative error",
+    ):
+        assert word in shown.out
+    for name in [f"strip-{i}" for i in range(10)]:
+        (strip,) = tmp_path.glob(f"{name}-*.png")
+        assert strip.stat().st_size > 10_000
+    for name in ("convergence.png", "timeline.png", "report.md", "trace.json"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    rows = [line for line in shown.out.splitlines() if line.startswith("| parareal")]
+    assert float(rows[0].split("|")[-2]) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps must be between 1 and 1000"),
+        (["--slices", "many"], "--slices must be auto or a number between 1 and --steps=196"),
+        (["--slices", "300"], "--slices must be auto or a number"),
+        (["--tolerance", "-1"], "--tolerance must be above"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--out", __file__], "--out must name a folder"),
+    ],
+)
+def test_the_demo_explains_bad_options(arguments, message, capsys):
+    assert _cli.main(["demo", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_line_helps(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _cli.main(["demo", "--help"])
+    assert stopped.value.code == 0
+    assert "--tolerance" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        _cli.main(["dem"])
+    assert "demo" in capsys.readouterr().err
+
+
+def test_markdown_tables_line_up():
+    rows = [{"a": "1", "long name": "x"}, {"a": "22", "long name": "y"}]
+    assert len({len(line) for line in _report.markdown(rows).splitlines()}) == 1
+
+
+def test_the_training_script_resumes_where_it_stopped(tmp_path, monkeypatch):
+    """Two runs of three steps, one stopped and resumed, end with the same weights; the export loads."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "fashion_mnist"))
+    import train
+
+    images = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    monkeypatch.setattr(train, "load", lambda split, folder: (images, torch.arange(64) % 10))
+    finals = []
+    for name, stops in (("straight", [3]), ("resumed", [2, 3])):
+        for stop in stops:
+            arguments = ["train.py", "--out", str(tmp_path / name), "--steps", "3", "--batch", "4", "--every", "1"]
+            monkeypatch.setattr(sys, "argv", arguments)
+            monkeypatch.setattr(
+                train, "trange", lambda first, last, *a, stop=stop, **k: _Bar(range(first, min(last, stop)))
+            )
+            train.main()
+        finals.append(torch.load(tmp_path / name / "checkpoint.pt")["net"])
+    for key, value in finals[0].items():
+        assert torch.equal(value, finals[1][key]), key
+    net = type(models.load("fashion-mnist")[0]).from_pretrained(tmp_path / "resumed" / "model")
+    assert sum(p.numel() for p in net.parameters()) > 1e6
+
+
+class _Bar(list):
+    def set_postfix(self, **shown):
+        pass
+
+
+def test_relative_error_is_the_rms_ratio():
+    assert relative_error(torch.full((3,), 1.1), torch.ones(3)) == pytest.approx(0.1, rel=1e-5)
