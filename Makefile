@@ -34,7 +34,7 @@ types: $(VENV)/ready
 	$(BIN)/pyright
 
 docs: $(VENV)/ready
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py

@@ -160,7 +160,7 @@ def about(steps: int) -> str:
     """Say what the table shows, and on what machine."""
     return (
         f"Ten pictures of 28 x 28, one at a time, DDIM with {steps} steps; span, work, calls and wall time are means "
-        "per picture. SRDS stops by its own, stricter rule. Span counts evaluations on the critical path with unlimited "
-        f"devices and is no speed-up; the ratio of wall times is. Machine: {platform.machine()}, "
+        "per picture. SRDS stops by its own, stricter rule. Span counts evaluations on the critical path with "
+        f"unlimited devices and is no speed-up; the ratio of wall times is. Machine: {platform.machine()}, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}."
     )
