@@ -92,7 +92,7 @@ class Run:
             self.wall_time = time.perf_counter() - began
             if self.watch is not None:
                 self.watch()
-            reached = self._reached()
+            reached = self._reached() if results else shown
             if reached > shown:
                 shown = reached
                 yield reached

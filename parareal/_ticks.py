@@ -15,24 +15,24 @@ import torch
 
 from parareal._checks import check_result
 from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
-from parareal._state import Layout, concatenate, same, stack, take, tree_leaves, tree_map
+from parareal._state import Layout, concatenate, same, stack, structure, take, tree_leaves, tree_map
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
 
+LINE, AT, COST, SAMPLE = range(4)
+
 
 @dataclass(slots=True)
 class Rows:
-    """Propagations of one stepper that stand at the start of a step: their states stacked, the rest in columns."""
+    """Propagations of one stepper that stand at the start of a step."""
 
     requests: list[Request]
     began: np.ndarray
-    line: np.ndarray
-    """the row of the runner's table of nodes that a propagation follows"""
-    at: np.ndarray
-    """steps already made"""
-    cost: np.ndarray
-    """evaluations already made"""
+    """seconds on the clock, shape (rows,)"""
+    columns: np.ndarray
+    """int64 of shape (rows, 4): the line of the table of nodes that a row follows, steps already made, evaluations
+    already made, and the sample"""
     state: Any
     memory: Any
 
@@ -43,15 +43,9 @@ class Rows:
         """Return some of the rows; a run of neighbours is a view."""
         if len(index) == len(self):
             return self
-        return Rows(
-            requests=[self.requests[i] for i in index],
-            began=self.began[index],
-            line=self.line[index],
-            at=self.at[index],
-            cost=self.cost[index],
-            state=_pick(self.state, index),
-            memory=_pick(self.memory, index),
-        )
+        requests = [self.requests[i] for i in index]
+        state, memory = _pick(self.state, index), _pick(self.memory, index)
+        return Rows(requests, self.began[index], self.columns[index], state, memory)
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -61,9 +55,7 @@ class Rows:
         return Rows(
             requests=[r for p in parts for r in p.requests],
             began=np.concatenate([p.began for p in parts]),
-            line=np.concatenate([p.line for p in parts]),
-            at=np.concatenate([p.at for p in parts]),
-            cost=np.concatenate([p.cost for p in parts]),
+            columns=np.concatenate([p.columns for p in parts]),
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
         )
@@ -76,6 +68,8 @@ class Group:
     stepper: Stepper
     rows: Rows
     routine: StepRoutine
+    samples: tuple[Any, ...]
+    """the vector of samples, where the stepper wants it"""
     state: Any
     where: Any
     fresh: bool
@@ -154,9 +148,8 @@ class Ticks:
                 begin = stepper.begin(state) if begin is None else begin
                 memory = take(begin, slice(i, i + 1))
             memories.append(memory)
-        line = np.array([self.first_line[r.kind] + r.slice for r in requests])
-        zeros = np.zeros(len(requests), dtype=np.int64)
-        return Rows(requests, np.full(len(requests), now), line, zeros, zeros, state, concatenate(memories))
+        columns = np.array([(self.first_line[r.kind] + r.slice, 0, 0, r.sample) for r in requests])
+        return Rows(requests, np.full(len(requests), now), columns, state, concatenate(memories))
 
     def _kept(self, rows: Rows) -> Rows | None:
         """Return the rows of the samples that still run."""
@@ -177,27 +170,24 @@ class Ticks:
         chosen = {stepper: np.zeros(len(rows), dtype=bool) for stepper, rows in ready.items()}
         for n, (_, stepper, i) in enumerate(entries):
             rows = ready[stepper]
-            shared = self.sharing and rows.at[i] == 0
+            shared = self.sharing and rows.columns[i, AT] == 0
             if n < room or (shared and _start_key(rows, i) in starting):
                 chosen[stepper][i] = True
                 starting |= {_start_key(rows, i)} if shared else set()
         return dict(chosen)
 
     def _begin(self, stepper: Stepper, rows: Rows) -> None:
-        start, stop = (self._vector(self.nodes[rows.line, rows.at + i], rows.state) for i in (0, 1))
-        routine = stepper.step(rows.state, rows.memory, start, stop, *self._samples(stepper, rows))
-        self._resume(stepper, rows, routine, None)
-
-    def _samples(self, stepper: Stepper, rows: Rows) -> tuple[Any, ...]:
-        if not stepper.per_sample:
-            return ()
-        return (self._vector(np.array([r.sample for r in rows.requests]), rows.state),)
+        line, at = rows.columns[:, LINE], rows.columns[:, AT]
+        start, stop = (self._vector(self.nodes[line, at + i], rows.state) for i in (0, 1))
+        samples = (self._vector(rows.columns[:, SAMPLE].copy(), rows.state),) if stepper.per_sample else ()
+        routine = stepper.step(rows.state, rows.memory, start, stop, *samples)
+        self._resume(stepper, rows, routine, samples, None)
 
     def _vector(self, values: np.ndarray, like: Any) -> Any:
         first = tree_leaves(like)[0]
         return torch.from_numpy(values).to(first.device) if isinstance(first, torch.Tensor) else values
 
-    def _resume(self, stepper: Stepper, rows: Rows, routine: StepRoutine, value: Any) -> None:
+    def _resume(self, stepper: Stepper, rows: Rows, routine: StepRoutine, samples: tuple[Any, ...], value: Any) -> None:
         """Run a step up to its next evaluation, or to its end."""
         try:
             state, where = next(routine) if value is None else routine.send(value)
@@ -205,22 +195,26 @@ class Ticks:
             self._finish(stepper, rows, *end.value)
         else:
             fresh = value is None and state is rows.state
-            self.groups.append(Group(stepper, rows, routine, state, where, fresh))
+            self.groups.append(Group(stepper, rows, routine, samples, state, where, fresh))
 
     def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
-        rows.state, rows.memory, rows.at = state, memory, rows.at + 1
-        arrived = rows.at == self.length[rows.line]
+        rows.state, rows.memory = state, memory
+        rows.columns[:, AT] += 1
+        arrived = rows.columns[:, AT] == self.length[rows.columns[:, LINE]]
         if not arrived.any():
             self.waiting.setdefault(id(stepper), []).append(rows)
             return
         for i in map(int, np.flatnonzero(arrived)):
+            kind = rows.requests[i].kind
+            if structure(state) != self.layout.tree:
+                check_result(kind.value, state, self.layout)
             end = self.layout.row(state, i)
-            if rows.requests[i].kind not in self.checked:
-                self.checked.add(rows.requests[i].kind)
-                end = check_result(rows.requests[i].kind.value, end, self.layout)
+            if kind not in self.checked:
+                self.checked.add(kind)
+                end = check_result(kind.value, end, self.layout)
             kept = tree_map(_copy, take(memory, slice(i, i + 1)))
-            self.results.append((rows.requests[i], Result(end, kept, int(rows.cost[i])), float(rows.began[i])))
+            self.results.append((rows.requests[i], Result(end, kept, int(rows.columns[i, COST])), float(rows.began[i])))
         if not arrived.all():
             self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))
 
@@ -241,12 +235,12 @@ class Ticks:
         """Evaluate all rows of some groups in one batch, those that F and G have in common once."""
         positions, own = self._positions(groups)
         asking = [(g, index) for g, index in zip(groups, own, strict=True) if index is not None]
-        arguments = [(g.state, g.where, *self._samples(g.stepper, g.rows)) for g, _ in asking]
+        arguments = [(g.state, g.where, *g.samples) for g, _ in asking]
         picked = [[_pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, asking, strict=True)]
         value = self._call(groups[0].stepper.evaluate, [concatenate(xs) for xs in zip(*picked, strict=True)])
         for group, position in zip(groups, positions, strict=True):
-            group.rows.cost = group.rows.cost + 1
-            self._resume(group.stepper, group.rows, group.routine, _pick(value, position))
+            group.rows.columns[:, COST] += 1
+            self._resume(group.stepper, group.rows, group.routine, group.samples, _pick(value, position))
 
     def _positions(self, groups: list[Group]) -> tuple[list[np.ndarray | slice], list[np.ndarray | slice | None]]:
         """Return, per group, where in the batch its rows' values stand, and which rows it adds to the batch."""
@@ -279,7 +273,7 @@ class Ticks:
         """Return, for rows of group `at` whose evaluation is made for an earlier row, that row's group and number."""
         group, pairs = groups[at], {}
         if group.fresh:
-            for i in map(int, np.flatnonzero(group.rows.at == 0)):
+            for i in map(int, np.flatnonzero(group.rows.columns[:, AT] == 0)):
                 other, j = first.setdefault(_start_key(group.rows, i), (at, i))
                 wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))
                 if (other, j) != (at, i) and same(*wheres):

@@ -181,3 +181,22 @@ def test_every_outcome_has_a_sentence():
         assert outcome.value.endswith(".")
     failed = [o.name for o in parareal.Outcome if o.failed]
     assert failed == ["ITERATION_LIMIT", "CANCELLED", "NON_FINITE", "WORKER_LOST"]
+
+
+class Careless(Euler):
+    def __init__(self, spoil):
+        super().__init__(lambda u, t: -u, torch.linspace(0, 1, 5))
+        self.spoil = spoil
+
+    def step(self, state, memory, start, stop):
+        state, memory = yield from super().step(state, memory, start, stop)
+        return self.spoil(state), memory
+
+
+@pytest.mark.parametrize("spoil", [lambda u: (u, u), lambda u: u.double(), lambda u: u[:, :1]])
+@pytest.mark.parametrize("who", ["fine", "coarse"])
+def test_a_stepper_that_changes_the_state(spoil, who):
+    steppers = {"fine": STEPPER, "coarse": STEPPER} | {who: Careless(spoil)}
+    fine, coarse = parareal.Steps(steppers["fine"]), parareal.Steps(steppers["coarse"], 1)
+    with pytest.raises(TypeError, match=f"the {who} propagator must return a state like the one it is given"):
+        parareal.solve(fine, coarse, torch.ones(2), [0, 1, 2, 3, 4])

@@ -20,6 +20,8 @@ class DPMSolverPP2M(Solver):
 
     def __init__(self, grid: Grid, denoiser: Any):
         super().__init__(grid, denoiser)
+        self.alpha, self.alpha_to = grid.alpha_from.double() ** 0.5, grid.alpha_to.double() ** 0.5
+        self.sigma, self.sigma_to = (1 - grid.alpha_from.double()) ** 0.5, (1 - grid.alpha_to.double()) ** 0.5
         self.log_snr = _half_log_snr(grid.alpha_from)
         self.log_snr_to = _half_log_snr(grid.alpha_to)
 
@@ -38,8 +40,9 @@ class DPMSolverPP2M(Solver):
         second_order = (node >= 0) & torch.isfinite(h)
         weight = torch.where(second_order, 0.5 * h / h_before, 0.0)
         extrapolated = clean + per_row(weight.to(state.dtype), state) * (clean - before)
-        shrink = per_row((self.sqrt_beta_to[end] / self.sqrt_beta[start]).to(state.dtype), state)
-        gain = per_row((-torch.expm1(-h) * self.sqrt_alpha_to[end]).to(state.dtype), state)
+        shrink = self.sigma_to[end] / self.sigma[start]
+        gain = self.alpha_to[end] - shrink * self.alpha[start]  # alpha (1 - exp(-h))
+        shrink, gain = (per_row(x.to(state.dtype), state) for x in (shrink, gain))
         return shrink * state + gain * extrapolated, (clean, start)
 
 
