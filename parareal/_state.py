@@ -8,7 +8,6 @@ where the states are Python numbers.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import NoneType
 from typing import Any, TypeAlias
 
@@ -168,7 +167,7 @@ def as_index(x: Any, index: Index) -> Any:
 
 def rows(stacked: Stack) -> int:
     """Return the number of rows of a stack."""
-    return len(tree_leaves(stacked)[0])
+    return tree_leaves(stacked)[0].shape[0]
 
 
 def add(a: State, b: State) -> State:
@@ -190,6 +189,8 @@ def same(a: Any, b: Any) -> bool:
     """Return whether two states are equal bit by bit, so that a deterministic map sends both to one result."""
     if a is b:
         return True
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return _same(a, b)
     xs, ys = tree_leaves(a), tree_leaves(b)
     return structure(a) == structure(b) and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
 
@@ -219,19 +220,21 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
     """Return the norm of one leaf and its number of entries, without overflow where the entries are finite."""
     if isinstance(x, torch.Tensor):
         x = x if x.is_floating_point() or x.is_complex() else x.double()
-        norm, size = partial(torch.linalg.vector_norm, ord=order), x.numel()
+        value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()
     else:
         x = np.asarray(x).ravel()
-        norm, size = partial(np.linalg.norm, ord=order), x.size
-    with np.errstate(over="ignore"):
-        value = float(norm(x)) if size else 0.0
+        with np.errstate(over="ignore"):
+            value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size
     if value == math.inf and order != math.inf and math.isfinite(largest := _vector_norm(x, math.inf)[0]):
-        value = largest * float(norm(x / largest))
+        value = largest * _vector_norm(x / largest, order)[0]
     return value, size
 
 
 def _mean_norm(order: float) -> Callable[[State], float]:
     def norm(state: State) -> float:
+        if isinstance(state, torch.Tensor):
+            value, size = _vector_norm(state, order)
+            return value / size ** (1 / order) if size else 0.0
         parts = [_vector_norm(x, order) for x in tree_leaves(state)]
         largest = max((value for value, _ in parts), default=0.0)
         if largest == 0.0 or not math.isfinite(largest):

@@ -249,22 +249,21 @@ class Ticks:
         own: list[np.ndarray | slice | None] = []
         total = 0
         for at, group in enumerate(groups):
-            pairs = self._shared_rows(groups, at, first)
-            count = len(group.rows)
+            pairs, count = self._shared_rows(groups, at, first), len(group.rows)
             if not pairs:
                 positions.append(slice(total, total + count))
                 own.append(slice(0, count))
                 total += count
                 continue
-            new = np.ones(count, dtype=bool)
-            new[list(pairs)] = False
-            position = np.cumsum(new) - 1 + total
+            new = [i for i in range(count) if i not in pairs]
+            position = np.empty(count, dtype=np.int64)
             positions.append(position)
+            position[new] = range(total, total + len(new))
             for i, (other, j) in pairs.items():
                 there = positions[other]
                 position[i] = there.start + j if isinstance(there, slice) else there[j]
-            own.append(np.flatnonzero(new) if new.any() else None)
-            total += int(new.sum())
+            own.append(np.array(new) if new else None)
+            total += len(new)
         return positions, own
 
     def _shared_rows(
