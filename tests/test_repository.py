@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from parareal_diffusers import _report, models
-from parareal_diffusers._demo import ddim_loop, relative_error
+from parareal_diffusers._demo import ddim_loop
+from parareal_diffusers._report import relative_error
 
 import parareal
 from parareal import _cli

@@ -124,18 +124,13 @@ def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -
     return x
 
 
-def relative_error(picture: Tensor, reference: Tensor) -> float:
-    """Return the RMS of the difference over the RMS of the reference."""
-    return float((picture - reference).square().mean().sqrt() / reference.square().mean().sqrt())
-
-
 def table(methods: list[Method]) -> list[dict[str, str]]:
     """Return the rows of the table."""
     reference = methods[0]
     steps = methods[-1].solutions[0].stats.sequential_span
     rows = []
     for method in methods:
-        errors = [relative_error(*pair) for pair in zip(method.pictures, reference.pictures, strict=True)]
+        errors = [_report.relative_error(*pair) for pair in zip(method.pictures, reference.pictures, strict=True)]
         stats = [s.stats for s in method.solutions]
         made = [s.iterations for s in method.solutions]
         count = len(method.pictures)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from parareal_diffusers._demo import Method
 
 AMPLIFY = 20
+
+
+def relative_error(picture: Tensor, reference: Tensor) -> float:
+    """Return the RMS of the difference over the RMS of the reference."""
+    return float((picture - reference).square().mean().sqrt() / reference.square().mean().sqrt())
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -29,8 +34,6 @@ def write(
     out: Path, methods: "list[Method]", rows: list[dict[str, str]], about: str, names: Sequence[str]
 ) -> list[Path]:
     """Write the report and return its files."""
-    from parareal_diffusers._demo import relative_error
-
     files = []
 
     def save(figure: "Figure", name: str) -> None:
@@ -40,7 +43,7 @@ def write(
     references = methods[0].pictures
     for i, (name, reference) in enumerate(zip(names, references, strict=True)):
         parallel = [(m.name, m.iterates[i]) for m in methods[1:]]
-        save(strip(parallel, reference, relative_error), f"strip-{i}-{name.replace(' ', '-').lower()}.png")
+        save(strip(parallel, reference), f"strip-{i}-{name.replace(' ', '-').lower()}.png")
     best = methods[-1].solutions[0]
     save(best.plot(), "convergence.png")
     save(best.timeline(), "timeline.png")
@@ -59,7 +62,7 @@ def write(
     return files
 
 
-def strip(methods: Sequence[tuple[str, list[Tensor]]], reference: Tensor, error: Any) -> "Figure":
+def strip(methods: Sequence[tuple[str, list[Tensor]]], reference: Tensor) -> "Figure":
     """Draw one row a method: the sketch, each iteration, the sequential picture, the difference amplified."""
     from matplotlib.figure import Figure
 
@@ -71,7 +74,7 @@ def strip(methods: Sequence[tuple[str, list[Tensor]]], reference: Tensor, error:
             axis.axis("off")
         for k, (axis, picture) in enumerate(zip(row, iterates, strict=False)):
             title = "sketch" if k == 0 else f"iteration {k}"
-            _show(axis, picture, f"{title}\n{error(picture, reference):.0e}")
+            _show(axis, picture, f"{title}\n{relative_error(picture, reference):.0e}")
         _show(row[-2], reference, "sequential\n")
         _show(row[-1], AMPLIFY * (iterates[-1] - reference), f"difference\nx {AMPLIFY}")
         row[0].text(
