@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 OUT ?= report
 ARGS ?=
 
-.PHONY: demo test test-slow lint types docs bench clean
+.PHONY: demo test lint types docs bench clean
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,7 @@ demo: $(VENV)/ready
 	$(BIN)/parareal demo --out $(OUT) $(ARGS)
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
-
-test-slow: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -38,6 +35,7 @@ docs: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/batch_cost.py
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

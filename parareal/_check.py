@@ -31,7 +31,7 @@ class Finding:
 @final
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; `ok` where all is well, and a sentence on each experiment when printed."""
+    """What `check` found: `ok` is True where all is well. Printed, it has a line for each experiment."""
 
     findings: tuple[Finding, ...]
 
@@ -48,7 +48,7 @@ class Report:
 def check(
     fine: Propagator, coarse: Propagator, initial: State, boundaries: Any, *, batch_dims: int = 0, **unknown: Any
 ) -> Report:
-    """Test whether propagators are fit for `solve`, which takes the same arguments.
+    """Test whether propagators are fit for `solve`; arguments as there. It makes one sequential solve on the way.
 
     Four experiments: `deterministic` (two calls on one input agree bit by bit, and the input is left alone),
     `structure` (results are like the state that was given), `batched` (a row's result does not depend on the rows

@@ -30,6 +30,23 @@ _ENTRIES = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2024}, eprint = {2412.08292}, archivePrefix = {arXiv}
 }""",
+    "ddim": """@inproceedings{song2021denoising,
+  author    = {Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
+  title     = {Denoising Diffusion Implicit Models},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021}, eprint = {2010.02502}, archivePrefix = {arXiv}
+}""",
+    "dpmpp": """@article{lu2022dpmsolverpp,
+  author = {Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
+  title  = {{DPM-Solver++}: Fast Solver for Guided Sampling of Diffusion Probabilistic Models},
+  year   = {2022}, eprint = {2211.01095}, archivePrefix = {arXiv}
+}""",
+    "picard": """@inproceedings{shih2023parallel,
+  author    = {Shih, Andy and Belkhale, Suneel and Ermon, Stefano and Sadigh, Dorsa and Anari, Nima},
+  title     = {Parallel Sampling of Diffusion Models},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023}, eprint = {2305.16317}, archivePrefix = {arXiv}
+}""",
 }
 
 
@@ -37,8 +54,9 @@ def citation(*topics: str) -> str:
     """Return BibTeX entries for what a result rests on.
 
     Args:
-        topics: any of `"parareal"` (the method), `"analysis"` (its convergence), `"pipelined"` (its schedule) and
-            `"diffusion"` (SRDS); all of them by default.
+        topics: any of `"parareal"` (the method), `"analysis"` (its convergence), `"pipelined"` (its schedule),
+            `"diffusion"` (SRDS), `"ddim"`, `"dpmpp"` (the default coarse solver) and `"picard"` (ParaDiGMS); all of
+            them by default.
 
     Raises:
         ValueError: for an unknown topic.

@@ -73,7 +73,7 @@ class Runner:
 
 
 class AbstractExecutor(ABC):
-    """Where propagations run. An executor changes who computes what when, never an iterate."""
+    """Where propagations run. An executor changes who computes what when, not the iterates (but for rounding)."""
 
     @abstractmethod
     def runner(self, propagators: dict[Kind, Propagator], boundaries: list[Any], layout: Layout) -> Runner:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from parareal import _checks as checks
+from parareal._checks import StructureError
 from parareal._criteria import AbstractCriterion, Increment
 from parareal._executors import AbstractExecutor
 from parareal._history import History
@@ -17,7 +18,7 @@ from parareal._outcome import Outcome
 from parareal._problem import Problem
 from parareal._propagators import Steps
 from parareal._solution import Refinement, Solution, Stats
-from parareal._state import State, missing
+from parareal._state import State, missing, stack
 from parareal._values import Kind, Request, Result, Value
 
 SCHEDULES = ("pipelined", "synchronous")
@@ -64,13 +65,12 @@ class Run:
 
     def _machines(self, options: Options) -> list[Machine]:
         problem = self.problem
-        fine = problem.propagators[Kind.FINE]
         rules = Rules(
             criterion=self.criterion,
             limit=self.limit,
             slices=problem.slices,
             synchronous=options.schedule == "synchronous",
-            correct=fine.stepper.correct if isinstance(fine, Steps) else _carry,
+            correct=self._correct,
             history=self.history,
         )
         count, guesses = len(problem.samples), [None] * len(problem.samples)
@@ -79,6 +79,13 @@ class Run:
             guesses = [boundary_states[1:] for boundary_states in states]
         return [Machine(rules, i, range(problem.slices), guesses[i]) for i in range(count)]
 
+    def _correct(self, memory: Any, change: State, boundary: int) -> Any:
+        """Correct what the fine stepper remembers at a boundary; everything has a leading axis of one row."""
+        fine = self.problem.propagators[Kind.FINE]
+        if memory is None or not isinstance(fine, Steps):
+            return memory
+        return fine.stepper.correct(memory, stack([change]), int(self.problem.boundaries[boundary]))
+
     def iterations(self) -> Iterator[int]:
         """Run to the end, yielding the iteration whenever all samples have made one more."""
         began = time.perf_counter()
@@ -86,8 +93,14 @@ class Run:
             machine.enter(Value(0, state, exact=True))
         shown = -1
         while not self.cancelled and not all(m.done for m in self.machines):
-            with torch.no_grad():
-                results = self._tick()
+            try:
+                with torch.no_grad():
+                    results = self._tick()
+            except StructureError:
+                raise
+            except Exception as error:
+                self.error = error
+                break
             self.history.propagated(results, began)
             self.wall_time = time.perf_counter() - began
             if self.watch is not None:
@@ -205,7 +218,3 @@ class Run:
         span = max((u.depth for u in outlets if u is not None), default=float("nan"))
         count = len(self.machines)
         return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, count * whole, whole)
-
-
-def _carry(memory: Any, change: Any, boundary: int) -> Any:
-    return memory

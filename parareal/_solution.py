@@ -93,7 +93,7 @@ class Solution:
         write(self, Path(path))
 
     def save(self, path: str | Path) -> None:
-        """Save states and figures with `torch.save`; `torch.load(path, weights_only=True)` reads the dictionary."""
+        """Save states and statistics with `torch.save`; `torch.load(path, weights_only=True)` reads the dictionary."""
         from parareal._trace import save
 
         save(self, Path(path))

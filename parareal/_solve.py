@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from parareal._checks import StructureError, no_unknown
+from parareal._checks import no_unknown
 from parareal._criteria import AbstractCriterion
 from parareal._executors import AbstractExecutor
-from parareal._outcome import PararealError
+from parareal._outcome import Outcome, PararealError
 from parareal._problem import Problem
 from parareal._progress import bar
 from parareal._propagators import Propagator
@@ -39,7 +39,9 @@ def solve(
 
     Args:
         fine: defines the answer. A function `f(state, t0, t1)` that maps a state across one slice; the same,
-            marked `vectorized`; or `Steps(stepper)`. It must be deterministic and must not change its input.
+            marked `vectorized`; or `Steps(stepper)`. It must be deterministic and must not change its input. Plain
+            functions are called one after the other; only the other two forms are batched. In work and span a function
+            counts 1 a call, or what its attribute `cost` says.
         coarse: decides how fast the answer is reached; of any of these forms, and cheap.
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
         boundaries: strictly monotone numbers, rising or falling, evenly spaced or not; two or more. A function is
@@ -69,14 +71,9 @@ def solve(
         Options(guess, criterion, max_iterations, schedule, executor),
     )
     with bar(run, progress):
-        try:
-            for iteration in run.iterations():
-                if callback is not None and callback(run.refinement(iteration)) is False:
-                    run.cancelled = True
-        except StructureError:
-            raise
-        except Exception as error:
-            run.error = error
+        for iteration in run.iterations():
+            if callback is not None and callback(run.refinement(iteration)) is False:
+                run.cancelled = True
     solution = run.solution()
     if throw and solution.outcome.failed:
         raise PararealError(solution.message, solution) from run.error
@@ -97,11 +94,20 @@ def refine(
     executor: AbstractExecutor | None = None,
     **unknown: Any,
 ) -> Iterator[Refinement]:
-    """Yield the coarse sketch and then ever better iterates; each is usable. Arguments as for `solve`.
+    """Yield the coarse sketch and then one iterate after the other; each is usable. Arguments as for `solve`.
 
-    Work is done between two items only: stop asking and it stops.
+    Work is done between two items only: stop asking and it stops. Raises `PararealError` where a state stops being
+    finite or a propagator raises an error; running into `max_iterations` just ends the iterator.
     """
     no_unknown(refine, unknown)
     problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
     run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor))
-    return (run.refinement(iteration) for iteration in run.iterations())
+    return _refinements(run)
+
+
+def _refinements(run: Run) -> Iterator[Refinement]:
+    for iteration in run.iterations():
+        yield run.refinement(iteration)
+    solution = run.solution()
+    if solution.outcome in (Outcome.NON_FINITE, Outcome.WORKER_LOST):
+        raise PararealError(solution.message, solution) from run.error

@@ -29,8 +29,8 @@ def test_snippets_run(page, number, code, capsys):
     assert names["solution"].outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
 
 
-def test_the_readme_shows_both_examples():
-    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 2
+def test_the_readme_shows_its_examples():
+    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 3
 
 
 def test_versions_agree():
@@ -85,7 +85,7 @@ def test_the_trained_model_denoises():
 def test_the_demo_writes_its_report(tmp_path, capsys):
     assert _cli.main(["demo", "--steps", "16", "--slices", "4", "--seed", "3", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr()
-    assert "30/30" in shown.err
+    assert "40/40" in shown.err
     for word in (
         "method",
         "slices",

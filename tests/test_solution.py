@@ -170,6 +170,45 @@ def test_multistep_memory_is_part_of_the_state():
     assert errors[3] < errors[1] < errors[0]
 
 
+class Recorder(AdamsBashforth2):
+    """Records what it is asked to correct."""
+
+    def correct(self, memory, change, node):
+        self.asked = getattr(self, "asked", [])
+        self.asked.append((memory[0].shape, change.shape, node))
+        return memory[0] + 0 * change, memory[1]
+
+
+def test_a_fine_stepper_corrects_its_memory_with_the_state():
+    """`correct` gets rows of one, and the node of the boundary; it changes no answer."""
+    grid = torch.linspace(0, 2, 25, dtype=torch.float64)
+    recorder = Recorder(lambda u, t: -u * t, grid)
+    coarse = parareal.Steps(Euler(lambda u, t: -u * t, grid), 1)
+    state = torch.ones(2, dtype=torch.float64)
+    solution = parareal.solve(parareal.Steps(recorder), coarse, state, edges(24, 6), criterion=parareal.Iterations(6))
+    answer = parareal.sequential(parareal.Steps(recorder), state, edges(24, 6)).final_state
+    assert identical(solution.final_state, answer)
+    assert {(a, b) for a, b, _ in recorder.asked} == {((1, 2), (1, 2))}
+    assert {node for _, _, node in recorder.asked} == {8, 12, 16, 20, 24}
+
+
+def test_errors_of_a_callback_are_the_callers():
+    def callback(refinement):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        parareal.solve(FINE, COARSE, 0.1, TIMES, callback=callback)
+
+
+def test_refine_raises_where_solve_does():
+    bad = parareal.refine(lambda u, a, b: u * float("nan"), COARSE, 0.1, TIMES)
+    assert next(bad).iteration == 0
+    with pytest.raises(parareal.PararealError, match="not finite"):
+        list(bad)
+    limited = parareal.refine(FINE, COARSE, 0.1, TIMES, max_iterations=1)
+    assert [r.iteration for r in limited] == [0, 1]
+
+
 def test_boundaries_reach_black_boxes_unchanged():
     seen = []
 
@@ -205,7 +244,7 @@ def test_vectorized_times_have_the_states_library_and_dtype():
 
 def test_citation():
     assert "10.1016/S0764-4442(00)01793-6" in parareal.citation("parareal")
-    assert parareal.citation().count("@") == 4
+    assert parareal.citation().count("@") == 7
     assert "2412.08292" in parareal.citation("diffusion")
 
 

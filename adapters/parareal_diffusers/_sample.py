@@ -48,8 +48,8 @@ def sample(
     """Draw samples from a diffusion model, equal to the scheduler's own loop up to `tolerance`.
 
     Args:
-        model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets and transformers included; x has
-            shape (rows, *sample), t shape (rows,). It may be in half precision.
+        model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets included, whose output has the shape
+            of x, (rows, *sample); t has shape (rows,). It may be in half precision.
         latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from.
         solver: a `diffusers.DDIMScheduler`; it is copied, never changed.
         num_inference_steps: steps N, as in `set_timesteps`.
@@ -59,8 +59,8 @@ def sample(
         slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"` the rounded
             root of 3N, which has the least span if three iterations are made.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
-        coarse: `"same"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which costs the
-            same and errs less), `"identity"`, or a `Solver` class.
+        coarse: `"same"` or `"ddim"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which
+            costs the same and errs less), `"identity"`, or a `Solver` class.
         tolerance: relative error of the final state to stop at, per sample, by estimate (`parareal.Tolerance`);
             0 runs to the end, which gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
