@@ -9,7 +9,7 @@ import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._propagators import Propagator, Vectorized
-from parareal._state import Layout, stack, tree_leaves, tree_map
+from parareal._state import Layout, copy, stack, tree_leaves, tree_map
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
 
@@ -55,7 +55,8 @@ class Boxes:
 
     def _one(self, request: Request) -> Any:
         t0, t1 = self.boundaries[request.slice], self.boundaries[request.slice + 1]
-        return check_result(self.kind.value, self.box(request.value.state, t0, t1), self.layout)  # type: ignore[operator]
+        end = check_result(self.kind.value, self.box(request.value.state, t0, t1), self.layout)  # type: ignore[operator]
+        return copy(end)  # it may be a buffer of the caller's, or a view that keeps a whole trajectory alive
 
     def _many(self, requests: list[Request]) -> list[Any]:
         states = stack([r.value.state for r in requests])
@@ -81,7 +82,11 @@ class Boxes:
         whole = all(isinstance(t, int) for t in times)
         if first.library != "torch":
             return np.array(times) if whole or first.library == "python" else np.array(times, dtype=_real(first.dtype))
-        return torch.tensor(times, dtype=torch.int64 if whole else first.dtype.to_real(), device=first.device)
+        return torch.tensor(times, dtype=torch.int64 if whole else _real_torch(first.dtype), device=first.device)
+
+
+def _real_torch(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_floating_point or dtype.is_complex else torch.float64
 
 
 def _real(dtype: np.dtype) -> np.dtype:

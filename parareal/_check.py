@@ -14,7 +14,7 @@ from parareal._problem import Problem
 from parareal._propagators import Propagator, Steps, Vectorized
 from parareal._sequential import sequential
 from parareal._solve import solve
-from parareal._state import NORMS, State, epsilon, same, subtract, tree_map
+from parareal._state import NORMS, State, epsilon, same, stack, subtract, tree_map
 from parareal._values import Kind, Request, Value
 
 
@@ -73,14 +73,14 @@ def check(
 
 
 def _run(problem: Problem, kind: Kind, states: list[State], slices: list[int], together: bool) -> list[State]:
-    """Propagate several states, in one batch or one by one."""
+    """Propagate several states of the first sample, each on a slice of its own, in one batch or one by one."""
     runner = problem.runner(None if together else SerialExecutor())
-    runner.add([Request(i, n, 0, kind, Value(0, u)) for i, (u, n) in enumerate(zip(states, slices, strict=True))])
+    runner.add([Request(0, n, 0, kind, Value(0, u)) for u, n in zip(states, slices, strict=True)])
     ends: dict[int, State] = {}
     while len(ends) < len(states):
         with torch.no_grad():
-            ends.update({request.sample: result.state for request, result, _ in runner.tick()})
-    return [ends[i] for i in range(len(states))]
+            ends.update({request.slice: result.state for request, result, _ in runner.tick()})
+    return [ends[n] for n in slices]
 
 
 def _structure(problem: Problem) -> str:
@@ -121,6 +121,9 @@ def _batched(problem: Problem) -> str:
 
 
 def _from_solution(problem: Problem, initial: State) -> str:
+    method = problem.propagators[Kind.FINE]
+    if isinstance(method, Steps) and method.stepper.begin(stack(problem.samples[:1])) is not None:
+        return ""  # a guess holds states only, so a method that remembers more must correct it
     fine, coarse = problem.propagators[Kind.FINE], problem.propagators[Kind.COARSE]
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}
     guess = sequential(fine, initial, problem.boundaries, **options).states

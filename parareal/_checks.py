@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from inspect import signature
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 import torch
 
-from parareal._state import Layout, State, canonical, conform, stack, structure, take, tree_leaves, tree_map
+from parareal._state import Layout, State, canonical, conform, finite, stack, structure, take, tree_leaves, tree_map
 
 
 class StructureError(TypeError, ValueError):
@@ -24,6 +25,17 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, not {value!r}{hint}")
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int, or raise `ValueError` unless it is a whole number from `least` on."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+    return number
+
+
 def no_unknown(function: Callable[..., Any], options: dict[str, Any]) -> None:
     """Raise `TypeError` for options that `function` does not have, naming the nearest that it has."""
     for name in options:
@@ -35,7 +47,11 @@ def no_unknown(function: Callable[..., Any], options: dict[str, Any]) -> None:
 
 def check_boundaries(boundaries: Any) -> list[Any]:
     """Return the boundaries as a list of Python numbers, or of the 0-d tensors they were given as."""
-    values = boundaries.tolist() if hasattr(boundaries, "tolist") else list(boundaries)
+    try:
+        given = list(boundaries)
+        values = [t.item() if hasattr(t, "item") else t for t in given]
+    except (TypeError, ValueError, RuntimeError):
+        given, values = [], []
     if len(values) < 2 or not all(isinstance(t, int | float) for t in values):
         raise ValueError(f"boundaries must be a one-dimensional sequence of at least two numbers, got {boundaries!r}")
     rising, falling = (all(op(a, b) for a, b in pairwise(values)) for op in (_less, _greater))
@@ -45,7 +61,7 @@ def check_boundaries(boundaries: Any) -> list[Any]:
             "boundaries must rise or fall strictly: "
             f"boundary {at} is {values[at]}, boundary {at + 1} is {values[at + 1]}"
         )
-    return list(boundaries) if isinstance(boundaries, torch.Tensor) else values
+    return given if all(isinstance(t, torch.Tensor) for t in given) else values
 
 
 def _less(a: float, b: float) -> bool:
@@ -70,6 +86,10 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
                 f"states must be float32 or float64, not {kind.dtype}: corrections would be lost in rounding. "
                 "Keep the state in float32 and cast inside the propagator"
             )
+        if "bool" in str(kind.dtype):
+            raise TypeError("states must be numbers, not truth values: there is no difference of two of them")
+    if not finite(initial):
+        raise ValueError("initial holds a number that is not finite")
     if batch_dims == 0:
         samples = [initial]
     else:
@@ -83,10 +103,10 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
     return samples, Layout.of(samples[0])
 
 
-def take_row(stacked: Any, index: int) -> State:
+def take_row(stacked: Any, row: int) -> State:
     """Return one row of stacked states as NumPy or torch arrays."""
-    row = take(stacked, slice(index, index + 1))
-    return tree_map(lambda x: x.reshape(x.shape[1:]), row)
+    one = take(stacked, slice(row, row + 1))
+    return tree_map(lambda x: x.reshape(x.shape[1:]), one)
 
 
 def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch_dims: int) -> list[list[State]]:
@@ -100,8 +120,10 @@ def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch
         raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {structure(guess)}")
     lead = (boundaries, samples)[: 1 + batch_dims]
     for x, kind in zip(tree_leaves(guess), layout.leaves, strict=True):
-        if tuple(x.shape) != (*lead, *kind.shape):
-            raise ValueError(f"guess must have shape {(*lead, *kind.shape)}, got {tuple(x.shape)}: {wanted}")
+        if tuple(getattr(x, "shape", ())) != (*lead, *kind.shape):
+            raise ValueError(f"guess must have shape {(*lead, *kind.shape)}, got {getattr(x, 'shape', ())}: {wanted}")
+    if not finite(guess):
+        raise ValueError("guess holds a number that is not finite")
     by_boundary = [take_row(guess, n) for n in range(boundaries)]
     columns = [[g] if batch_dims == 0 else [take_row(g, b) for b in range(samples)] for g in by_boundary]
     states = [[_like(column[b], layout) for column in columns] for b in range(samples)]

@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         child.set_defaults(run=command(child))
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     if not hasattr(options, "run"):
         parser.error(
             f"{options.command} needs packages that are not installed: pip install 'parareal-torch[diffusers,plot]'"
         )
+    if rest:
+        parser.error(f"{options.command} has no option {rest[0]}: see parareal {options.command} --help")
     try:
         return options.run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"parareal {options.command}: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-from parareal._checks import one_of
+from parareal._checks import one_of, whole_number
 from parareal._state import NORMS, Layout, epsilon
 
 
@@ -170,8 +170,7 @@ class Iterations(AbstractCriterion):
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise ValueError(f"Iterations: count must not be negative, got {self.count}")
+        whole_number("count", self.count, 0)
 
     @property
     def last_iteration(self) -> int | None:

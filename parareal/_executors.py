@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 from parareal._boxes import Boxes
+from parareal._checks import whole_number
 from parareal._propagators import Propagator, Steps
 from parareal._state import Layout
 from parareal._tally import Tally
@@ -98,8 +99,8 @@ class BatchedExecutor(AbstractExecutor):
     max_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
-            raise ValueError(f"max_batch must be a whole number or None for no bound, got {self.max_batch!r}")
+        if self.max_batch is not None:
+            whole_number("max_batch", self.max_batch, 1)
 
     def runner(self, propagators: dict[Kind, Propagator], boundaries: list[Any], layout: Layout) -> Runner:
         """Return a runner that stacks what can be stacked."""

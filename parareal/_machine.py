@@ -178,12 +178,14 @@ class _Slice:
             value.iteration, boundary, increment, defect, size, upstream=0.0 if steady else now.value.estimate
         )
         last = boundary == self.rules.slices
-        self.streak = self.streak + 1 if (criterion.local or last) and criterion.accepts(evidence) else 0
+        fresh = before.memory is None and value.memory is not None  # F has not run yet with what it remembers here
+        asked = (criterion.local or last) and not fresh
+        self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
         chain = steady or now.value.settled or not criterion.local
         return replace(
             value,
             settled=(chain and self.streak >= criterion.consecutive)
-            or (last and now.value.settled),  # after a stopped slice nothing can change any more
+            or (last and now.value.settled and not fresh),  # after a stopped slice nothing can change any more
             estimate=criterion.estimate(evidence),
         )
 
@@ -278,4 +280,5 @@ class Machine:
 
 
 def _agree(a: Value, b: Value) -> bool:
-    return same(a.state, b.state) and same(a.memory, b.memory) and same(a.trail, b.trail)
+    """Whether F gives the same from both; what G remembers affects speed only, so it does not count."""
+    return same(a.state, b.state) and same(a.memory, b.memory)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, TypeAlias, final
 
 import numpy as np
 
+from parareal._checks import whole_number
+
 Evaluate: TypeAlias = Callable[..., Any]
 StepRoutine: TypeAlias = Generator[tuple[Any, Any], Any, tuple[Any, Any]]
 
@@ -89,8 +91,10 @@ class Steps:
     def __post_init__(self) -> None:
         if not isinstance(self.stepper, Stepper):
             raise TypeError(f"Steps takes a parareal.Stepper, not {type(self.stepper).__name__}")
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
-            raise ValueError(f"Steps: steps must be a whole number, or None for every node, got {self.steps!r}")
+        if not callable(getattr(self.stepper, "evaluate", None)):
+            raise TypeError(f"{type(self.stepper).__name__} has no evaluate: set it in __init__")
+        if self.steps is not None:
+            whole_number("steps", self.steps, 1)
 
     def nodes(self, start: int, stop: int) -> np.ndarray:
         """Return the nodes that are visited between two boundaries, both included."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -43,8 +44,7 @@ class Run:
     def __init__(self, problem: Problem, options: Options):
         checks.one_of("schedule", options.schedule, SCHEDULES)
         limit = options.max_iterations
-        if limit is not None and (not isinstance(limit, int) or limit < 0):
-            raise ValueError(f"max_iterations must be a whole number from 0 on, got {limit!r}")
+        limit = None if limit is None else checks.whole_number("max_iterations", limit, 0)
         criterion = Increment() if options.criterion is None else options.criterion
         if not isinstance(criterion, AbstractCriterion):
             raise TypeError(
@@ -70,7 +70,7 @@ class Run:
             limit=self.limit,
             slices=problem.slices,
             synchronous=options.schedule == "synchronous",
-            correct=self._correct,
+            correct=partial(_correct, problem),
             history=self.history,
         )
         count, guesses = len(problem.samples), [None] * len(problem.samples)
@@ -78,13 +78,6 @@ class Run:
             states = checks.check_guess(options.guess, problem.slices + 1, count, problem.layout, problem.batch_dims)
             guesses = [boundary_states[1:] for boundary_states in states]
         return [Machine(rules, i, range(problem.slices), guesses[i]) for i in range(count)]
-
-    def _correct(self, memory: Any, change: State, boundary: int) -> Any:
-        """Correct what the fine stepper remembers at a boundary; everything has a leading axis of one row."""
-        fine = self.problem.propagators[Kind.FINE]
-        if memory is None or not isinstance(fine, Steps):
-            return memory
-        return fine.stepper.correct(memory, stack([change]), int(self.problem.boundaries[boundary]))
 
     def iterations(self) -> Iterator[int]:
         """Run to the end, yielding the iteration whenever all samples have made one more."""
@@ -218,3 +211,11 @@ class Run:
         span = max((u.depth for u in outlets if u is not None), default=float("nan"))
         count = len(self.machines)
         return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, count * whole, whole)
+
+
+def _correct(problem: Problem, memory: Any, change: State, boundary: int) -> Any:
+    """Correct what the fine stepper remembers at a boundary; everything has a leading axis of one row."""
+    fine = problem.propagators[Kind.FINE]
+    if memory is None or not isinstance(fine, Steps):
+        return memory
+    return fine.stepper.correct(memory, stack([change]), int(problem.boundaries[boundary]))

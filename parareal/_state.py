@@ -6,7 +6,7 @@ where the states are Python numbers.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeAlias
@@ -132,7 +132,20 @@ def _canonical(x: Any) -> Any:
         return float(x)
     if isinstance(x, complex):
         return complex(x)
+    if isinstance(x, torch.Tensor):
+        return x.detach()
     return np.asarray(x) if isinstance(x, np.generic) else x
+
+
+def copy(state: State) -> State:
+    """Return a copy that shares no memory with the state."""
+    return tree_map(_copy, state)
+
+
+def _copy(x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x.clone()
+    return x.copy() if isinstance(x, np.ndarray) else x
 
 
 def _row(x: Any, index: int, kind: Leaf) -> Any:
@@ -198,14 +211,14 @@ def same(a: Any, b: Any) -> bool:
 def _same(x: Any, y: Any) -> bool:
     if x is y:
         return True
+    # equality is cheap and nearly always settles it; the bytes tell 0.0 from -0.0
     if isinstance(x, torch.Tensor):
-        # equality is cheap and nearly always settles it; the bytes tell 0.0 from -0.0
-        return torch.equal(x, y) and _bytes(x.detach().cpu().numpy()) == _bytes(y.detach().cpu().numpy())
-    return np.array_equal(x, y) and _bytes(np.asarray(x)) == _bytes(np.asarray(y))
+        return torch.equal(x, y) and torch.equal(_bytes(x), _bytes(y))
+    return np.array_equal(x, y) and np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def _bytes(x: np.ndarray) -> bytes:
-    return x.tobytes()
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    return x.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def finite(state: State) -> bool:
@@ -217,7 +230,7 @@ def finite(state: State) -> bool:
 
 
 def _vector_norm(x: Any, order: float) -> tuple[float, int]:
-    """Return the norm of one leaf and its number of entries, without overflow where the entries are finite."""
+    """Return the norm of one leaf and its number of entries, with neither overflow nor underflow of squares."""
     if isinstance(x, torch.Tensor):
         x = x if x.is_floating_point() or x.is_complex() else x.double()
         value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()
@@ -225,8 +238,10 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
         x = np.asarray(x).ravel()
         with np.errstate(over="ignore"):
             value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size
-    if value == math.inf and order != math.inf and math.isfinite(largest := _vector_norm(x, math.inf)[0]):
-        value = largest * _vector_norm(x / largest, order)[0]
+    if value in (0.0, math.inf) and order != math.inf:
+        largest, _ = _vector_norm(x, math.inf)
+        if 0 < largest < math.inf:
+            value = largest * _vector_norm(x / largest, order)[0]
     return value, size
 
 
@@ -236,7 +251,7 @@ def _mean_norm(order: float) -> Callable[[State], float]:
             value, size = _vector_norm(state, order)
             return value / size ** (1 / order) if size else 0.0
         parts = [_vector_norm(x, order) for x in tree_leaves(state)]
-        largest = max((value for value, _ in parts), default=0.0)
+        largest = _largest(value for value, _ in parts)
         if largest == 0.0 or not math.isfinite(largest):
             return largest
         total = sum((value / largest) ** order for value, _ in parts)
@@ -246,7 +261,12 @@ def _mean_norm(order: float) -> Callable[[State], float]:
 
 
 def _maximum(state: State) -> float:
-    return max((_vector_norm(x, math.inf)[0] for x in tree_leaves(state)), default=0.0)
+    return _largest(_vector_norm(x, math.inf)[0] for x in tree_leaves(state))
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Return the largest value, or NaN if there is one, which `max` would overlook."""
+    return float(np.max([0.0, *values]))
 
 
 NORMS: dict[str, Callable[[State], float]] = {

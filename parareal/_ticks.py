@@ -5,7 +5,7 @@ vectorised group, and a method with s stages has at most s groups under way at o
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from parareal._checks import check_result
+from parareal._checks import StructureError, check_result
 from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
-from parareal._state import Layout, concatenate, same, stack, structure, take, tree_leaves, tree_map
+from parareal._state import Layout, concatenate, copy, same, stack, structure, take, tree_leaves
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
@@ -95,7 +95,7 @@ class Ticks:
         self.groups: list[Group] = []
         self.results: list[tuple[Request, Result, float]] = []
         self.cancelled: set[int] = set()
-        self.checked: set[Kind] = set()
+        self.checked: set[int] = set()
 
     def add(self, requests: list[Request]) -> None:
         """Put requests in the queue."""
@@ -181,6 +181,10 @@ class Ticks:
         start, stop = (self._vector(self.nodes[line, at + i], rows.state) for i in (0, 1))
         samples = (self._vector(rows.columns[:, SAMPLE].copy(), rows.state),) if stepper.per_sample else ()
         routine = stepper.step(rows.state, rows.memory, start, stop, *samples)
+        if not isinstance(routine, Generator):
+            raise StructureError(
+                f"{type(stepper).__name__}.step must be a generator: yield (state, where) for evaluations"
+            )
         self._resume(stepper, rows, routine, samples, None)
 
     def _vector(self, values: np.ndarray, like: Any) -> Any:
@@ -192,31 +196,41 @@ class Ticks:
         try:
             state, where = next(routine) if value is None else routine.send(value)
         except StopIteration as end:
+            if not isinstance(end.value, tuple) or len(end.value) != 2:
+                raise StructureError(f"{type(stepper).__name__}.step must return (state, memory)") from None
             self._finish(stepper, rows, *end.value)
         else:
+            if any(tuple(getattr(x, "shape", ()))[:1] != (len(rows),) for x in tree_leaves(where)):
+                raise StructureError(
+                    f"{type(stepper).__name__}.step must yield (state, where) with a `where` for each row"
+                )
             fresh = value is None and state is rows.state
             self.groups.append(Group(stepper, rows, routine, samples, state, where, fresh))
 
     def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
+        self._check(stepper, rows, state, memory)
         rows.state, rows.memory = state, memory
         rows.columns[:, AT] += 1
         arrived = rows.columns[:, AT] == self.length[rows.columns[:, LINE]]
-        if not arrived.any():
-            self.waiting.setdefault(id(stepper), []).append(rows)
-            return
         for i in map(int, np.flatnonzero(arrived)):
-            kind = rows.requests[i].kind
-            if structure(state) != self.layout.tree:
-                check_result(kind.value, state, self.layout)
-            end = self.layout.row(state, i)
-            if kind not in self.checked:
-                self.checked.add(kind)
-                end = check_result(kind.value, end, self.layout)
-            kept = tree_map(_copy, take(memory, slice(i, i + 1)))
-            self.results.append((rows.requests[i], Result(end, kept, int(rows.columns[i, COST])), float(rows.began[i])))
+            kept = copy(take(memory, slice(i, i + 1)))
+            result = Result(self.layout.row(state, i), kept, int(rows.columns[i, COST]))
+            self.results.append((rows.requests[i], result, float(rows.began[i])))
         if not arrived.all():
             self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))
+
+    def _check(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
+        """Raise `StructureError` if a stepper's first step changes structure, shape or dtype of what it was given."""
+        if id(stepper) in self.checked:
+            return
+        kind = rows.requests[0].kind.value
+        if structure(state) != self.layout.tree:
+            check_result(kind, state, self.layout)
+        check_result(kind, self.layout.row(state, 0), self.layout)
+        if structure(memory) != structure(rows.memory):
+            raise StructureError(f"{type(stepper).__name__}.step returns other memory than begin gave: implement begin")
+        self.checked.add(id(stepper))
 
     def _by_evaluate(self) -> list[list[Group]]:
         """Sort the groups into lists that ask the same network."""
@@ -285,8 +299,11 @@ class Ticks:
         values = []
         for begin in range(0, total, size):
             part = slice(begin, min(begin + size, total))
-            values.append(evaluate(*(_pick(x, part) for x in arguments)))
-            self.tally.call(part.stop - part.start)
+            value, count = evaluate(*(_pick(x, part) for x in arguments)), part.stop - part.start
+            if any(tuple(getattr(x, "shape", ()))[:1] != (count,) for x in tree_leaves(value)):
+                raise StructureError(f"evaluate was given {count} rows and must return a value for each")
+            values.append(value)
+            self.tally.call(count)
         return concatenate(values)
 
 
@@ -304,7 +321,3 @@ def _start_key(rows: Rows, i: int) -> tuple[int, int, int]:
     """Name the state that a row starts from; the first evaluations of F and G there are one."""
     r = rows.requests[i]
     return (r.sample, r.slice, r.iteration)
-
-
-def _copy(x: Any) -> Any:
-    return x.clone() if isinstance(x, torch.Tensor) else np.array(x)

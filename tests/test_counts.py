@@ -280,3 +280,25 @@ def test_live_states_grow_with_slices_not_with_steps():
         peaks.append(stepper.peak)
     assert max(peaks) < 4 * 8 + 9
     assert peaks[1] <= peaks[0] + 1
+
+
+def test_a_finished_solve_is_freed_at_once():
+    """No reference cycle holds its states back until the garbage collector runs."""
+    import gc
+    import weakref
+
+    stepper = Watched(torch.linspace(0, 1, 33, dtype=torch.float64))
+    gc.collect()
+    gc.disable()
+    try:
+        solution = parareal.solve(
+            parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.ones(1021, dtype=torch.float64), edges(32, 4)
+        )
+        held = weakref.ref(solution)
+        del solution
+        assert held() is None
+        stepper.peak = 0
+        stepper.look(torch.ones(1, 1021, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+        assert stepper.peak <= 1
+    finally:
+        gc.enable()

@@ -204,6 +204,41 @@ def test_each_sample_of_a_stepped_batch_is_solved_as_if_alone(seed, steps, slice
         np.testing.assert_array_equal(together.slice_iterations[:, i], alone.slice_iterations[:, 0])
 
 
+@pytest.mark.parametrize("criterion", [parareal.Increment(1e-7), parareal.Tolerance(1e-6), parareal.LastChange(1e-9)])
+def test_a_multistep_method_does_not_settle_before_it_remembers(criterion):
+    """With one step a slice the sketch is F without memory: no state changes in iteration 1, but F has yet to run."""
+    grid = torch.linspace(0, 2, 21, dtype=torch.float64)
+
+    def rhs(u, t):
+        return -u * u + torch.cos(t)
+
+    fine, coarse = parareal.Steps(METHODS["ab2"](rhs, grid)), parareal.Steps(METHODS["euler"](rhs, grid))
+    state = torch.ones(1, dtype=torch.float64)
+    answer = parareal.sequential(fine, state, range(21)).final_state
+    solution = parareal.solve(fine, coarse, state, range(21), criterion=criterion)
+    if criterion.local:
+        assert abs(float(solution.final_state - answer)) < 1e-5
+    assert solution.iterations > 1
+
+
+@pytest.mark.parametrize("norm", ["rms", "l1", "max"])
+def test_norms_see_nan_and_survive_small_and_large_numbers(norm):
+    def spoil(u, t0, t1):
+        return {"a": u["a"], "b": u["b"] * float("nan")}
+
+    state = {"a": np.zeros(2), "b": np.ones(2)}
+    with pytest.raises(parareal.PararealError, match="not finite"):
+        parareal.solve(spoil, lambda u, a, b: u, state, [0, 1, 2], criterion=parareal.Increment(norm=norm))
+    for scale in (1e-30, 1e30):
+        start = torch.tensor([scale, 2 * scale])
+        fine, coarse = (euler_box(lambda t, u: -u, n) for n in (16, 1))
+        criterion = parareal.Increment(1e-4, 0.0, norm=norm)
+        solution = parareal.solve(fine, coarse, start, np.linspace(0, 1, 9), criterion=criterion)
+        answer = parareal.sequential(fine, start, np.linspace(0, 1, 9)).final_state
+        assert solution.iterations > 1
+        torch.testing.assert_close(solution.final_state, answer, rtol=1e-3, atol=0.0)
+
+
 def test_samples_retire_alone():
     rows = []
 

@@ -38,6 +38,11 @@ STEPPER = Euler(lambda u, t: -u, torch.linspace(0, 1, 5))
         ),
         (ValueError, "holds no number", {"initial": ()}),
         (TypeError, "float32 or float64, not torch.float16", {"initial": torch.ones(2, dtype=torch.float16)}),
+        (ValueError, "initial holds a number that is not finite", {"initial": float("nan")}),
+        (ValueError, "guess holds a number that is not finite", {"guess": [1.0, float("inf"), 1.0]}),
+        (ValueError, r"guess must have shape \(3,\)", {"guess": 1.0}),
+        (TypeError, "not truth values", {"initial": np.array([True])}),
+        (ValueError, "at least two numbers, got 5", {"boundaries": 5}),
         (TypeError, "float32 or float64, not float16", {"initial": np.ones(2, dtype=np.float16)}),
         (ValueError, "batch_dims must be 0", {"batch_dims": 2}),
         (ValueError, "batch_dims=1 needs a leading axis", {"batch_dims": 1, "initial": 1.0}),
@@ -78,7 +83,7 @@ def test_before_any_work(kind, message, change):
     [
         ("norm must be one of .* did you mean 'rms'", lambda: parareal.Increment(norm="rm")),
         ("consecutive must be at least 1", lambda: parareal.Increment(consecutive=0)),
-        ("count must not be negative", lambda: parareal.Iterations(-1)),
+        ("count must be a whole number from 0 on", lambda: parareal.Iterations(-1)),
         ("atol must be positive", lambda: parareal.LastChange(0.0)),
         ("max_batch must be a whole number", lambda: parareal.BatchedExecutor(0)),
         ("steps must be a whole number", lambda: parareal.Steps(STEPPER, 0)),
@@ -116,6 +121,51 @@ def test_a_vectorized_propagator_that_loses_rows():
     lost = parareal.vectorized(lambda u, t0, t1: u.mean(0))
     with pytest.raises(ValueError, match="given 1 stacked states it must return as many"):
         parareal.solve(lost, lost, np.ones((3, 2)), TIMES)
+
+
+class NoGenerator(Euler):
+    def step(self, state, memory, start, stop):
+        return state, memory
+
+
+class NoMemory(Euler):
+    def step(self, state, memory, start, stop):
+        yield state, start
+        return state
+
+
+class NoRows(Euler):
+    def step(self, state, memory, start, stop):
+        yield state, 0.5
+        return state, memory
+
+
+class NoBegin(Euler):
+    def step(self, state, memory, start, stop):
+        slope = yield state, start
+        return state, slope
+
+
+@pytest.mark.parametrize(
+    ("stepper", "message"),
+    [
+        (NoGenerator(lambda u, t: u, torch.ones(5)), "must be a generator"),
+        (NoMemory(lambda u, t: u, torch.ones(5)), r"must return \(state, memory\)"),
+        (NoRows(lambda u, t: u, torch.ones(5)), "`where` for each row"),
+        (NoBegin(lambda u, t: u, torch.ones(5)), "implement begin"),
+        (Euler(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
+        (Euler(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
+    ],
+)
+def test_mistakes_of_steppers(stepper, message):
+    with pytest.raises(ValueError, match=message):
+        parareal.solve(parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.ones(2), [0, 2, 4])
+
+
+def test_a_stepper_without_evaluate():
+    bare = Euler(None, torch.ones(5))
+    with pytest.raises(TypeError, match="has no evaluate"):
+        parareal.Steps(bare)
 
 
 def test_refine_sequential_and_check_name_unknown_options():

@@ -223,6 +223,61 @@ def test_boundaries_reach_black_boxes_unchanged():
     parareal.solve(lambda u, a, b: u * a.exp() / b.exp(), lambda u, a, b: u, torch.ones(2), times)
 
 
+def test_results_are_kept_apart_from_the_callers_buffers():
+    buffer = np.empty(2)
+
+    def fine(u, t0, t1):
+        np.multiply(u, 0.5, out=buffer)
+        return buffer
+
+    solution = parareal.solve(fine, lambda u, a, b: u * 0.6, np.ones(2), range(5))
+    np.testing.assert_allclose(solution.final_state, 0.5**4)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        list(np.arange(4)),
+        np.arange(4.0).astype(np.float32),
+        [np.float32(t) for t in range(4)],
+        torch.arange(4.0),
+        [torch.tensor(float(t)) for t in range(4)],
+        range(4),
+    ],
+)
+def test_forms_of_boundaries(times):
+    fine, coarse = (lambda u, a, b, r=r: u * (1 - r * float(b - a)) for r in (0.1, 0.11))
+    solution = parareal.solve(fine, coarse, 1.0, times)
+    assert solution.final_state == pytest.approx(0.9**3, rel=1e-6)
+    assert parareal.solve(fine, coarse, 1.0, solution.boundaries).final_state == solution.final_state
+    assert parareal.check(fine, coarse, 1.0, times).ok
+
+
+def test_whole_numbers_may_be_numpys():
+    solution = parareal.solve(FINE, COARSE, 0.1, TIMES, criterion=parareal.Iterations(np.int64(2)))
+    assert solution.iterations == 2
+    parareal.solve(FINE, COARSE, 0.1, TIMES, max_iterations=np.int64(8), executor=parareal.BatchedExecutor(np.int64(3)))
+
+
+def test_nothing_returned_requires_a_gradient():
+    solution = parareal.solve(FINE, COARSE, torch.full((2,), 0.1, requires_grad=True), TIMES)
+    assert not solution.states.requires_grad
+
+
+def test_states_in_bfloat16_memory_and_conjugates_compare():
+    fine, coarse = (euler_box(lambda t, u: 1j * torch.conj(u), n) for n in (8, 1))
+    start = torch.tensor([1.0 + 1j, 0.5], dtype=torch.complex128)
+    reference = parareal.sequential(lambda u, a, b: torch.conj(fine(u, a, b)), start, TIMES)
+    solution = parareal.solve(
+        lambda u, a, b: torch.conj(fine(u, a, b)),
+        lambda u, a, b: torch.conj(coarse(u, a, b)),
+        start,
+        TIMES,
+        criterion=parareal.Iterations(8),
+    )
+    assert torch.equal(solution.final_state, reference.final_state)
+
+
 def test_vectorized_times_have_the_states_library_and_dtype():
     seen = []
 

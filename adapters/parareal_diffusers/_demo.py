@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
+    if find_spec("matplotlib") is None:
+        raise ImportError("the report needs matplotlib: install the extra parareal-torch[plot]")
     if not 1 <= options.steps <= 1000:
         raise ValueError(f"--steps must be between 1 and 1000, the steps the model was trained on, got {options.steps}")
     if options.slices != "auto" and not (options.slices.isdigit() and 1 <= int(options.slices) <= options.steps):

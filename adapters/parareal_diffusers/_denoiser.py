@@ -37,32 +37,46 @@ class Denoiser:
     ):
         self.model, self.samples, self.guidance = model, samples, guidance
         self.kwargs = dict(model_kwargs)
-        self.free_kwargs = {**self.kwargs, **guidance.model_kwargs} if guidance is not None else {}
+        self.free_kwargs = self.kwargs if guidance is None else self._checked(guidance)
         self.dtype = _dtype(model)
 
     def __call__(self, state: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
         """Return the network's output for every row, guided, in the state's dtype."""
         x = state if self.dtype is None else state.to(self.dtype)
-        kwargs = self._gather(self.kwargs, sample)
         if self.guidance is None:
+            kwargs = self._gather(self.kwargs, self.kwargs, lambda _, own: own[sample])
             return _tensor(self.model(x, timestep, **kwargs)).to(state.dtype)
-        free = self._gather(self.free_kwargs, sample)
-        both: Any = optree.tree_map(_pair, free, kwargs)  # pyright: ignore[reportArgumentType]
-        output = _tensor(self.model(torch.cat([x, x]), torch.cat([timestep, timestep]), **both)).to(state.dtype)
+        kwargs = self._gather(self.free_kwargs, self.kwargs, lambda free, own: torch.cat([free[sample], own[sample]]))
+        output = _tensor(self.model(torch.cat([x, x]), torch.cat([timestep, timestep]), **kwargs)).to(state.dtype)
         unconditional, conditional = output.chunk(2)
         return unconditional + self.guidance.scale * (conditional - unconditional)
 
-    def _gather(self, kwargs: dict[str, Any], sample: Tensor) -> dict[str, Any]:
-        def pick(x: Any) -> Any:
-            per_sample = isinstance(x, Tensor) and x.ndim > 0 and len(x) == self.samples
-            return x[sample] if per_sample else x
+    def _gather(self, free: Any, own: Any, pick: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
+        """Apply `pick` to the tensors that hold something for each sample, and leave everything else."""
 
-        gathered: Any = optree.tree_map(pick, kwargs)  # pyright: ignore[reportArgumentType]
+        def leaf(x: Any, y: Any) -> Any:
+            return pick(x, y) if isinstance(y, Tensor) and y.ndim > 0 and len(y) == self.samples else y
+
+        gathered: Any = optree.tree_map(leaf, free, own)
         return gathered
 
-
-def _pair(free: Any, conditional: Any) -> Any:
-    return torch.cat([free, conditional]) if isinstance(free, Tensor) and free.ndim > 0 else conditional
+    def _checked(self, guidance: Guidance) -> dict[str, Any]:
+        """Return the keyword arguments of the unguided half, which must be like those of the guided one."""
+        unknown = sorted(set(guidance.model_kwargs) - set(self.kwargs))
+        if unknown:
+            raise ValueError(
+                f"guidance: model_kwargs names {', '.join(unknown)}, which the model_kwargs of sample do not: "
+                f"they are {', '.join(self.kwargs) or 'empty'}"
+            )
+        free: Any = {**self.kwargs, **guidance.model_kwargs}
+        own: Any = self.kwargs
+        shapes = [[getattr(x, "shape", None) for x in optree.tree_leaves(tree)] for tree in (free, own)]
+        if optree.tree_structure(free) != optree.tree_structure(own) or shapes[0] != shapes[1]:
+            raise ValueError(
+                "guidance: its model_kwargs must have the structure and shapes of those of sample, "
+                f"a row for each of the {self.samples} samples included"
+            )
+        return free
 
 
 def _dtype(model: Any) -> torch.dtype | None:

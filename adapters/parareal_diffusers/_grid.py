@@ -8,6 +8,8 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
+from parareal._checks import whole_number
+
 _NATIVE = (DDIMScheduler,)
 
 
@@ -59,6 +61,7 @@ class Grid:
             raise ValueError("dynamic thresholding has no native solver yet: set thresholding=False in the scheduler")
         scheduler = copy.deepcopy(scheduler)
         if num_inference_steps is not None:
+            whole_number("num_inference_steps", num_inference_steps, 1)
             scheduler.set_timesteps(num_inference_steps)
         elif scheduler.num_inference_steps is None:
             raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 import parareal
-from parareal._checks import no_unknown, one_of
+from parareal._checks import no_unknown, one_of, whole_number
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._denoiser import Denoiser, Guidance
 from parareal_diffusers._dpmpp_2m import DPMSolverPP2M
@@ -120,6 +120,7 @@ def _boundaries(boundaries: Sequence[int] | None, slices: int | str, steps: int)
         one_of("slices", slices, ("auto", "sqrt", "steps"))
         # p iterations have span pN/M + M - p, least at M = sqrt(pN); a tolerance of 1e-2 takes 2 to 3 (docs/theory.md)
         slices = {"steps": steps, "sqrt": round(steps**0.5), "auto": min(steps, round((3 * steps) ** 0.5))}[slices]
-    if not isinstance(slices, int) or not 1 <= slices <= steps:
+    slices = whole_number("slices", slices, 1)
+    if slices > steps:
         raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
     return [int(n) for n in np.rint(np.arange(slices + 1) * steps / slices)]

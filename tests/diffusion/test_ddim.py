@@ -248,6 +248,52 @@ def test_errors_before_any_work(kind, message, change):
         sample(never, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("message", "free"),
+    [
+        ("names label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
+        ("structure and shapes", {"labels": torch.tensor([3])}),
+        ("structure and shapes", {"labels": None}),
+    ],
+)
+def test_guidance_that_does_not_fit(message, free):
+    kwargs = {"labels": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match=message):
+        sample(
+            lambda x, t, labels: x,
+            noise(2, 1, 4, 4),
+            SCHEDULER,
+            num_inference_steps=4,
+            model_kwargs=kwargs,
+            guidance=Guidance(2.0, free),
+        )
+
+
+def test_guidance_passes_shared_tensors_on_as_they_are():
+    seen = []
+
+    def model(x, t, labels, table):
+        seen.append((len(x), len(labels), tuple(table.shape)))
+        return x * table[0, 0]
+
+    kwargs = {"labels": torch.tensor([0, 1]), "table": torch.full((5, 3), 0.1)}
+    free = Guidance(2.0, {"labels": torch.tensor([2, 2])})
+    sample(model, noise(2, 1, 4, 4), SCHEDULER, num_inference_steps=4, model_kwargs=kwargs, guidance=free)
+    assert all(rows == labels and shape == (5, 3) for rows, labels, shape in seen)
+
+
+def test_the_default_pair_passes_the_check():
+    from parareal_diffusers import DDIM, DPMSolverPP2M, Grid
+
+    grid = Grid.of(SCHEDULER, 24)
+    model = mixture(SCHEDULER)
+    fine, coarse = (solver(grid, lambda x, t, sample: evaluate(x, t)) for solver in (DDIM, DPMSolverPP2M))
+    evaluate = model
+    nodes = [0, 6, 12, 18, 24]
+    report = parareal.check(parareal.Steps(fine), parareal.Steps(coarse, 1), noise(2, 1, 4, 4), nodes, batch_dims=1)
+    assert report.ok, str(report)
+
+
 def test_a_model_that_returns_no_tensor():
     with pytest.raises(parareal.PararealError, match="must return a tensor"):
         sample(lambda x, t: {"x": x}, noise(1, 1, 4, 4), SCHEDULER, num_inference_steps=4)
