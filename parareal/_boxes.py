@@ -1,6 +1,7 @@
 """Running black boxes: one call a propagation, or one for many where the caller declared that."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import optree
 import torch
 
 from parareal._checks import StructureError, check_result
-from parareal._propagators import Propagator, Vectorized
+from parareal._propagators import Vectorized
 from parareal._state import Layout, copy, stack, tree_leaves, tree_map
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
@@ -21,7 +22,7 @@ class Boxes:
     """
 
     def __init__(
-        self, kind: Kind, box: Propagator, boundaries: list[Any], layout: Layout, most: int | None, tally: Tally
+        self, kind: Kind, box: Callable[..., Any], boundaries: list[Any], layout: Layout, most: int | None, tally: Tally
     ):
         self.kind, self.box, self.boundaries, self.layout, self.tally = kind, box, boundaries, layout, tally
         self.most = most if isinstance(box, Vectorized) else 1
@@ -55,14 +56,14 @@ class Boxes:
 
     def _one(self, request: Request) -> Any:
         t0, t1 = self.boundaries[request.slice], self.boundaries[request.slice + 1]
-        end = check_result(self.kind.value, self.box(request.value.state, t0, t1), self.layout)  # type: ignore[operator]
+        end = check_result(self.kind.value, self.box(request.value.state, t0, t1), self.layout)
         return copy(end)  # it may be a buffer of the caller's, or a view that keeps a whole trajectory alive
 
     def _many(self, requests: list[Request]) -> list[Any]:
         states = stack([r.value.state for r in requests])
         t0 = self._times([self.boundaries[r.slice] for r in requests])
         t1 = self._times([self.boundaries[r.slice + 1] for r in requests])
-        ends = self.box(states, t0, t1)  # type: ignore[operator]
+        ends = self.box(states, t0, t1)
         found = tree_map(lambda x: tuple(getattr(x, "shape", ())), ends)
         for x in tree_leaves(ends):
             if tuple(getattr(x, "shape", ()))[:1] != (len(requests),):

@@ -56,8 +56,11 @@ class History:
     def tables(self, iterations: int) -> tuple[np.ndarray, np.ndarray]:
         """Return increments and defects, each of shape (iterations + 1, boundaries, samples), NaN where not made."""
         empty = np.full((self.boundaries, self.samples), np.nan)
-        pad = lambda table: np.stack([*table, *[empty] * (iterations + 1)][: iterations + 1])  # noqa: E731
-        return pad(self._increments), pad(self._defects)
+
+        def padded(table: list[np.ndarray]) -> np.ndarray:
+            return np.stack([*table, *[empty] * (iterations + 1)][: iterations + 1])
+
+        return padded(self._increments), padded(self._defects)
 
     def worst_increment(self, iteration: int) -> float:
         """Return the largest increment that an iteration has made so far; NaN where it has made none."""
