@@ -23,17 +23,21 @@ class Evidence:
     """norm of U(k, n)"""
     upstream: float
     """the largest error estimate of the boundaries further left, relative"""
+    previous: float = float("inf")
+    """norm of the increment of the iteration before; infinite in the first"""
 
 
 def worst_increment(evidence: Evidence) -> float:
     """Estimate the relative error of an iterate by the largest relative increment on the way to it.
 
-    Where the iteration contracts this errs on the safe side: the increment of iteration k measures the error
-    of iteration k - 1. It takes every boundary into account, because a change that has not yet reached the last
+    Where the iteration contracts by more than a half this errs on the safe side: the increment of iteration k measures
+    the error of iteration k - 1. Where it contracts by rho, slower than that, what is still to come is the increment
+    times rho / (1 - rho). It takes every boundary into account, because a change that has not yet reached the last
     boundary cannot be seen there.
     """
     own = evidence.increment / evidence.size if evidence.size else float(evidence.increment > 0)
-    return max(own, evidence.upstream)
+    rho = min(evidence.increment / evidence.previous, 0.9) if evidence.previous else 0.0
+    return max(own * max(1.0, rho / (1 - rho)), evidence.upstream)
 
 
 class AbstractCriterion(ABC):
@@ -137,8 +141,12 @@ class Defect(_Relative):
 class Tolerance(AbstractCriterion):
     """Accept when the estimated relative error is at most `rtol`.
 
+    Slices settle one by one. Where the iteration contracts slowly, as Picard's does, what is left of their errors adds
+    up on the way to the last boundary, and the final state's estimate can exceed `rtol`: `Solution.error_estimate` has
+    it, and `Solution.message` says so.
+
     `estimator` maps an `Evidence` to an estimate; the default, the largest relative increment of any boundary,
-    is simple and, where the iteration contracts, pessimistic: it may ask for an iteration more than needed.
+    is simple and, where the iteration contracts fast, pessimistic: it may ask for an iteration more than needed.
     """
 
     rtol: float

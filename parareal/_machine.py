@@ -69,6 +69,7 @@ class _Slice:
         self.coarse: dict[int, tuple[Result, float]] = {}
         self.output: Value | None = None if guess is None else Value(0, guess, estimate=float("inf"))
         self.streak = 0
+        self.increment = float("inf")  # norm of the newest
 
     @property
     def made(self) -> int:
@@ -174,10 +175,17 @@ class _Slice:
 
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.value.exact and now.unchanged
-        evidence = Evidence(
-            value.iteration, boundary, increment, defect, size, upstream=0.0 if steady else now.value.estimate
-        )
         last = boundary == self.rules.slices
+        evidence = Evidence(
+            iteration=value.iteration,
+            boundary=boundary,
+            increment=increment,
+            defect=defect,
+            size=size,
+            upstream=0.0 if steady else now.value.estimate,
+            previous=self.increment,
+        )
+        self.increment = increment
         fresh = before.memory is None and value.memory is not None  # F has not run yet with what it remembers here
         asked = (criterion.local or last) and not fresh
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0

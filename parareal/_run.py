@@ -11,7 +11,7 @@ import torch
 
 from parareal import _checks as checks
 from parareal._checks import StructureError
-from parareal._criteria import AbstractCriterion, Increment
+from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._executors import AbstractExecutor
 from parareal._history import History
 from parareal._machine import Machine, Rules
@@ -199,6 +199,9 @@ class Run:
             causes = [f"{type(self.error).__name__}: {self.error}"]
         if outcome is Outcome.ITERATION_LIMIT:
             causes = [f"{self.limit} iterations were allowed; the worst error estimate is {self._estimate().max():.2g}"]
+        rtol = self.criterion.rtol if isinstance(self.criterion, Tolerance) else np.inf
+        if outcome is Outcome.CONVERGED and self._estimate().max() > rtol:
+            causes = [f"slices settled one by one; the worst error estimate at the end is {self._estimate().max():.2g}"]
         hit = [i for i, o in enumerate(outcomes) if o is outcome]
         where = f" This holds for {len(hit)} of {len(outcomes)} samples." if len(hit) < len(outcomes) else ""
         return " ".join([outcome.value, *(f"({c})" for c in causes[:1])]) + where
