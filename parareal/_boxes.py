@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optree
 import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._propagators import Vectorized
-from parareal._state import Layout, copy, stack, tree_leaves, tree_map
+from parareal._state import Layout, copy, has_rows, stack, structure, tree_leaves
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
 
@@ -64,14 +63,13 @@ class Boxes:
         t0 = self._times([self.boundaries[r.slice] for r in requests])
         t1 = self._times([self.boundaries[r.slice + 1] for r in requests])
         ends = self.box(states, t0, t1)
-        found = tree_map(lambda x: tuple(getattr(x, "shape", ())), ends)
-        for x in tree_leaves(ends):
-            if tuple(getattr(x, "shape", ()))[:1] != (len(requests),):
-                raise StructureError(
-                    f"the {self.kind.value} propagator is declared vectorized: given {len(requests)} stacked states it "
-                    f"must return as many, but the shapes it returned are {found}"
-                )
-        if optree.tree_structure(ends) != self.layout.tree:
+        if not has_rows(ends, len(requests)):
+            found = [tuple(getattr(x, "shape", ())) for x in tree_leaves(ends)]
+            raise StructureError(
+                f"the {self.kind.value} propagator is declared vectorized: given {len(requests)} stacked states it "
+                f"must return as many, but the shapes it returned are {found}"
+            )
+        if structure(ends) != self.layout.tree:
             check_result(self.kind.value, ends, self.layout)
         rows = [self.layout.row(ends, i) for i in range(len(requests))]
         return [check_result(self.kind.value, row, self.layout) for row in rows]

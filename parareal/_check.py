@@ -14,7 +14,7 @@ from parareal._problem import Problem
 from parareal._propagators import Propagator, Steps, Vectorized
 from parareal._sequential import sequential
 from parareal._solve import solve
-from parareal._state import NORMS, State, epsilon, same, stack, subtract, tree_map
+from parareal._state import NORMS, State, copy, epsilon, same, stack, subtract
 from parareal._values import Kind, Request, Value
 
 
@@ -92,9 +92,9 @@ def _structure(problem: Problem) -> str:
 def _deterministic(problem: Problem) -> str:
     start = problem.samples[0]
     for kind in Kind:
-        kept = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else np.copy(x), start)
+        kept = copy(start)
         first, second = (_run(problem, kind, [start], [0], together=False)[0] for _ in range(2))
-        if not same(kept, tree_map(lambda x: x if isinstance(x, torch.Tensor) else np.asarray(x), start)):
+        if not same(kept, start):
             return f"{kind.value} changes the state it is given: make it return a new one"
         if not same(first, second):
             return f"{kind.value} gives two results for one input: fix its random numbers"
@@ -121,10 +121,9 @@ def _batched(problem: Problem) -> str:
 
 
 def _from_solution(problem: Problem, initial: State) -> str:
-    method = problem.propagators[Kind.FINE]
-    if isinstance(method, Steps) and method.stepper.begin(stack(problem.samples[:1])) is not None:
-        return ""  # a guess holds states only, so a method that remembers more must correct it
     fine, coarse = problem.propagators[Kind.FINE], problem.propagators[Kind.COARSE]
+    if isinstance(fine, Steps) and fine.stepper.begin(stack(problem.samples[:1])) is not None:
+        return ""  # a guess holds states only, so a method that remembers more must correct it
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}
     guess = sequential(fine, initial, problem.boundaries, **options).states
     options |= {"guess": guess, "criterion": Iterations(1), "throw": False}

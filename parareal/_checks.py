@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from inspect import signature
 from itertools import pairwise
-from operator import index
+from operator import gt, index, lt
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def check_boundaries(boundaries: Any) -> list[Any]:
         given, values = [], []
     if len(values) < 2 or not all(isinstance(t, int | float) for t in values):
         raise ValueError(f"boundaries must be a one-dimensional sequence of at least two numbers, got {boundaries!r}")
-    rising, falling = (all(op(a, b) for a, b in pairwise(values)) for op in (_less, _greater))
+    rising, falling = (all(op(a, b) for a, b in pairwise(values)) for op in (lt, gt))
     if not (rising or falling):
         at = next((i for i, (a, b) in enumerate(pairwise(values)) if not (b - a) * (values[1] - values[0]) > 0), 0)
         raise ValueError(
@@ -62,14 +62,6 @@ def check_boundaries(boundaries: Any) -> list[Any]:
             f"boundary {at} is {values[at]}, boundary {at + 1} is {values[at + 1]}"
         )
     return given if all(isinstance(t, torch.Tensor) for t in given) else values
-
-
-def _less(a: float, b: float) -> bool:
-    return a < b
-
-
-def _greater(a: float, b: float) -> bool:
-    return a > b
 
 
 def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]:

@@ -206,7 +206,7 @@ class Machine:
     """
 
     def __init__(self, rules: Rules, sample: int, slices: range, guess: Sequence[Any] | None = None):
-        self.rules, self.sample = rules, sample
+        self.rules = rules
         states = [None] * len(slices) if guess is None else guess
         self._slices = [_Slice(rules, sample, n, u) for n, u in zip(slices, states, strict=True)]
         self._first = slices.start

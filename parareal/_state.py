@@ -168,10 +168,10 @@ def concatenate(stacks: Sequence[Stack]) -> Stack:
 
 def take(stacked: Stack, index: Index) -> Stack:
     """Return the rows of a stack that a slice (a view) or an array of integers (a copy) selects."""
-    return tree_map(lambda x: x[as_index(x, index)], stacked)
+    return tree_map(lambda x: x[_index(x, index)], stacked)
 
 
-def as_index(x: Any, index: Index) -> Any:
+def _index(x: Any, index: Index) -> Any:
     """Return an index that suits the library and device of the array `x`."""
     if isinstance(index, slice) or not isinstance(x, torch.Tensor):
         return index
@@ -181,6 +181,11 @@ def as_index(x: Any, index: Index) -> Any:
 def rows(stacked: Stack) -> int:
     """Return the number of rows of a stack."""
     return tree_leaves(stacked)[0].shape[0]
+
+
+def has_rows(stacked: Any, count: int) -> bool:
+    """Return whether every leaf is an array with `count` rows."""
+    return all(tuple(getattr(x, "shape", ()))[:1] == (count,) for x in tree_leaves(stacked))
 
 
 def add(a: State, b: State) -> State:

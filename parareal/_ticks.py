@@ -15,7 +15,7 @@ import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
-from parareal._state import Layout, concatenate, copy, same, stack, structure, take, tree_leaves
+from parareal._state import Layout, concatenate, copy, has_rows, same, stack, structure, take, tree_leaves
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
@@ -200,7 +200,7 @@ class Ticks:
                 raise StructureError(f"{type(stepper).__name__}.step must return (state, memory)") from None
             self._finish(stepper, rows, *end.value)
         else:
-            if any(tuple(getattr(x, "shape", ()))[:1] != (len(rows),) for x in tree_leaves(where)):
+            if not has_rows(where, len(rows)):
                 raise StructureError(
                     f"{type(stepper).__name__}.step must yield (state, where) with a `where` for each row"
                 )
@@ -300,7 +300,7 @@ class Ticks:
         for begin in range(0, total, size):
             part = slice(begin, min(begin + size, total))
             value, count = evaluate(*(_pick(x, part) for x in arguments)), part.stop - part.start
-            if any(tuple(getattr(x, "shape", ()))[:1] != (count,) for x in tree_leaves(value)):
+            if not has_rows(value, count):
                 raise StructureError(f"evaluate was given {count} rows and must return a value for each")
             values.append(value)
             self.tally.call(count)

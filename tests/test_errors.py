@@ -97,7 +97,7 @@ def test_bad_values_of_small_objects(message, make):
 
 def test_steps_takes_a_stepper():
     with pytest.raises(TypeError, match=r"takes a parareal\.Stepper"):
-        parareal.Steps(halve)  # type: ignore[arg-type]
+        parareal.Steps(halve)  # type: ignore[arg-type], wrong on purpose
 
 
 @pytest.mark.parametrize(

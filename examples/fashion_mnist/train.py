@@ -72,7 +72,7 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     net = denoiser()
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload], torch's stubs want a dtype first
     average = EMAModel(net.parameters(), decay=0.9995, use_ema_warmup=True, power=3 / 4)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=0.01, fused=True)
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
