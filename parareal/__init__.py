@@ -17,6 +17,8 @@ from parareal._executors import SerialExecutor as SerialExecutor
 from parareal._history import Propagation as Propagation
 from parareal._outcome import Outcome as Outcome
 from parareal._outcome import PararealError as PararealError
+from parareal._parareal import Parareal as Parareal
+from parareal._propagators import Costed as Costed
 from parareal._propagators import Stepper as Stepper
 from parareal._propagators import Steps as Steps
 from parareal._propagators import vectorized as vectorized

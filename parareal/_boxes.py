@@ -8,33 +8,58 @@ import numpy as np
 import torch
 
 from parareal._checks import StructureError, check_result
-from parareal._propagators import Vectorized
+from parareal._propagators import Costed, Vectorized, takes_iteration
 from parareal._state import Layout, copy, has_rows, stack, structure, tree_leaves
 from parareal._tally import Tally
 from parareal._values import Kind, Request, Result
 
 
-class Boxes:
-    """The waiting propagations of one black box.
+class Call:
+    """What calling a black box for one request means: its arguments, and what its answer is worth.
 
-    A box counts one unit of work a propagation, or the number in the attribute `cost` of the caller's function.
+    A box counts one unit of work a propagation, or the number in the attribute `cost` of the caller's function, or
+    what it returns beside the state as `Costed`.
     """
 
-    def __init__(
-        self, kind: Kind, box: Callable[..., Any], boundaries: list[Any], layout: Layout, most: int | None, tally: Tally
-    ):
-        self.kind, self.box, self.boundaries, self.layout, self.tally = kind, box, boundaries, layout, tally
-        self.most = most if isinstance(box, Vectorized) else 1
+    def __init__(self, kind: Kind, box: Callable[..., Any], layout: Layout):
+        self.kind, self.box, self.layout = kind, box, layout
         self.cost = getattr(getattr(box, "function", box), "cost", 1)
+        self.graded = kind is Kind.FINE and takes_iteration(box)
+
+    def arguments(self, request: Request) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+        """Return the arguments; a box that takes `iteration` is given None where it must answer in full."""
+        options = {"iteration": None if request.full else request.iteration} if self.graded else {}
+        return (request.value.state, request.start, request.stop), options
+
+    def result(self, request: Request, answer: Any) -> Result:
+        """Check an answer and say what it cost."""
+        answer, cost = (answer.state, answer.cost) if isinstance(answer, Costed) else (answer, self.cost)
+        state = copy(
+            check_result(self.kind.value, answer, self.layout)
+        )  # it may be a buffer of the caller's, or a view
+        done = request.full or not self.graded
+        return Result(state, None, float(cost), exact=done, accepted=done)
+
+
+class Boxes:
+    """The waiting propagations of one black box."""
+
+    def __init__(self, kind: Kind, box: Callable[..., Any], layout: Layout, most: int | None, tally: Tally):
+        self.kind, self.box, self.layout, self.tally = kind, box, layout, tally
+        self.most = most if isinstance(box, Vectorized) else 1
+        self.call = Call(kind, box, layout)
         self.waiting: list[Request] = []
 
     def add(self, requests: list[Request]) -> None:
         """Put requests in the queue."""
         self.waiting += requests
 
-    def cancel(self, sample: int) -> None:
-        """Drop what a sample that is done still waits for."""
-        self.waiting = [r for r in self.waiting if r.sample != sample]
+    def cancel(self, owner: int | Request) -> None:
+        """Drop what is no longer waited for."""
+        self.waiting = [r for r in self.waiting if not r.within(owner)]
+
+    def close(self) -> None:
+        """Do nothing: nothing was handed to others."""
 
     @property
     def idle(self) -> bool:
@@ -49,20 +74,19 @@ class Boxes:
         count = len(self.waiting) if self.most is None else self.most
         chosen, self.waiting = self.waiting[:count], self.waiting[count:]
         began = time.perf_counter()
-        states = self._many(chosen) if isinstance(self.box, Vectorized) else [self._one(chosen[0])]
-        self.tally.call(len(chosen), self.cost)
-        return [(r, Result(u, None, self.cost), began) for r, u in zip(chosen, states, strict=True)]
+        results = self._many(chosen) if isinstance(self.box, Vectorized) else [self._one(chosen[0])]
+        self.tally.call(len(chosen), sum(r.cost for r in results))
+        return [(request, result, began) for request, result in zip(chosen, results, strict=True)]
 
-    def _one(self, request: Request) -> Any:
-        t0, t1 = self.boundaries[request.slice], self.boundaries[request.slice + 1]
-        end = check_result(self.kind.value, self.box(request.value.state, t0, t1), self.layout)
-        return copy(end)  # it may be a buffer of the caller's, or a view that keeps a whole trajectory alive
+    def _one(self, request: Request) -> Result:
+        arguments, options = self.call.arguments(request)
+        return self.call.result(request, self.box(*arguments, **options))
 
-    def _many(self, requests: list[Request]) -> list[Any]:
+    def _many(self, requests: list[Request]) -> list[Result]:
         states = stack([r.value.state for r in requests])
-        t0 = self._times([self.boundaries[r.slice] for r in requests])
-        t1 = self._times([self.boundaries[r.slice + 1] for r in requests])
+        t0, t1 = self._times([r.start for r in requests]), self._times([r.stop for r in requests])
         ends = self.box(states, t0, t1)
+        ends, cost = (ends.state, ends.cost) if isinstance(ends, Costed) else (ends, self.call.cost)
         if not has_rows(ends, len(requests)):
             found = [tuple(getattr(x, "shape", ())) for x in tree_leaves(ends)]
             raise StructureError(
@@ -72,7 +96,10 @@ class Boxes:
         if structure(ends) != self.layout.tree:
             check_result(self.kind.value, ends, self.layout)
         rows = [self.layout.row(ends, i) for i in range(len(requests))]
-        return [check_result(self.kind.value, row, self.layout) for row in rows]
+        costs = np.broadcast_to(np.asarray(cost, dtype=float), len(rows)).tolist()
+        return [
+            Result(check_result(self.kind.value, row, self.layout), None, c) for row, c in zip(rows, costs, strict=True)
+        ]
 
     def _times(self, times: list[Any]) -> Any:
         if isinstance(times[0], torch.Tensor):

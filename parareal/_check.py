@@ -75,7 +75,12 @@ def check(
 def _run(problem: Problem, kind: Kind, states: list[State], slices: list[int], together: bool) -> list[State]:
     """Propagate several states of the first sample, each on a slice of its own, in one batch or one by one."""
     runner = problem.runner(None if together else SerialExecutor())
-    runner.add([Request(0, n, 0, kind, Value(0, u)) for u, n in zip(states, slices, strict=True)])
+    runner.add(
+        [
+            Request(0, n, 0, kind, Value(0, u), problem.boundaries[n], problem.boundaries[n + 1], full=True)
+            for u, n in zip(states, slices, strict=True)
+        ]
+    )
     ends: dict[int, State] = {}
     while len(ends) < len(states):
         with torch.no_grad():

@@ -64,6 +64,10 @@ class AbstractCriterion(ABC):
         """Estimate the relative error of the state that the evidence is about."""
         return worst_increment(evidence)
 
+    def nested(self, outer: int, inner: int) -> "AbstractCriterion":
+        """Return the criterion of the solves over `inner` slices within each of `outer`: the same."""
+        return self
+
     @abstractmethod
     def accepts(self, evidence: Evidence) -> bool:
         """Return whether the state is good enough."""
@@ -173,7 +177,11 @@ class Tolerance(AbstractCriterion):
 @final
 @dataclass(frozen=True)
 class Iterations(AbstractCriterion):
-    """Make exactly `count` iterations after the sketch, fewer only where the result is exact before."""
+    """Make exactly `count` iterations after the sketch, fewer only where the result is exact before.
+
+    With nested levels, every solve on every level makes `count` iterations; a count that runs the outermost level to
+    its end, its number of slices, runs those within to theirs.
+    """
 
     count: int
 
@@ -184,6 +192,10 @@ class Iterations(AbstractCriterion):
     def last_iteration(self) -> int | None:
         """The count."""
         return self.count
+
+    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+        """Return the same count, or that of a run to the end."""
+        return Iterations(inner if self.count >= outer else min(self.count, inner))
 
     def accepts(self, evidence: Evidence) -> bool:
         """Accept nothing: the count alone stops the solve."""

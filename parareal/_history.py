@@ -13,7 +13,8 @@ class Propagation:
     """One finished propagation, for timelines.
 
     `start` and `stop` count evaluations on the critical path with unlimited devices; `began` and `ended` are
-    seconds since the solve began.
+    seconds since the solve began. `level` is 0 for the outermost of nested levels; `slice` and `iteration` are those
+    of its own level, `t0` and `t1` the slice's boundaries.
     """
 
     sample: int
@@ -25,6 +26,9 @@ class Propagation:
     stop: float
     began: float
     ended: float
+    level: int
+    t0: float
+    t1: float
 
 
 @dataclass(slots=True)
@@ -43,7 +47,8 @@ class History:
         for request, result, began in results:
             start = request.value.depth
             names = (request.sample, request.slice, request.iteration, request.kind.value)
-            self.propagations.append(Propagation(*names, start, start + result.cost, began - origin, now))
+            clock = (start, start + result.cost, began - origin, now)
+            self.propagations.append(Propagation(*names, *clock, request.level, request.start, request.stop))
 
     def corrected(self, sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:
         """Record the increment of an iteration, and the defect of the iteration before it."""

@@ -1,11 +1,16 @@
 """What is to be solved, checked."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, final
 
 from parareal._checks import check_boundaries, check_initial
-from parareal._executors import AbstractExecutor, BatchedExecutor, Runner
-from parareal._propagators import Propagator, check_propagator
+from parareal._executors import AbstractExecutor, BatchedExecutor
+from parareal._parareal import check_leaves
+from parareal._pool import PoolExecutor
+from parareal._propagators import Propagator
+from parareal._runner import Runner
+from parareal._slice import Rules
 from parareal._state import Layout, State, stack
 from parareal._values import Kind
 
@@ -26,7 +31,7 @@ class Problem:
         """Check everything that can be checked before any work."""
         times = check_boundaries(boundaries)
         for kind, propagator in propagators.items():
-            check_propagator(kind.value, propagator, times)
+            check_leaves(kind.value, propagator, times)
         samples, layout = check_initial(initial, batch_dims)
         return Problem(propagators, samples, layout, times, batch_dims)
 
@@ -35,14 +40,17 @@ class Problem:
         """The number of slices."""
         return len(self.boundaries) - 1
 
-    def runner(self, executor: AbstractExecutor | None) -> Runner:
-        """Return what runs the propagations."""
+    def runner(self, executor: AbstractExecutor | Executor | None, rules: Rules | None = None) -> Runner:
+        """Return what runs the propagations; `rules` are those that inner levels follow."""
         executor = BatchedExecutor() if executor is None else executor
+        if isinstance(executor, Executor):
+            executor = PoolExecutor(executor)
         if not isinstance(executor, AbstractExecutor):
             raise TypeError(
-                f"executor must be SerialExecutor() or BatchedExecutor(max_batch=...), not {type(executor).__name__}"
+                "executor must be SerialExecutor(), BatchedExecutor(max_batch=...) or a concurrent.futures.Executor, "
+                f"not {type(executor).__name__}"
             )
-        return executor.runner(self.propagators, self.boundaries, self.layout)
+        return executor.runner(self.propagators, self.layout, rules)
 
     def join(self, samples: list[State]) -> State:
         """Join the states of all samples into one of the shape the caller gave."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, ClassVar, TypeAlias, final
 
 import numpy as np
@@ -34,6 +35,16 @@ def vectorized(function: Callable[[Any, Any, Any], Any]) -> Vectorized:
     `parareal.check` tells whether they do.
     """
     return Vectorized(function)
+
+
+@final
+@dataclass(frozen=True)
+class Costed:
+    """What a black box may return in place of a state: the state and what it cost, for work and span."""
+
+    state: Any
+    cost: Any
+    """evaluations, or any unit that fine and coarse have in common; of a vectorised function also one number a row"""
 
 
 class Stepper(ABC):
@@ -98,11 +109,31 @@ class Steps:
 
     def nodes(self, start: int, stop: int) -> np.ndarray:
         """Return the nodes that are visited between two boundaries, both included."""
-        count = abs(stop - start) if self.steps is None else min(self.steps, abs(stop - start))
-        return np.rint(np.linspace(start, stop, count + 1)).astype(np.int64)
+        return np.array(edges(start, stop, self.count(start, stop), whole=True))
+
+    def count(self, start: int, stop: int) -> int:
+        """Return how many steps there are between two boundaries."""
+        return abs(stop - start) if self.steps is None else min(self.steps, abs(stop - start))
 
 
-Propagator: TypeAlias = Callable[[Any, Any, Any], Any] | Vectorized | Steps
+def edges(start: Any, stop: Any, count: int, whole: bool) -> list[Any]:
+    """Divide an interval evenly; where only `whole` numbers are boundaries, round to them: round(i N / count)."""
+    if not whole:
+        return [start, *(start + (stop - start) * i / count for i in range(1, count)), stop]
+    return [int(start) + round((int(stop) - int(start)) * i / count) for i in range(count + 1)]
+
+
+Propagator: TypeAlias = "Callable[[Any, Any, Any], Any] | Vectorized | Steps"
+"""also `Parareal`, which is one more callable"""
+
+
+def takes_iteration(function: Any) -> bool:
+    """Return whether a black box wants to be told the iteration, to do less work in early ones."""
+    try:
+        found = signature(function).parameters.get("iteration")
+    except (TypeError, ValueError):
+        return False
+    return found is not None and found.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def check_propagator(name: str, propagator: Any, boundaries: list[Any]) -> None:

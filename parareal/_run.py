@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -14,10 +15,12 @@ from parareal._checks import StructureError
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._executors import AbstractExecutor
 from parareal._history import History
-from parareal._machine import Machine, Rules
+from parareal._machine import Machine
 from parareal._outcome import Outcome
+from parareal._parareal import leaves, rounds
 from parareal._problem import Problem
-from parareal._propagators import Steps
+from parareal._propagators import Propagator, Steps
+from parareal._slice import Rules
 from parareal._solution import Refinement, Solution, Stats
 from parareal._state import State, missing, stack
 from parareal._values import Kind, Request, Result, Value
@@ -34,7 +37,8 @@ class Options:
     criterion: AbstractCriterion | None = None
     max_iterations: int | None = None
     schedule: str = "pipelined"
-    executor: AbstractExecutor | None = None
+    executor: AbstractExecutor | Executor | None = None
+    window: int | None = None
 
 
 @final
@@ -52,35 +56,62 @@ class Run:
                 f"not {type(criterion).__name__}"
             )
         self.problem, self.criterion = problem, criterion.resolved(problem.layout)
-        limits = [problem.slices, limit, self.criterion.last_iteration]
-        self.limit = min(x for x in limits if x is not None)
+        exact = problem.slices * rounds(problem.propagators[Kind.FINE])
+        self.limit = min(x for x in (exact, limit, self.criterion.last_iteration) if x is not None)
+        self.window = self._window(options.window)
         self.history = History(problem.slices + 1, len(problem.samples))
-        self.runner = problem.runner(options.executor)
-        self.machines = self._machines(options)
+        rules = self._rules(options.schedule == "synchronous")
+        self.runner = problem.runner(options.executor, rules)
+        self.machines = self._machines(rules, options.guess)
+        self.serial: dict[int, float] = {}  # what F costs on each slice, taken step by step
         self.wall_time = 0.0
         self.error: Exception | None = None
         self.cancelled = False
         self.watch: Callable[[], None] | None = None
         """called after every tick, for progress bars"""
 
-    def _machines(self, options: Options) -> list[Machine]:
-        problem = self.problem
-        rules = Rules(
+    def _window(self, window: int | None) -> int | None:
+        window = None if window is None else checks.whole_number("window", window, 1)
+        if window is None or window >= self.problem.slices:
+            return None
+        last = self.criterion.last_iteration
+        if last is not None and last < self.problem.slices:
+            raise ValueError(
+                f"a window of {window} over {self.problem.slices} slices moves on when slices are final, which a "
+                "number of iterations does not make them: use a criterion like Increment, or run to the end with "
+                f"Iterations({self.problem.slices})"
+            )
+        return window
+
+    def _rules(self, synchronous: bool) -> Rules:
+        problem, fine = self.problem, self.problem.propagators[Kind.FINE]
+        return Rules(
             criterion=self.criterion,
             limit=self.limit,
-            slices=problem.slices,
-            synchronous=options.schedule == "synchronous",
-            correct=partial(_correct, problem),
-            history=self.history,
+            boundaries=problem.boundaries,
+            correct=partial(_correct, leaves(fine)[0]),
+            record=self.history.corrected,
+            synchronous=synchronous,
+            window=self.window,
+            inexact=rounds(fine) > 1,
         )
-        count, guesses = len(problem.samples), [None] * len(problem.samples)
-        if options.guess is not None:
-            states = checks.check_guess(options.guess, problem.slices + 1, count, problem.layout, problem.batch_dims)
-            guesses = [boundary_states[1:] for boundary_states in states]
+
+    def _machines(self, rules: Rules, guess: Any) -> list[Machine]:
+        problem, count = self.problem, len(self.problem.samples)
+        guesses = [None] * count
+        if guess is not None:
+            states = checks.check_guess(guess, problem.slices + 1, count, problem.layout, problem.batch_dims)
+            guesses = [[Value(0, u, estimate=float("inf")) for u in column[1:]] for column in states]
         return [Machine(rules, i, range(problem.slices), guesses[i]) for i in range(count)]
 
     def iterations(self) -> Iterator[int]:
         """Run to the end, yielding the iteration whenever all samples have made one more."""
+        try:
+            yield from self._iterations()
+        finally:
+            self.runner.close()
+
+    def _iterations(self) -> Iterator[int]:
         began = time.perf_counter()
         for machine, state in zip(self.machines, self.problem.samples, strict=True):
             machine.enter(Value(0, state, exact=True))
@@ -108,11 +139,14 @@ class Run:
         for machine in self.machines:
             self.runner.add(machine.take())
         results = self.runner.tick()
+        for request, result, _ in results:
+            if request.kind is Kind.FINE and request.outer is None:
+                self.serial[request.slice] = result.cost if result.serial is None else result.serial
         if not results and self.runner.idle:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
         for request, result, _ in results:
             machine = self.machines[request.sample]
-            if not machine.done:
+            if request.outer is None and not machine.done:
                 machine.receive(request, result)
                 if machine.done:
                     self.runner.cancel(request.sample)
@@ -120,8 +154,7 @@ class Run:
 
     def _reached(self) -> int:
         """Return the newest iteration that every sample has reached or does not need."""
-        outlets = [m.outlet for m in self.machines]
-        made = [-1 if u is None else u.iteration for u in outlets]
+        made = [m.reached for m in self.machines]
         open_ = [k for k, m in zip(made, self.machines, strict=True) if not m.done]
         return min(open_, default=max(made))
 
@@ -208,17 +241,15 @@ class Run:
 
     def _stats(self) -> Stats:
         tally = self.runner.tally
-        costs = {p.slice: p.stop - p.start for p in self.history.propagations if p.kind == Kind.FINE.value}
-        whole = sum(costs.values()) if len(costs) == self.problem.slices else float("nan")
+        whole = sum(self.serial.values()) if len(self.serial) == self.problem.slices else float("nan")
         outlets = [m.outlet for m in self.machines]
         span = max((u.depth for u in outlets if u is not None), default=float("nan"))
         count = len(self.machines)
         return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, count * whole, whole)
 
 
-def _correct(problem: Problem, memory: Any, change: State, boundary: int) -> Any:
+def _correct(fine: Propagator, memory: Any, change: State, boundary: Any) -> Any:
     """Correct what the fine stepper remembers at a boundary; everything has a leading axis of one row."""
-    fine = problem.propagators[Kind.FINE]
     if memory is None or not isinstance(fine, Steps):
         return memory
-    return fine.stepper.correct(memory, stack([change]), int(problem.boundaries[boundary]))
+    return fine.stepper.correct(memory, stack([change]), int(boundary))

@@ -1,6 +1,8 @@
 """The reference: the fine propagator, slice by slice."""
 
 import time
+from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from parareal._checks import no_unknown
 from parareal._executors import AbstractExecutor
 from parareal._history import History
 from parareal._outcome import Outcome, PararealError
+from parareal._parareal import unrolled
 from parareal._problem import Problem
 from parareal._propagators import Propagator
 from parareal._solution import Solution, Stats
@@ -23,7 +26,7 @@ def sequential(
     boundaries: Any,
     *,
     batch_dims: int = 0,
-    executor: AbstractExecutor | None = None,
+    executor: AbstractExecutor | Executor | None = None,
     throw: bool = True,
     **unknown: Any,
 ) -> Solution:
@@ -32,13 +35,16 @@ def sequential(
     Arguments as for `solve`. Raises `PararealError` if the final state is not finite, unless `throw` is False.
     """
     no_unknown(sequential, unknown)
-    problem = Problem.checked({Kind.FINE: fine}, initial, boundaries, batch_dims)
+    given = Problem.checked({Kind.FINE: fine}, initial, boundaries, batch_dims)
+    fine, times, at = unrolled(fine, given.boundaries)
+    problem = replace(given, propagators={Kind.FINE: fine}, boundaries=times)
     runner = problem.runner(executor)
-    history = History(problem.slices + 1, len(problem.samples))
+    history = History(given.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
     began = time.perf_counter()
     for n in range(problem.slices):
-        runner.add([Request(i, n, 0, Kind.FINE, path[-1]) for i, path in enumerate(paths)])
+        ends = problem.boundaries[n], problem.boundaries[n + 1]
+        runner.add([Request(i, n, 0, Kind.FINE, path[-1], *ends, full=True) for i, path in enumerate(paths)])
         while any(len(path) < n + 2 for path in paths):
             with torch.no_grad():
                 results = runner.tick()
@@ -53,12 +59,12 @@ def sequential(
     increments, defects = history.tables(0)
     solution = Solution(
         final_state=problem.join([path[-1].state for path in paths]),
-        states=problem.stack([[value.state for value in path] for path in paths]),
-        boundaries=problem.boundaries,
+        states=problem.stack([[path[i].state for i in at] for path in paths]),
+        boundaries=given.boundaries,
         outcome=outcome,
         message=outcome.value,
         iterations=0,
-        slice_iterations=np.zeros((problem.slices, len(paths)), dtype=np.int64),
+        slice_iterations=np.zeros((given.slices, len(paths)), dtype=np.int64),
         increments=increments,
         defects=defects,
         error_estimate=np.zeros(len(paths)),

@@ -1,12 +1,15 @@
 """The public calls `solve` and `refine`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 from parareal._checks import no_unknown
 from parareal._criteria import AbstractCriterion
 from parareal._executors import AbstractExecutor
 from parareal._outcome import Outcome, PararealError
+from parareal._parareal import divided, nested
 from parareal._problem import Problem
 from parareal._progress import bar
 from parareal._propagators import Propagator
@@ -27,7 +30,9 @@ def solve(
     criterion: AbstractCriterion | None = None,
     max_iterations: int | None = None,
     schedule: str = "pipelined",
-    executor: AbstractExecutor | None = None,
+    executor: AbstractExecutor | Executor | None = None,
+    window: int | None = None,
+    levels: Sequence[int] | None = None,
     callback: Callable[[Refinement], Any] | None = None,
     progress: bool = False,
     throw: bool = True,
@@ -54,7 +59,12 @@ def solve(
         max_iterations: give up after so many iterations; by default never before the result is exact.
         schedule: `"pipelined"` starts every propagation as soon as its input is known, `"synchronous"` waits for
             the end of each iteration. The iterates are the same.
-        executor: `BatchedExecutor()` by default, or `SerialExecutor()`.
+        executor: `BatchedExecutor()` by default; `SerialExecutor()`; or any `concurrent.futures.Executor`, to which the
+            fine propagations of a plain function are submitted as they become ready. Coarse ones run in this thread.
+        window: let only so many slices, counted from the first that is not final, be under way; a slice that is let in
+            starts from the newest state at its left boundary. Bounds the work ahead of the front and the memory.
+        levels: slices of nested levels, outermost first, as in `(12, 9)`; `boundaries` are then those of the outermost
+            level, or its two ends only. See `Parareal`.
         callback: called with a `Refinement` after every iteration; returning False cancels.
         progress: show a bar with the iteration, the worst increment and the boundaries left.
         throw: raise `PararealError`, which carries the solution, if the solve was cancelled, ran out of
@@ -66,10 +76,8 @@ def solve(
         PararealError: as described under `throw`.
     """
     no_unknown(solve, unknown)
-    run = Run(
-        Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims),
-        Options(guess, criterion, max_iterations, schedule, executor),
-    )
+    problem = _problem(fine, coarse, initial, boundaries, batch_dims, levels)
+    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window))
     with bar(run, progress):
         for iteration in run.iterations():
             if callback is not None and callback(run.refinement(iteration)) is False:
@@ -91,7 +99,9 @@ def refine(
     criterion: AbstractCriterion | None = None,
     max_iterations: int | None = None,
     schedule: str = "pipelined",
-    executor: AbstractExecutor | None = None,
+    executor: AbstractExecutor | Executor | None = None,
+    window: int | None = None,
+    levels: Sequence[int] | None = None,
     **unknown: Any,
 ) -> Iterator[Refinement]:
     """Yield the coarse sketch and then one iterate after the other; each is usable. Arguments as for `solve`.
@@ -100,9 +110,21 @@ def refine(
     finite or a propagator raises an error; running into `max_iterations` just ends the iterator.
     """
     no_unknown(refine, unknown)
-    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
-    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor))
+    problem = _problem(fine, coarse, initial, boundaries, batch_dims, levels)
+    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window))
     return _refinements(run)
+
+
+def _problem(
+    fine: Propagator, coarse: Propagator, initial: State, boundaries: Any, batch_dims: int, levels: Sequence[int] | None
+) -> Problem:
+    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
+    if levels is None:
+        return problem
+    times = divided(fine, coarse, problem.boundaries, levels)
+    return replace(
+        problem, propagators={Kind.FINE: nested(fine, coarse, levels), Kind.COARSE: coarse}, boundaries=times
+    )
 
 
 def _refinements(run: Run) -> Iterator[Refinement]:

@@ -53,15 +53,40 @@ class Request:
     iteration: int
     kind: Kind
     value: Value
+    start: Any
+    """the slice's left boundary"""
+    stop: Any
+    """the slice's right boundary"""
+    full: bool = False
+    """the fine propagator's answer to this very state was not exact before: it must get closer now"""
+    outer: "Request | None" = None
+    """the propagation of the next level out that this one is part of"""
 
     @property
-    def priority(self) -> tuple[int, bool, int, int]:
+    def priority(self) -> tuple[int, ...]:
         """Order for the case that not all requests can run at once.
 
         Earlier iterations go first, so that a solve that stops has speculated little; in one iteration coarse
         goes before fine, because every slice to the right waits for it.
         """
-        return (self.iteration, self.kind is Kind.FINE, self.slice, self.sample)
+        outer = self.outer.priority if self.outer is not None else ()
+        return (*outer, self.iteration, self.kind is Kind.FINE, self.slice, self.sample)
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """The sample and the slices of all levels, outermost first."""
+        return (*self.outer.path, self.slice) if self.outer is not None else (self.sample, self.slice)
+
+    @property
+    def level(self) -> int:
+        """0 for the outermost level."""
+        return 0 if self.outer is None else self.outer.level + 1
+
+    def within(self, owner: "int | Request") -> bool:
+        """Return whether this is part of a sample's solve, or of a propagation of a level further out."""
+        if isinstance(owner, int):
+            return self.sample == owner
+        return self.outer is not None and (self.outer is owner or self.outer.within(owner))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +96,12 @@ class Result:
     state: Any
     memory: Any
     cost: float
-    """evaluations of this row, those that it shared with another row included"""
+    """evaluations of this row on the critical path, those that it shared with another row included"""
     exact: bool = True
     """whether this is the propagator's full answer; an inner solve that stopped early says False"""
+    accepted: bool = True
+    """whether the answer is as good as the criterion asks; an inner solve that ran out of iterations says False"""
+    estimate: float = 0.0
+    """the estimated relative error of an inner solve's answer"""
+    serial: float | None = None
+    """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""

@@ -1,0 +1,137 @@
+"""Running a nested Parareal: every propagation is a solve of its own, by a machine over the slices within the slice."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from parareal._machine import Machine
+from parareal._parareal import Parareal, rounds
+from parareal._slice import Rules
+from parareal._state import Layout, missing
+from parareal._values import Kind, Request, Result, Value
+
+Delivery = tuple[Request, Result, float]
+Send = Callable[[list[Request]], None]
+
+
+@dataclass(slots=True)
+class _Solve:
+    machine: Machine
+    began: float
+    serial: dict[int, float] = field(default_factory=dict)
+
+
+@final
+class Nest:
+    """The solves within the slices of one level, one at a time a slice, each starting where the last one ended.
+
+    `receive` brings the results of inner propagations and returns the propagations of this level that are complete
+    with them. `follows` says that the outer coarse propagator's memory suits the inner one.
+    """
+
+    def __init__(self, parareal: Parareal, outer: Rules, layout: Layout, kind: Kind, follows: bool):
+        self.parareal, self.follows = parareal, follows
+        self.warm = kind is Kind.FINE  # as G, it must be the same map in every iteration
+        own = parareal.criterion
+        self.rules = replace(  # for a slice that has as many steps as it takes
+            outer,
+            criterion=outer.criterion.nested(outer.slices, parareal.slices) if own is None else own.resolved(layout),
+            boundaries=list(range(parareal.slices + 1)),
+            record=_unrecorded,
+            window=None,
+            inexact=rounds(parareal.fine) > 1,
+        )
+        self.send: dict[Kind, Send] = {}  # where the inner propagations go
+        self.cancel_inner: Callable[[Request], None] = lambda request: None
+        self.solves: dict[Request, _Solve] = {}
+        self.queues: dict[tuple[int, ...], deque[Request]] = {}
+        self.trajectories: dict[tuple[int, ...], tuple[list[Value], float]] = {}
+
+    def add(self, requests: list[Request]) -> None:
+        """Begin the solves of these propagations, or queue them behind that of the iteration before."""
+        for request in requests:
+            queue = self.queues.setdefault(request.path, deque())
+            queue.append(request)
+            if len(queue) == 1:
+                self._begin(request)
+
+    def cancel(self, owner: int | Request) -> None:
+        """Drop the solves within what is done."""
+        for path in [path for path, queue in self.queues.items() if queue[0].within(owner)]:
+            for request in self.queues.pop(path):
+                self.solves.pop(request, None)
+            self.trajectories.pop(path, None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no solve is under way."""
+        return not self.solves
+
+    def receive(self, request: Request, result: Result) -> list[Delivery]:
+        """Take the result of an inner propagation; return what is complete with it."""
+        assert request.outer is not None
+        solve = self.solves.get(request.outer)
+        if solve is None:
+            return []
+        if request.kind is Kind.FINE:
+            solve.serial[request.slice] = result.cost if result.serial is None else result.serial
+        solve.machine.receive(request, result)
+        self._pass_on(solve.machine)
+        return [self._end(request.outer, solve)] if solve.machine.done else []
+
+    def _begin(self, request: Request) -> None:
+        value, path = request.value, request.path
+        guess, depth = self.trajectories.get(path, (None, 0.0)) if self.warm else (None, 0.0)
+        depth = max(depth, value.depth)
+        if guess is not None:
+            guess = [replace(u, depth=depth) for u in guess]
+        rules = self._rules(request)
+        machine = Machine(rules, request.sample, range(rules.slices), guess, request)
+        self.solves[request] = _Solve(machine, time.perf_counter())
+        coarse = request.kind is Kind.COARSE
+        memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
+        machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth))
+        self._pass_on(machine)
+
+    def _rules(self, request: Request) -> Rules:
+        boundaries = self.parareal.edges(request.start, request.stop)
+        exact = (len(boundaries) - 1) * rounds(self.parareal.fine)
+        limits = [exact, self.parareal.max_iterations, self.rules.criterion.last_iteration]
+        return replace(self.rules, boundaries=boundaries, limit=min(x for x in limits if x is not None))
+
+    def _pass_on(self, machine: Machine) -> None:
+        requests = machine.take()
+        for kind, send in self.send.items():
+            if chosen := [r for r in requests if r.kind is kind]:
+                send(chosen)
+
+    def _end(self, request: Request, solve: _Solve) -> Delivery:
+        machine, outlet = solve.machine, solve.machine.outlet
+        del self.solves[request]
+        self.cancel_inner(request)
+        if outlet is None or machine.failure is not None:  # the outer level finds that it is not finite, and stops
+            outlet = Value(0, missing(request.value.state), depth=request.value.depth)
+        else:
+            self.trajectories[request.path] = [_as_guess(u) for u in machine.outputs if u is not None], outlet.depth
+        queue = self.queues[request.path]
+        queue.popleft()
+        if queue:
+            self._begin(queue[0])
+        else:
+            del self.queues[request.path]
+        cost = outlet.depth - request.value.depth
+        estimate = 0.0 if outlet.exact else outlet.estimate
+        result = Result(
+            outlet.state, outlet.memory, cost, outlet.exact, outlet.final, estimate, sum(solve.serial.values())
+        )
+        return request, result, solve.began
+
+
+def _as_guess(value: Value) -> Value:
+    return replace(value, iteration=0, exact=False, settled=False, estimate=float("inf"))
+
+
+def _unrecorded(sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:
+    """Keep no history of an inner solve."""

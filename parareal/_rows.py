@@ -1,0 +1,110 @@
+"""Rows: propagations of one stepper, stacked, so that a step is a handful of array operations for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parareal._propagators import Stepper, StepRoutine, Steps
+from parareal._state import concatenate, stack, take
+from parareal._state import rows as count_rows
+from parareal._values import Kind, Request
+
+START, LENGTH, COUNT, AT, COST, SAMPLE = range(6)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Propagations of one stepper that stand at the start of a step."""
+
+    requests: list[Request]
+    began: np.ndarray
+    """seconds on the clock, shape (rows,)"""
+    node: np.ndarray
+    """where each row stands, int64 of shape (rows,)"""
+    columns: np.ndarray
+    """int64 of shape (rows, 6): the slice's first node, its length in nodes, the steps to make, those already made,
+    evaluations already made, and the sample"""
+    state: Any
+    memory: Any
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def take(self, index: np.ndarray) -> "Rows":
+        """Return some of the rows; a run of neighbours is a view."""
+        if len(index) == len(self):
+            return self
+        requests = [self.requests[i] for i in index]
+        state, memory = pick(self.state, index), pick(self.memory, index)
+        return Rows(requests, self.began[index], self.node[index], self.columns[index], state, memory)
+
+    def next_node(self) -> np.ndarray:
+        """Return where each row stands after its next step."""
+        start, length, count, at = self.columns[:, :COST].T
+        return start + np.rint(length * (at + 1) / count).astype(np.int64)
+
+    def key(self, i: int) -> tuple[int, int, int]:
+        """Name what a row starts from; first evaluations with the same name are one, on whatever level."""
+        request = self.requests[i]
+        return (request.sample, id(request.value.state), int(self.columns[i, START]))
+
+    @staticmethod
+    def of(requests: list[Request], steps: Steps, now: float) -> "Rows":
+        """Stack propagations that are about to begin."""
+        state = stack([r.value.state for r in requests])
+        begin = None
+        memories = []
+        for i, r in enumerate(requests):
+            memory = r.value.memory if r.kind is Kind.FINE else r.value.trail
+            if memory is None:
+                begin = steps.stepper.begin(state) if begin is None else begin
+                memory = take(begin, slice(i, i + 1))
+            memories.append(memory)
+        columns = np.array(
+            [(r.start, r.stop - r.start, steps.count(r.start, r.stop), 0, 0, r.sample) for r in requests],
+            dtype=np.int64,
+        )
+        began = np.full(len(requests), now)
+        return Rows(requests, began, columns[:, START].copy(), columns, state, concatenate(memories))
+
+    @staticmethod
+    def join(parts: Sequence["Rows"]) -> "Rows":
+        """Join rows, the oldest first."""
+        if len(parts) == 1:
+            return parts[0]
+        return Rows(
+            requests=[r for p in parts for r in p.requests],
+            began=np.concatenate([p.began for p in parts]),
+            node=np.concatenate([p.node for p in parts]),
+            columns=np.concatenate([p.columns for p in parts]),
+            state=concatenate([p.state for p in parts]),
+            memory=concatenate([p.memory for p in parts]),
+        )
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows within a step, waiting for an evaluation."""
+
+    stepper: Stepper
+    rows: Rows
+    next_node: np.ndarray
+    routine: StepRoutine
+    samples: tuple[Any, ...]
+    """the vector of samples, where the stepper wants it"""
+    state: Any
+    where: Any
+    fresh: bool
+    """the evaluation asked for is the first of the step, at the state the step starts from"""
+
+
+def pick(stacked: Any, index: np.ndarray | slice) -> Any:
+    """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
+    if isinstance(index, np.ndarray):
+        if (np.diff(index) != 1).any():
+            return take(stacked, index)
+        index = slice(int(index[0]), int(index[-1]) + 1)
+    whole = stacked is None or (index.start == 0 and index.stop == count_rows(stacked))
+    return stacked if whole else take(stacked, index)

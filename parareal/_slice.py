@@ -1,0 +1,257 @@
+"""One slice of the iteration: the inputs that reach it, what F and G make of them, and its outputs.
+
+The iteration (Lions, Maday, Turinici 2001; docs/theory.md, eq. 1) is, in this order of operations,
+
+    U(k, n+1) = F(k-1, n) + ( G(k, n) - G(k-1, n) ),        F(k, n), G(k, n) start from U(k, n),
+
+and the bracket is skipped where U(k, n) and U(k-1, n) agree bit by bit. Finite termination is then
+exact to the last bit: U(k, n) is the sequential solution from k = n on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from parareal._criteria import AbstractCriterion, Evidence
+from parareal._state import NORMS, add, finite, same, subtract
+from parareal._values import Kind, Request, Result, Value
+
+
+@final
+@dataclass(frozen=True)
+class Rules:
+    """What the machines of one solve have in common."""
+
+    criterion: AbstractCriterion
+    limit: int
+    """the last iteration that may be made"""
+    boundaries: list[Any]
+    correct: Callable[[Any, Any, Any], Any]
+    """(memory, change of the state, boundary) -> what the fine stepper remembers, corrected"""
+    record: Callable[[int, int, int, float, float], None]
+    """is told sample, boundary, iteration, the norm of the increment, and that of the defect one iteration before"""
+    synchronous: bool = False
+    """hold every iteration back until the one before it is complete"""
+    window: int | None = None
+    """how many slices, from the first one that is not final, may be under way"""
+    inexact: bool = False
+    """the fine propagator may answer with less than its full accuracy"""
+
+    @property
+    def slices(self) -> int:
+        """Slices of the whole problem."""
+        return len(self.boundaries) - 1
+
+
+class NonFinite(ArithmeticError):
+    """A state stopped being finite; the message names slice, iteration and sample."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What a slice needs to know of an input after its propagations have been asked for."""
+
+    value: Value
+    source: int
+    """the iteration whose F and G serve this input: an earlier one where the inputs agree bit by bit"""
+    unchanged: bool
+
+
+@final
+class Slice:
+    """One slice of one sample; `Machine` carries values from each to the next."""
+
+    def __init__(self, rules: Rules, sample: int, index: int, guess: Value | None, outer: Request | None):
+        self.rules, self.sample, self.index, self.outer = rules, sample, index, outer
+        self.inputs: dict[int, _Input] = {}
+        self.newest: _Input | None = None
+        self.fine: dict[int, tuple[Result, float]] = {}  # by the iteration that asked, with the depth it was reached at
+        self.coarse: dict[int, tuple[Result, float]] = {}
+        self.output: Value | None = guess
+        self.wanted: list[Request] = []  # propagations that have become ready
+        self.asked: list[int] = []  # iterations that have asked for F
+        self.used: Result | None = None  # what the newest output was made from
+        self.first = float("inf")  # the iteration of the first input
+        self.opened: float = 0  # the depth at which a window let this slice in
+        self.streak = 0
+        self.increment = float("inf")  # norm of the newest
+
+    @property
+    def made(self) -> int:
+        """The iteration of the newest output; -1 before the first."""
+        return -1 if self.output is None else self.output.iteration
+
+    @property
+    def complete(self) -> bool:
+        """Whether no further output can come."""
+        return self.output is not None and (self.output.final or self.made >= self.rules.limit)
+
+    def enter(self, value: Value) -> None:
+        """Take the left boundary's next value, and ask for the propagations that are ready with it."""
+        k, last = value.iteration, self.newest
+        if self.complete:
+            return
+        if self.opened > value.depth:
+            value = replace(value, depth=self.opened)
+        if last is None:
+            self.first = k
+            if self.output is not None:  # a guess stands for the sketch, whenever this slice is let in
+                self.output = replace(self.output, iteration=k)
+        unchanged = last is not None and _agree(last.value, value)
+        self.newest = _Input(value, last.source if last is not None and unchanged else k, unchanged)
+        self._keep(k, self.newest)
+        if not unchanged:
+            self.wanted.append(self._request(Kind.COARSE, k, value))
+            if k < self.rules.limit and (last is None or not value.settled):
+                self._ask_fine(k, value, full=False)
+
+    def receive(self, request: Request, result: Result, depth: float) -> None:
+        """Keep a result until the corrections that need it are made."""
+        results = self.fine if request.kind is Kind.FINE else self.coarse
+        results[request.iteration] = (result, depth)
+
+    def advance(self, barrier: float) -> Value | None:
+        """Make the next output if all that it needs is here."""
+        if self.complete:
+            return None
+        value = self._sketch() if self.output is None else self._next(self.made + 1, barrier)
+        if value is not None:
+            self._let_go()
+            self._ask_again()
+        return value
+
+    def _sketch(self) -> Value | None:
+        """Form U(0, n+1) = G(0, n); in a window, 0 stands for the iteration that lets the slice in."""
+        k = int(self.first) if self.inputs else 0
+        if k not in self.coarse:
+            return None
+        coarse, depth = self.coarse[k]
+        return self._publish(Value(k, coarse.state, trail=coarse.memory, depth=depth, estimate=float("inf")))
+
+    def _next(self, k: int, barrier: float) -> Value | None:
+        newest = self.newest
+        if k not in self.inputs and newest is not None and newest.value.final:
+            if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
+                # the slice has stopped: what it gave last stands
+                self.output = replace(self.output, iteration=k, settled=True, estimate=newest.value.estimate)
+                return self.output
+            self._keep(k, replace(newest, unchanged=True))
+        return self._correct(k, barrier) if k in self.inputs else None
+
+    def _correct(self, k: int, barrier: float) -> Value | None:
+        """Form U(k, n+1) = F(k-1, n) + ( G(k, n) - G(k-1, n) )."""
+        now, then, found = self.inputs[k], self.inputs[k - 1], self._fine(k - 1)
+        if found is None or then.source not in self.coarse or now.source not in self.coarse:
+            return None
+        fine, fine_depth = found
+        coarse, coarse_depth = self.coarse[now.source]
+        state, memory = fine.state, fine.memory
+        if not now.unchanged:
+            before, _ = self.coarse[then.source]
+            change = subtract(coarse.state, before.state)
+            node = self.rules.boundaries[self.index + 1]
+            state, memory = add(fine.state, change), self.rules.correct(fine.memory, change, node)
+        self.used = fine
+        return self._publish(
+            Value(
+                iteration=k,
+                state=state,
+                memory=memory,
+                trail=coarse.memory,
+                exact=now.value.exact and now.unchanged and fine.exact,
+                depth=max(now.value.depth, barrier, fine_depth, coarse_depth),
+            )
+        )
+
+    def _fine(self, k: int) -> tuple[Result, float] | None:
+        """Return F(k, n); an earlier iteration may have asked for it, from the same state."""
+        asked = max((i for i in self.asked if self.inputs[k].source <= i <= k), default=-1)
+        return self.fine.get(asked)
+
+    def _publish(self, value: Value) -> Value:
+        """Judge a new output."""
+        k = value.iteration
+        size = NORMS[self.rules.criterion.norm](value.state)
+        if not size < float("inf") and not finite(value.state):
+            raise NonFinite(
+                f"the state at the end of slice {self.index} is not finite in iteration {k}, sample {self.sample}: "
+                f"{'the fine propagator overflows' if value.exact else 'try a more stable coarse propagator'}"
+            )
+        self.output = value if self.output is None else self._judge(value, self.output, size)
+        return self.output
+
+    def _judge(self, value: Value, before: Value, size: float) -> Value:
+        """Record increment and defect, and let the criterion decide whether the boundary settles."""
+        criterion, boundary, now, fine = self.rules.criterion, self.index + 1, self.inputs[value.iteration], self.used
+        assert fine is not None
+        norm = NORMS[criterion.norm]
+        increment = norm(subtract(value.state, before.state))
+        defect = increment if value.state is fine.state else norm(subtract(fine.state, before.state))
+        self.rules.record(self.sample, boundary, value.iteration, increment, defect)
+
+        # an input that has only now become exact may have jumped, and F has not seen the jump yet
+        steady = now.value.exact and now.unchanged
+        last = boundary == self.rules.slices
+        evidence = Evidence(
+            iteration=value.iteration,
+            boundary=boundary,
+            increment=increment,
+            defect=defect,
+            size=size,
+            upstream=max(0.0 if steady else now.value.estimate, fine.estimate),
+            previous=self.increment,
+        )
+        self.increment = increment
+        stopped = now.value.settled and now.unchanged  # nothing can change any more
+        fresh = before.memory is None and value.memory is not None  # F has not run yet with what it remembers here
+        asked = (criterion.local or last) and not fresh
+        self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
+        chain = steady or now.value.settled or not criterion.local
+        settled = (
+            stopped
+            or (chain and self.streak >= criterion.consecutive)
+            or (last and now.value.settled and not fresh)  # to the left, nothing can change any more
+        )
+        estimate = evidence.upstream if stopped else criterion.estimate(evidence)
+        return replace(value, settled=settled and fine.accepted, estimate=estimate)
+
+    def _let_go(self) -> None:
+        """Forget what no later output is made from."""
+        keep = self.inputs[self.made].source if self.made in self.inputs else self.made
+        for results in (self.fine, self.coarse):
+            for source in [s for s in results if s < keep or self.complete]:
+                del results[source]
+        self.asked = [i for i in self.asked if i >= keep]
+        for iteration in [i for i in self.inputs if i < self.made]:
+            del self.inputs[iteration]
+        if self.complete and self.newest is not None:
+            self.newest = replace(self.newest, value=self.newest.value.stripped())
+
+    def _ask_again(self) -> None:
+        """Ask for F where it only now turns out that the answer it gave to this state will not do."""
+        k, used = self.made, self.used
+        if used is None or self.complete or k not in self.inputs or max(self.asked, default=-1) >= k:
+            return
+        here = self.inputs[k]
+        will_do = used.accepted if here.value.settled else used.exact
+        if not will_do:
+            self.fine = {i: found for i, found in self.fine.items() if i > k}
+            self._ask_fine(k, here.value, full=here.unchanged)
+
+    def _ask_fine(self, k: int, value: Value, full: bool) -> None:
+        self.asked.append(k)
+        self.wanted.append(self._request(Kind.FINE, k, value, full))
+
+    def _request(self, kind: Kind, k: int, value: Value, full: bool = False) -> Request:
+        start, stop = self.rules.boundaries[self.index], self.rules.boundaries[self.index + 1]
+        return Request(self.sample, self.index, k, kind, value, start, stop, full, self.outer)
+
+    def _keep(self, k: int, entry: _Input) -> None:
+        """Remember an input; only the newest state stays alive, unless F may have to see an older one again."""
+        self.inputs[k] = entry if self.rules.inexact else replace(entry, value=entry.value.stripped())
+
+
+def _agree(a: Value, b: Value) -> bool:
+    """Whether F gives the same from both; what G remembers affects speed only, so it does not count."""
+    return same(a.state, b.state) and same(a.memory, b.memory)
