@@ -179,8 +179,8 @@ class Tolerance(AbstractCriterion):
 class Iterations(AbstractCriterion):
     """Make exactly `count` iterations after the sketch, fewer only where the result is exact before.
 
-    With nested levels, every solve on every level makes `count` iterations; a count that runs the outermost level to
-    its end, its number of slices, runs those within to theirs.
+    With nested levels, solves within a slice make one iteration an outer iteration, each going on where the one before
+    ended; but a count that runs the outermost level to its end, its number of slices, runs those within to theirs.
     """
 
     count: int
@@ -194,8 +194,8 @@ class Iterations(AbstractCriterion):
         return self.count
 
     def nested(self, outer: int, inner: int) -> AbstractCriterion:
-        """Return the same count, or that of a run to the end."""
-        return Iterations(inner if self.count >= outer else min(self.count, inner))
+        """Return a run to the end where this is one, and else one iteration."""
+        return Iterations(inner if self.count >= outer else 1)
 
     def accepts(self, evidence: Evidence) -> bool:
         """Accept nothing: the count alone stops the solve."""

@@ -98,8 +98,9 @@ class Nest:
     def _rules(self, request: Request) -> Rules:
         boundaries = self.parareal.edges(request.start, request.stop)
         exact = (len(boundaries) - 1) * rounds(self.parareal.fine)
-        limits = [exact, self.parareal.max_iterations, self.rules.criterion.last_iteration]
-        return replace(self.rules, boundaries=boundaries, limit=min(x for x in limits if x is not None))
+        count = self.rules.criterion.last_iteration
+        count = self.parareal.inner_iterations if count is None else count
+        return replace(self.rules, boundaries=boundaries, limit=exact if count is None else min(exact, count))
 
     def _pass_on(self, machine: Machine) -> None:
         requests = machine.take()

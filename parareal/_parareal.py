@@ -20,17 +20,18 @@ class Parareal:
     nodes; a slice that has fewer steps has as many slices). Its solve starts from the trajectory that the
     iteration before it left there. Steppers of all levels share ticks and evaluations.
 
-    An inner solve stops when its criterion accepts, and then does not count as exact: the next outer iteration goes
-    on with it, also from an unchanged state. Run to the end on all levels, as by `Iterations(number of slices)`, the
-    result is the sequential one.
+    An inner solve that stops before its end does not count as exact: the next outer iteration goes on with it, also
+    from an unchanged state, and no boundary settles by an answer that the inner criterion has not accepted. Run to the
+    end on all levels, as by `Iterations(number of slices)`, the result is the sequential one.
 
     Args:
         fine: defines the answer; any propagator, also another `Parareal`.
         coarse: any propagator.
         slices: how many.
         criterion: when an inner solve stops; None to follow the outer one (`AbstractCriterion.nested`).
-        max_iterations: how many iterations a solve may make before it must answer; an answer that is not yet accepted
-            keeps its slice from settling. None for no bound.
+        inner_iterations: how many iterations an inner solve makes, at most, in one outer iteration; None for as many
+            as its criterion asks. Few are best: the outer level's error would undo what more of them gain
+            (docs/levels.md). A criterion that fixes the number has the last word.
     """
 
     fine: Propagator
@@ -38,12 +39,12 @@ class Parareal:
     slices: int
     _: KW_ONLY
     criterion: AbstractCriterion | None = None
-    max_iterations: int | None = None
+    inner_iterations: int | None = 1
 
     def __post_init__(self) -> None:
         whole_number("slices", self.slices, 1)
-        if self.max_iterations is not None:
-            whole_number("max_iterations", self.max_iterations, 1)
+        if self.inner_iterations is not None:
+            whole_number("inner_iterations", self.inner_iterations, 1)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
             raise TypeError(f"criterion must be one of this package, not {type(self.criterion).__name__}")
 
@@ -56,12 +57,13 @@ class Parareal:
         """Solve from `start` to `stop` and return a `Solution`; options as for `parareal.solve`."""
         from parareal._solve import solve
 
-        options = {"criterion": self.criterion, "max_iterations": self.max_iterations} | options
-        return solve(self.fine, self.coarse, initial, self.edges(start, stop), **options)
+        return solve(
+            self.fine, self.coarse, initial, self.edges(start, stop), **({"criterion": self.criterion} | options)
+        )
 
     def __call__(self, state: State, t0: Any, t1: Any) -> State:
         """Propagate, as any function `f(state, t0, t1)` does."""
-        return self.solve(state, t0, t1, throw=self.max_iterations is None).final_state
+        return self.solve(state, t0, t1).final_state
 
 
 def nested(fine: Propagator, coarse: Propagator, levels: Sequence[int]) -> Propagator:

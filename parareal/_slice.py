@@ -203,18 +203,14 @@ class Slice:
             previous=self.increment,
         )
         self.increment = increment
-        stopped = now.value.settled and now.unchanged  # nothing can change any more
         fresh = before.memory is None and value.memory is not None  # F has not run yet with what it remembers here
         asked = (criterion.local or last) and not fresh
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
         chain = steady or now.value.settled or not criterion.local
-        settled = (
-            stopped
-            or (chain and self.streak >= criterion.consecutive)
-            or (last and now.value.settled and not fresh)  # to the left, nothing can change any more
-        )
-        estimate = evidence.upstream if stopped else criterion.estimate(evidence)
-        return replace(value, settled=settled and fine.accepted, estimate=estimate)
+        settled = chain and self.streak >= criterion.consecutive
+        if last and now.value.settled and not fresh:  # to the left, nothing can change any more
+            settled = True
+        return replace(value, settled=settled and fine.accepted, estimate=criterion.estimate(evidence))
 
     def _let_go(self) -> None:
         """Forget what no later output is made from."""

@@ -34,11 +34,13 @@ def sample(
     guidance: Guidance | None = None,
     slices: int | str = "auto",
     boundaries: Sequence[int] | None = None,
+    levels: Sequence[int] | None = None,
     coarse: str | type[Solver] = "auto",
     tolerance: float = 1e-2,
     criterion: parareal.AbstractCriterion | None = None,
     max_iterations: int | None = None,
     schedule: str = "pipelined",
+    window: int | None = None,
     max_batch: int | None = None,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool = False,
@@ -59,12 +61,14 @@ def sample(
         slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"` the rounded
             root of 3N, which has the least span if three iterations are made.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
+        levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
+            `boundaries` may give those of the outermost level.
         coarse: `"same"` or `"ddim"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which
             costs the same and errs less), `"identity"`, or a `Solver` class.
         tolerance: relative error of the final state to stop at, per sample, by estimate (`parareal.Tolerance`);
             0 runs to the end, which gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
-        max_iterations, schedule, callback, progress, throw: as for `parareal.solve`.
+        max_iterations, schedule, window, callback, progress, throw: as for `parareal.solve`.
         max_batch: rows in one call of the network, at most; None for no bound. Guidance doubles them.
 
     Returns:
@@ -81,11 +85,11 @@ def sample(
         raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
     grid = Grid.of(solver, num_inference_steps).to(latents.device)
     denoiser = Denoiser(model, len(latents), model_kwargs or {}, guidance)
-    nodes = _boundaries(boundaries, slices, grid.steps)
+    nodes = _boundaries(boundaries, slices, levels, grid.steps)
     if criterion is None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
-        criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(len(nodes) - 1)
+        criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(grid.steps)
     return parareal.solve(
         parareal.Steps(DDIM(grid, denoiser)),
         parareal.Steps(_coarse(coarse)(grid, denoiser), steps=1),
@@ -95,6 +99,8 @@ def sample(
         criterion=criterion,
         max_iterations=max_iterations,
         schedule=schedule,
+        window=window,
+        levels=levels,
         executor=parareal.BatchedExecutor(max_batch),
         callback=callback,
         progress=progress,
@@ -109,13 +115,19 @@ def _coarse(coarse: str | type[Solver]) -> type[Solver]:
     return COARSE[str(coarse)]
 
 
-def _boundaries(boundaries: Sequence[int] | None, slices: int | str, steps: int) -> list[int]:
-    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps."""
+def _boundaries(
+    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, steps: int
+) -> list[int]:
+    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps, or the ends for levels."""
+    if levels is not None and slices != "auto":
+        raise ValueError(f"levels={levels} already says how many slices there are: leave slices={slices!r} out")
     if boundaries is not None:
         nodes = [int(n) for n in boundaries]
         if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
             raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
         return nodes
+    if levels is not None:
+        return [0, steps]
     if isinstance(slices, str):
         one_of("slices", slices, ("auto", "sqrt", "steps"))
         # p iterations have span pN/M + M - p, least at M = sqrt(pN); a tolerance of 1e-2 takes 2 to 3 (docs/theory.md)
