@@ -7,9 +7,10 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from parareal._checks import no_unknown
+from parareal._checks import check_boundaries, no_unknown
 from parareal._criteria import Iterations
 from parareal._executors import SerialExecutor
+from parareal._parareal import unrolled
 from parareal._problem import Problem
 from parareal._propagators import Propagator, Steps, Vectorized
 from parareal._sequential import sequential
@@ -55,6 +56,7 @@ def check(
     beside it, up to rounding), and `from solution` (started from the sequential solution, no increment is made).
     """
     no_unknown(check, unknown)
+    fine, boundaries, _ = unrolled(fine, check_boundaries(boundaries))  # of nested levels, the one that does the work
     problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
     experiments: list[tuple[str, Callable[[Problem], str]]] = [
         ("structure", _structure),

@@ -70,12 +70,9 @@ class Machine:
         """Whether nothing more will come: the right boundary is final, the limit is reached, or a state failed."""
         if self.failure is not None or self._slices[-1].complete:
             return True
-        return self._admitted < len(self._slices) and all(s.complete for s in self._inside)
-
-    @property
-    def _inside(self) -> list[Slice]:
-        """The slices within the window."""
-        return self._slices[self._front : self._admitted]
+        front = self._slices[self._front].output
+        stuck = front is not None and not front.final  # and with it the window
+        return stuck and all(s.complete for s in self._slices[self._front : self._admitted])
 
     def enter(self, value: Value) -> None:
         """Take the next value of the left boundary."""
@@ -84,6 +81,8 @@ class Machine:
 
     def take(self) -> list[Request]:
         """Return the propagations that have become ready since the last call."""
+        if self.rules.window is not None:
+            self._admit(self.rules.window)
         ready, self._ready = self._ready, []
         return ready
 
@@ -112,29 +111,26 @@ class Machine:
                 if at + 1 < self._admitted:
                     self._slices[at + 1].enter(value)
                     pending.append(at + 1)
-                if value.final and self.rules.window is not None:
-                    pending += self._admit(self.rules.window)
             self._ask(here)
             if not pending and self.rules.synchronous and self._complete(self._open):
                 self._open += 1
                 pending.extend(range(self._front, self._admitted))
 
-    def _admit(self, window: int) -> list[int]:
+    def _admit(self, window: int) -> None:
         """Let slices in below front + window; each starts from the newest value at its left boundary."""
         front: Value | None = None
-        while self._front < len(self._slices):
+        while self._front < len(self._slices) - 1:
             output = self._slices[self._front].output
             if output is None or not output.final:
                 break
             front, self._front = output, self._front + 1
-        new = list(range(self._admitted, min(self._front + window, len(self._slices))))
-        for at in new:
+        for at in range(self._admitted, min(self._front + window, len(self._slices))):
             self._admitted = at + 1
             self._slices[at].opened = 0.0 if front is None else front.depth
             left = self._slices[at - 1].output
             if left is not None:
                 self._slices[at].enter(left)
-        return new
+                self._flow([at])
 
     def _advance(self, here: Slice) -> Value | None:
         if self.rules.synchronous and here.made + 1 > self._open:
@@ -147,6 +143,7 @@ class Machine:
             return None
 
     def _complete(self, k: int) -> bool:
-        """Whether iteration k has come to its end in every slice."""
+        """Whether iteration k has come to its end in every slice, and there is another one to make."""
         running = any(count for i, count in self._running.items() if i <= k)
-        return not running and all(s.made >= k or s.complete or s.first > k for s in self._slices[: self._admitted])
+        left = [s for s in self._slices[self._front : self._admitted] if not s.complete]
+        return bool(left) and not running and all(s.made >= k or s.first > k for s in left)

@@ -57,9 +57,8 @@ class Parareal:
         """Solve from `start` to `stop` and return a `Solution`; options as for `parareal.solve`."""
         from parareal._solve import solve
 
-        return solve(
-            self.fine, self.coarse, initial, self.edges(start, stop), **({"criterion": self.criterion} | options)
-        )
+        options.setdefault("criterion", self.criterion)
+        return solve(self.fine, self.coarse, initial, self.edges(start, stop), **options)
 
     def __call__(self, state: State, t0: Any, t1: Any) -> State:
         """Propagate, as any function `f(state, t0, t1)` does."""

@@ -1,5 +1,6 @@
 """Pictures of a solution. Needs matplotlib, the extra `plot`."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,22 +54,30 @@ def _line(axis: "Axes", rows: np.ndarray, label: str, color: tuple[float, float,
 
 
 def timeline(solution: "Solution") -> "Figure":
-    """Draw each propagation of the first sample as a bar: its slice over evaluations on the critical path."""
+    """Draw each propagation of the first sample as a bar: its slice over evaluations on the critical path.
+
+    Of nested levels, the innermost is drawn, within the outermost slices, and coarse jumps of all.
+    """
     slices = len(solution.slice_iterations)
     figure, (axis,) = _figure(9, min(1.6 + 0.16 * slices, 9))
     mine = [p for p in solution.propagations if p.sample == 0]
-    iterations = max((p.iteration for p in mine), default=0)
+    innermost = max((p.level for p in mine), default=0)
+    iterations = max((p.iteration for p in mine if p.level == innermost), default=0)
+    place = _places(solution)
     seen = set()
     for p in sorted(mine, key=lambda p: (p.kind, p.iteration)):
         coarse = p.kind == "coarse"
+        if not coarse and p.level < innermost:
+            continue  # the slices within it show it better
         label = "coarse" if coarse else f"fine, iteration {p.iteration}"
-        color = _COARSE if coarse else _shade(p.iteration, iterations + 1)
+        top, bottom = place(p.t0), place(p.t1)
+        height = bottom - top
         axis.barh(
-            p.slice + (0.22 if coarse else -0.12),
+            top + (0.72 if coarse else 0.38) * height - 0.5,
             p.stop - p.start,
             left=p.start,
-            height=0.3 if coarse else 0.5,
-            color=color,
+            height=(0.3 if coarse else 0.5) * height,
+            color=_COARSE if coarse else _shade(p.iteration, iterations + 1),
             edgecolor="white",
             linewidth=0.4,
             label=None if label in seen else label,
@@ -81,3 +90,10 @@ def timeline(solution: "Solution") -> "Figure":
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize="small", loc="lower left")
     return figure
+
+
+def _places(solution: "Solution") -> Callable[[float], float]:
+    """Return the map from time to the number of the slice it falls in, fractions included."""
+    times = np.array([float(t) for t in solution.boundaries])
+    sign = 1.0 if times[-1] > times[0] else -1.0
+    return lambda t: float(np.interp(sign * float(t), sign * times, np.arange(len(times))))

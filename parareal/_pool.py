@@ -95,7 +95,9 @@ class Pooled:
         """Take back what has not begun."""
         self.waiting = []
         for future in self.running:
-            future.cancel()
+            if not future.cancel():  # it runs on for nothing, and that is work too
+                self.tally.call(1, self.call.cost)
+        self.running = {}
 
     @property
     def idle(self) -> bool:
@@ -111,7 +113,9 @@ class Pooled:
         results = []
         for future in sorted(done, key=lambda f: self.running[f][0].priority):
             request, began = self.running.pop(future)
-            results.append((request, self.call.result(request, self._answer(future)), began))
+            result = self.call.result(request, self._answer(future))
+            self.tally.call(1, result.cost)
+            results.append((request, result, began))
         return results
 
     def _submit(self) -> None:

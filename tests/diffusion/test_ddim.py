@@ -171,8 +171,29 @@ def test_presets():
     assert len(paradigms.boundaries) == 50
     assert error(paradigms.final_state, reference) < 1e-3
     assert paradigms.stats.span <= paradigms.iterations < 49
-    with pytest.raises(ValueError, match="window=None"):
-        picard(8)
+    sliding = sample(model, x, SCHEDULER, num_inference_steps=49, tolerance=1e-3, **picard(8))
+    assert error(sliding.final_state, reference) < 2e-3
+    assert sliding.stats.peak_batch <= 2 * 8 * len(x) < paradigms.stats.peak_batch
+    assert sliding.stats.span > paradigms.stats.span
+    one = sample(model, x, SCHEDULER, num_inference_steps=49, tolerance=1e-3, **picard(1))
+    assert torch.equal(one.final_state, sample(model, x, SCHEDULER, num_inference_steps=49, slices=1).final_state)
+
+
+@pytest.mark.parametrize("schedule", ["pipelined", "synchronous"])
+def test_levels_and_windows(schedule):
+    model, x = mixture(SCHEDULER), noise(3, 1, 6, 6, dtype=torch.float64)
+    reference = loop(model, x, SCHEDULER, 60)
+    options = {"num_inference_steps": 60, "schedule": schedule}
+    for choice in ({"levels": (5, 4)}, {"window": 4}, {"levels": (4, 3), "window": 2, "coarse": "same"}):
+        end = sample(model, x, SCHEDULER, tolerance=0, **choice, **options)
+        assert end.outcome is parareal.Outcome.EXACT
+        torch.testing.assert_close(end.final_state, reference, rtol=1e-9, atol=1e-9)
+        near = sample(model, x, SCHEDULER, tolerance=1e-2, **choice, **options)
+        assert error(near.final_state, reference) < 1e-2
+    given = sample(model, x, SCHEDULER, levels=(3, 4), boundaries=[0, 30, 50, 60], tolerance=1e-3, **options)
+    assert error(given.final_state, reference) < 1e-3
+    with pytest.raises(ValueError, match="leave slices=4 out"):
+        sample(model, x, SCHEDULER, levels=(5, 4), slices=4, **options)
 
 
 def test_second_order_jumps_beat_first_order_ones():

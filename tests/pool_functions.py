@@ -1,0 +1,45 @@
+"""Propagators that processes can import."""
+
+import os
+import threading
+import time
+
+import numpy as np
+
+import parareal
+
+
+def decay(u, t0, t1, steps=20):
+    h = (t1 - t0) / steps
+    for i in range(steps):
+        u = u + h * (np.sin(3 * (t0 + i * h)) - u)
+    return u
+
+
+def jump(u, t0, t1):
+    return decay(u, t0, t1, steps=1)
+
+
+def slow(u, t0, t1):
+    time.sleep(0.02)
+    return decay(u, t0, t1)
+
+
+def costed(u, t0, t1):
+    return parareal.Costed(decay(u, t0, t1), 20 if t0 < 1 else 30)
+
+
+def unpicklable_result(u, t0, t1):
+    return threading.Lock()
+
+
+def fails_late(u, t0, t1):
+    if t0 > 1:
+        raise ZeroDivisionError("beyond one")
+    return decay(u, t0, t1)
+
+
+def dies(u, t0, t1):
+    if t0 > 1:
+        os._exit(1)
+    return decay(u, t0, t1)

@@ -1,0 +1,194 @@
+"""Nested levels: what they cost, that they start where they ended, and that nothing inexact passes for exact."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import METHODS, AdamsBashforth2, Euler, edges, euler_box, identical
+
+import parareal
+
+
+def stepper(steps, method="euler"):
+    grid = torch.linspace(0, 3, steps + 1, dtype=torch.float64)
+    return METHODS[method](lambda u, t: -u * torch.sin(3 * t) - 0.1 * u * u, grid)
+
+
+STATE = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+def nested(steps, levels, method="euler", **options):
+    one = stepper(steps, method)
+    return parareal.solve(parareal.Steps(one), parareal.Steps(one, 1), STATE, [0, steps], levels=levels, **options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "levels", "span"),
+    [(961, (12, 9), 28), (196, (12, 4), 19), (972, (12, 9), 28), (1000, (5, 5, 5), 20), (48, (2, 3, 2, 2), 7)],
+)
+def test_span_and_work_of_one_iteration_a_level(steps, levels, span):
+    """Span: the sum of the levels' slices and the innermost steps, less one for each evaluation shared on the way."""
+    solution = nested(steps, levels, criterion=parareal.Iterations(1))
+    inner = -(-steps // int(np.prod(levels)))
+    assert solution.stats.span == sum(levels) + inner - len(levels) == span
+    assert solution.stats.calls == span  # all levels share their ticks
+    # every step once; every coarse jump shares its evaluation with the first step within, and is made once more in the
+    # correction, but for each solve's first slice
+    corrections, solves = 0, 1
+    for slices in levels:
+        corrections, solves = corrections + solves * (slices - 1), solves * slices
+    assert solution.stats.work == steps + corrections
+    assert (solution.stats.sequential_work, solution.stats.sequential_span) == (steps, steps)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 4), outer=st.integers(4, 6), inner=st.integers(2, 4), size=st.integers(1, 5))
+def test_span_of_more_iterations(count, outer, inner, size):
+    """Each outer iteration adds an inner one, which begins when the one before has ended: M1 + p (M2 + S2 - 1) - 1."""
+    count = min(count, outer - 1)
+    solution = nested(outer * inner * size, (outer, inner), criterion=parareal.Iterations(count))
+    assert solution.stats.span == outer + count * (inner + size - 1) - 1
+
+
+@pytest.mark.parametrize("levels", [(4, 3), (3, 2, 2)])
+@pytest.mark.parametrize("method", ["rk4", "heun"])
+def test_each_outer_iteration_goes_on_from_the_last(levels, method):
+    reference = parareal.sequential(parareal.Steps(stepper(96, method)), STATE, [0, 96]).final_state
+    errors = []
+    for count in range(1, levels[0]):
+        solution = nested(96, levels, method, criterion=parareal.Iterations(count))
+        errors.append(float((solution.final_state - reference).abs().max()))
+    assert all(later < 0.5 * earlier for earlier, later in pairwise(errors))
+
+
+def test_inner_answers_are_not_frozen():
+    """One inner iteration an outer one is far from F; slice 0, whose input never changes, must be taken up again."""
+    fine, coarse = (euler_box(lambda t, u: np.sin(3 * u) + t, n) for n in (4, 1))
+    nest = parareal.Parareal(fine, coarse, 4, criterion=parareal.Iterations(1))
+    times, state = np.linspace(0, 4, 4), np.array([0.3, 1.0])
+    reference = parareal.sequential(nest, state, times)
+    # 3 outer iterations would be the end if the inner answers were exact
+    early = parareal.solve(nest, coarse, state, times, criterion=parareal.Iterations(3))
+    assert early.outcome is parareal.Outcome.ITERATIONS_DONE
+    assert not identical(early.final_state, reference.final_state)
+    assert np.isfinite(early.error_estimate).all()
+    assert early.error_estimate[0] > 0
+    late = parareal.solve(nest, coarse, state, times, criterion=parareal.Iterations(12))
+    assert late.outcome is parareal.Outcome.EXACT
+    assert identical(late.states, reference.states)
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("inner", [1, 2, None])
+def test_settled_boundaries_have_small_defects(rtol, inner):
+    """The promise of `Increment`, with an inexact F: a settled boundary is what the full F makes of its neighbour."""
+    one = stepper(961)
+    fine, coarse = parareal.Steps(one), parareal.Steps(one, 1)
+    nest = parareal.Parareal(fine, coarse, 9, inner_iterations=inner)
+    nodes = edges(961, 12)
+    solution = parareal.solve(nest, coarse, STATE, nodes, criterion=parareal.Increment(rtol, 0.0))
+    assert solution.outcome is parareal.Outcome.CONVERGED
+    for n in range(12):
+        end = parareal.sequential(fine, solution.states[n], nodes[n : n + 2]).final_state
+        defect = (end - solution.states[n + 1]).square().mean().sqrt() / solution.states[n + 1].square().mean().sqrt()
+        assert float(defect) <= rtol
+
+
+def test_memory_of_a_multistep_method_crosses_levels():
+    grid = torch.linspace(0, 2, 49, dtype=torch.float64)
+    rule = AdamsBashforth2(lambda u, t: torch.cos(t) - u, grid)
+    fine, coarse = parareal.Steps(rule), parareal.Steps(Euler(rule.evaluate, grid), 1)
+    solution = parareal.solve(
+        fine,
+        coarse,
+        STATE,
+        [0, 48],
+        levels=(4, 3),
+        criterion=parareal.Iterations(4),
+        executor=parareal.SerialExecutor(),
+    )
+    assert solution.outcome is parareal.Outcome.EXACT
+    assert identical(solution.final_state, parareal.sequential(fine, STATE, [0, 48]).final_state)
+
+
+def test_a_nested_coarse_propagator():
+    """As G, an inner solve is the same map in every iteration, so the end is exact all the same."""
+    fine, middle, coarse = (euler_box(lambda t, u: np.cos(u) - t, n) for n in (32, 4, 1))
+    rough = parareal.Parareal(middle, coarse, 2, criterion=parareal.Iterations(1))
+    times, state = np.linspace(0, 2, 6), np.array([0.1, 0.7])
+    reference = parareal.sequential(fine, state, times).states
+    solution = parareal.solve(fine, rough, state, times, criterion=parareal.Iterations(5))
+    assert identical(solution.states, reference)
+    plain, better = (
+        parareal.solve(fine, g, state, times, criterion=parareal.Iterations(1)).states for g in (coarse, rough)
+    )
+    assert np.abs(better - reference).max() < np.abs(plain - reference).max()
+
+
+def test_as_an_object():
+    fine, coarse = euler_box(lambda t, u: -u, 10), euler_box(lambda t, u: -u, 1)
+    method = parareal.Parareal(fine, coarse, 5)
+    state = np.array([1.0])
+    solution = method.solve(state, 0.0, 1.0)
+    assert solution.boundaries == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    np.testing.assert_array_equal(method(state, 0.0, 1.0), solution.final_state)
+    np.testing.assert_allclose(method(state, 0.0, 1.0), parareal.sequential(method, state, [0.0, 1.0]).final_state)
+    report = parareal.check(method, coarse, state, [0.0, 0.5, 1.0])
+    assert report.ok, str(report)
+
+
+def test_a_slice_with_few_steps_has_as_many_inner_slices():
+    solution = nested(10, (4, 9), criterion=parareal.Iterations(1))
+    assert solution.stats.span == 4 + 3 + 1 - 2
+    assert solution.boundaries == [0, 2, 5, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("levels", "boundaries", "words"),
+    [
+        ((), [0, 24], "outermost first"),
+        (4, [0, 24], "outermost first"),
+        ((4, 0), [0, 24], "outermost first"),
+        ((4, 2.5), [0, 24], "outermost first"),
+        ((4, 2), [0, 6, 24], "asks for 4 outermost slices, but there are 2"),
+        ((9, 2), [0, 4], "asks for 9 outermost slices, but there are 4"),
+    ],
+)
+def test_bad_levels(levels, boundaries, words):
+    one = parareal.Steps(stepper(24))
+    with pytest.raises(ValueError, match=words):
+        parareal.solve(one, one, STATE, boundaries, levels=levels)
+
+
+def test_bad_objects():
+    one = parareal.Steps(stepper(24))
+    with pytest.raises(ValueError, match="slices"):
+        parareal.Parareal(one, one, 0)
+    with pytest.raises(ValueError, match="inner_iterations"):
+        parareal.Parareal(one, one, 3, inner_iterations=0)
+    with pytest.raises(TypeError, match="criterion"):
+        parareal.Parareal(one, one, 3, criterion=1e-3)
+    with pytest.raises(ValueError, match="whole numbers"):
+        parareal.solve(parareal.Parareal(one, one, 3), one, STATE, [0.0, 0.5, 1.0])
+
+
+def test_pictures_of_levels(tmp_path):
+    pytest.importorskip("matplotlib")
+    solution = nested(96, (4, 3), criterion=parareal.Iterations(1))
+    assert {p.level for p in solution.propagations} == {0, 1}
+    solution.timeline().savefig(tmp_path / "timeline.png")
+    solution.trace(tmp_path / "trace.json")
+    solution.plot().savefig(tmp_path / "plot.png")
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_overflow_within_a_level_is_reported():
+    def explode(u, t0, t1):
+        return u * 1e200
+
+    nest = parareal.Parareal(explode, lambda u, a, b: u, 3)
+    with pytest.raises(parareal.PararealError, match="not finite"):
+        parareal.solve(nest, lambda u, a, b: u, np.array([1.0]), [0.0, 1.0, 2.0])

@@ -1,0 +1,197 @@
+"""Windows: what runs ahead of the front, and what is kept."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import Euler, euler_box, identical
+
+import parareal
+
+
+def rhs(t, u):
+    return np.sin(3 * t) - u
+
+
+FINE, COARSE = euler_box(rhs, 10), euler_box(rhs, 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    window=st.integers(1, 12),
+    slices=st.integers(1, 14),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    rtol=st.sampled_from([1e-2, 1e-6]),
+)
+def test_nothing_runs_beyond_front_plus_window(window, slices, schedule, rtol):
+    """Replays the solve from what the propagators were asked, and from what callers see of the states."""
+    asked = []
+
+    def watched(f):
+        def propagate(u, t0, t1):
+            asked.append(round(t0 / 0.3))
+            return f(u, t0, t1)
+
+        return propagate
+
+    times = np.arange(slices + 1) * 0.3
+    solution = parareal.solve(
+        watched(FINE),
+        watched(COARSE),
+        np.array([1.0, 2.0]),
+        times,
+        window=window,
+        schedule=schedule,
+        criterion=parareal.Increment(rtol, rtol),
+    )
+    assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+    last = {n: max(i for i, m in enumerate(asked) if m == n) for n in range(slices)}
+    for n in range(window, slices):  # slice n begins after slice n - window has ended
+        assert asked.index(n) > last[n - window]
+    reference = parareal.sequential(FINE, np.array([1.0, 2.0]), times).final_state
+    np.testing.assert_allclose(solution.final_state, reference, rtol=0, atol=10 * rtol)
+
+
+@pytest.mark.parametrize("schedule", ["pipelined", "synchronous"])
+def test_a_window_of_one_is_the_sequential_solve(schedule):
+    log = []
+
+    def fine(u, t0, t1):
+        log.append(t0)
+        return FINE(u, t0, t1)
+
+    times = np.linspace(0, 2, 9)
+    solution = parareal.solve(fine, COARSE, np.array([1.0]), times, window=1, schedule=schedule)
+    assert identical(solution.final_state, parareal.sequential(FINE, np.array([1.0]), times).final_state)
+    assert log == list(times[:-1])
+    assert solution.outcome is parareal.Outcome.EXACT
+
+
+def test_a_window_as_wide_as_the_problem_changes_nothing():
+    times = np.linspace(0, 2, 9)
+    free, wide = (parareal.solve(FINE, COARSE, np.array([1.0]), times, window=w) for w in (None, 8))
+    np.testing.assert_array_equal(free.increments, wide.increments)
+    assert free.stats.work == wide.stats.work
+    assert free.stats.span == wide.stats.span
+
+
+def test_fronts_are_per_sample():
+    """A sample that needs no correction does not wait for one that does."""
+
+    def stiffness(u, t):  # the second sample decays, the first stands still
+        return -u * torch.tensor([0.0, 2.0], dtype=u.dtype)[(u[:, :1] > 1).long()]
+
+    grid = torch.linspace(0, 4, 81, dtype=torch.float64)
+    stepper = Euler(stiffness, grid)
+    states = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
+    together = parareal.solve(
+        parareal.Steps(stepper),
+        parareal.Steps(stepper, 1),
+        states,
+        range(0, 81, 10),
+        batch_dims=1,
+        window=3,
+        criterion=parareal.Increment(1e-8, 0.0),
+    )
+    for i in range(2):
+        alone = parareal.solve(
+            parareal.Steps(stepper),
+            parareal.Steps(stepper, 1),
+            states[i],
+            range(0, 81, 10),
+            window=3,
+            criterion=parareal.Increment(1e-8, 0.0),
+        )
+        np.testing.assert_array_equal(together.slice_iterations[:, i], alone.slice_iterations[:, 0])
+        torch.testing.assert_close(together.final_state[i], alone.final_state, rtol=1e-13, atol=0)
+    assert (together.slice_iterations[:, 0] < together.slice_iterations[:, 1]).any()
+
+
+class Tracked(np.ndarray):
+    """An array that can be counted while it lives."""
+
+
+@pytest.mark.parametrize("slices", [20, 80])
+def test_memory_is_proportional_to_the_window(slices):
+    """Beside the answer, one state a boundary, what lives is a multiple of the window, not of the slices."""
+    alive: set[int] = set()
+    peak = 0
+
+    def count(u):
+        nonlocal peak
+        token = u.view(Tracked)
+        alive.add(id(token))
+        weakref.finalize(token, alive.discard, id(token))
+        return token
+
+    times = np.linspace(0, slices / 10, slices + 1)
+    made = {"fine": 0, "coarse": 0}
+
+    def propagate(kind, f):
+        def call(u, t0, t1):
+            nonlocal peak
+            made[kind] += 1
+            result = count(f(np.asarray(u), t0, t1))
+            # boundaries behind this slice hold one state each; what else lives is in flight
+            peak = max(peak, len(alive) - round(t0 * 10))
+            return result
+
+        return call
+
+    parareal.solve(
+        propagate("fine", FINE),
+        propagate("coarse", COARSE),
+        np.ones(50),
+        times,
+        window=4,
+        criterion=parareal.Increment(1e-6, 1e-6),
+    )
+    gc.collect()
+    assert made["fine"] > slices
+    assert peak <= 5 * 4 + 4
+
+
+def test_iterates_with_a_guess_and_a_window():
+    times = np.linspace(0, 2, 13)
+    reference = parareal.sequential(FINE, np.array([1.0]), times)
+    solution = parareal.solve(FINE, COARSE, np.array([1.0]), times, window=3, guess=reference.states)
+    assert identical(solution.final_state, reference.final_state)
+    assert np.nanmax(solution.increments) == 0
+
+
+def test_callbacks_come_while_the_window_moves():
+    seen = []
+    times = np.linspace(0, 4, 21)
+    parareal.solve(FINE, COARSE, np.array([1.0]), times, window=4, callback=lambda r: seen.append(r))
+    assert len(seen) > 3
+    assert np.isnan(seen[0].final_state).all()
+    done = [np.isfinite(r.states[:, 0]).sum() for r in seen]
+    assert done == sorted(done)
+    assert done[-1] == 21
+
+
+def test_too_few_iterations_keep_what_is_done():
+    times = np.linspace(0, 4, 21)
+    options = {"window": 4, "criterion": parareal.Increment(1e-10, 1e-10), "max_iterations": 5}
+    solution = parareal.solve(FINE, COARSE, np.array([1.0]), times, throw=False, **options)
+    assert solution.outcome is parareal.Outcome.ITERATION_LIMIT
+    reference = parareal.sequential(FINE, np.array([1.0]), times).states
+    assert identical(solution.states[:4], reference[:4])
+    assert np.isnan(solution.final_state).all()
+    with pytest.raises(parareal.PararealError):
+        parareal.solve(FINE, COARSE, np.array([1.0]), times, **options)
+
+
+@pytest.mark.parametrize("window", [0, -1, 2.5, "all"])
+def test_bad_windows(window):
+    with pytest.raises((ValueError, TypeError), match="window"):
+        parareal.solve(FINE, COARSE, np.array([1.0]), [0.0, 1.0, 2.0], window=window)
+
+
+def test_a_count_of_iterations_does_not_move_a_window():
+    with pytest.raises(ValueError, match=r"Iterations\(4\)"):
+        parareal.solve(FINE, COARSE, 1.0, range(5), window=2, criterion=parareal.Iterations(2))
