@@ -57,9 +57,9 @@ class Arrays:
             state = torch.cat([x.reshape(*like.shape[:-1], -1) for x in state], dim=-1)
         return state.to(like.dtype)
 
-    def user(self, array: Any) -> Any:
+    def user(self, states: Any) -> Any:
         """Return states with any leading axes as the user knows them."""
-        y = self.tensor(array).to(self.dtype)
+        y = (states if isinstance(states, Tensor) else torch.from_numpy(states)).to(self.dtype)
         return y if self.shapes is None else _flat_to_shape(y, y.shape[:-1], self.shapes)
 
     def solution(self, solution: parareal.Solution) -> parareal.Solution:

@@ -39,7 +39,9 @@ def coarse_propagator(coarse: Any, fine: Method, problem: Problem, arrays: Array
     return _timed(coarse, problem, arrays)
 
 
-def _timed(function: Callable[[Any, Any, Any], Any], problem: Problem, arrays: Arrays) -> Callable[[Any, Any, Any], Any]:
+def _timed(
+    function: Callable[[Any, Any, Any], Any], problem: Problem, arrays: Arrays
+) -> Callable[[Any, Any, Any], Any]:
     """Return a function of states and times as one of the engine's states and nodes."""
     times = -problem.times if problem.falling else problem.times
 

@@ -83,7 +83,7 @@ def odeint(
     nodes = _nodes(slices, levels, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
     arrays = Arrays.suited(problem, len(nodes) - 1, own=not (coarse is None or isinstance(coarse, str)))
-    with torch.no_grad():
+    with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
         rows = find(func, problem.shapes, problem.some_times(), problem.y0)
         fine = METHODS[problem.method](
             arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
@@ -106,7 +106,8 @@ def odeint(
             )
         except parareal.PararealError as error:
             raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
-        ys = arrays.user(arrays.of(outputs(problem, fine, arrays, nodes, solution.states)))
+        whole = solution.outcome is not parareal.Outcome.WORKER_LOST
+        ys = arrays.user(outputs(problem, fine, arrays, nodes, solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
 
 
@@ -128,8 +129,7 @@ def _nodes(slices: int | str, levels: Any, steps: int) -> list[int]:
 def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:
     """Return the criterion for torchdiffeq's tolerances, each a number, a tensor, or one for each leaf."""
     rtol, atol = (float(min(torch.as_tensor(x).min() for x in _each(tol))) for tol in (rtol, atol))
-    least = 8 * torch.finfo(dtype).eps if rtol > 0 else 0.0
-    return parareal.Increment(max(rtol, least), atol)
+    return parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)
 
 
 def _each(tolerance: Any) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from parareal_torchdiffeq._methods import Method
 from parareal_torchdiffeq._problem import Problem
 
 
-def outputs(problem: Problem, method: Method, arrays: Arrays, nodes: list[int], states: Any) -> Tensor:
+def outputs(problem: Problem, method: Method, arrays: Arrays, nodes: list[int], states: Any, whole: bool) -> Tensor:
     """Return the solution at `problem.points`, shape (points, *state), from the states at the slices' boundaries.
 
     A point on a boundary is read off. For all others their slices are stepped through once more, all slices at once
@@ -23,14 +23,15 @@ def outputs(problem: Problem, method: Method, arrays: Arrays, nodes: list[int], 
         arrays: how states are written.
         nodes: those of the boundaries.
         states: the engine's states there, shape (boundaries, *state).
+        whole: step through slices; otherwise points that are no boundaries are NaN.
     """
     boundaries = arrays.tensor(states)
-    found = boundaries.new_empty((len(problem.points), *boundaries.shape[1:]))
+    found = boundaries.new_full((len(problem.points), *boundaries.shape[1:]), float("nan"))
     ends, on_node = _ends(problem)
     boundary = np.searchsorted(nodes, ends)
     read = on_node & (np.take(nodes, boundary) == ends)
     found[np.flatnonzero(read)] = boundaries[boundary[read]]
-    if not read.all():
+    if whole and not read.all():
         rest = np.flatnonzero(~read)
         _step_through(problem, method, arrays, np.array(nodes), boundaries, found, rest, boundary[rest] - 1, ends[rest])
     return found
