@@ -13,7 +13,7 @@ import parareal
 from parareal_torchdiffeq._problem import Problem
 
 _SMALL = 1 << 15
-"""entries up to which NumPy's arithmetic is cheaper than torch's, and torch has no use for a second thread"""
+"""entries up to which torch does not use a second thread"""
 
 
 @final
@@ -21,8 +21,8 @@ _SMALL = 1 << 15
 class Arrays:
     """The engine's states: tensors, or NumPy arrays that share their memory; tuples as one vector, as in torchdiffeq.
 
-    Small states on the CPU are NumPy arrays, because the cost of arithmetic on them is that of its calls, and a call
-    of NumPy's takes about a third of torch's time.
+    On the CPU, where torch would use one thread, they are NumPy arrays: a call on a small array takes NumPy about a
+    third of torch's time.
     """
 
     numpy: bool
@@ -39,7 +39,8 @@ class Arrays:
         """Choose the library for so many rows; where the caller has a coarse propagator of his `own`, it is torch."""
         y = problem.y0
         known = problem.times.dtype in (torch.float32, torch.float64)  # NumPy lacks some others
-        numpy = not own and known and y.device.type == "cpu" and y.numel() * rows <= _SMALL
+        alone = y.numel() * rows <= _SMALL or torch.get_num_threads() == 1
+        numpy = not own and known and y.device.type == "cpu" and alone
         real = y.dtype.to_real()
         return Arrays(numpy, problem.shapes, problem.dtype, np.dtype(str(real)[6:]) if numpy else real)
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchdiffeq._impl.odeint import SOLVERS
 
 import parareal
 from parareal._checks import one_of
 from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._methods import METHODS, Method
-from parareal_torchdiffeq._problem import SOLVERS, Problem
+from parareal_torchdiffeq._problem import Problem
 
 
 def check_coarse(coarse: Any, method: str) -> None:

@@ -11,7 +11,7 @@ from parareal._checks import no_unknown, one_of, whole_number
 from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
 from parareal_torchdiffeq._methods import METHODS
-from parareal_torchdiffeq._outputs import outputs
+from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._probe import find
 from parareal_torchdiffeq._problem import Problem
 
@@ -107,7 +107,7 @@ def odeint(
         except parareal.PararealError as error:
             raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
         whole = solution.outcome is not parareal.Outcome.WORKER_LOST
-        ys = arrays.user(outputs(problem, fine, arrays, nodes, solution.states, whole))
+        ys = arrays.user(Outputs(problem, fine, arrays, np.array(nodes)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
 
 

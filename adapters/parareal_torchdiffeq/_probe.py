@@ -13,36 +13,15 @@ are left out. Values of NaN in both count as equal.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchdiffeq._impl.misc import _flat_to_shape, _TupleFunc
 
-Func = Callable[[Any, Any], Any]
-
-
-@final
-@dataclass(frozen=True)
-class RowsOf:
-    """A right-hand side for rows: called with t of shape (rows,) and y of shape (rows, *state), it returns y's shape.
-
-    A state that is a tuple is written as one vector, leaf after leaf.
-    """
-
-    form: str
-    """`"broadcast"`, `"vector"`, `"vmap"` or `"rows"`"""
-    function: Func
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """Evaluate all rows."""
-        value = self.function(t, y)
-        return value if value.shape == y.shape else value.expand(y.shape)
+from parareal_torchdiffeq._forms import Func, RowsOf, batched, filled, one, one_by_one
 
 
 def find(func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> RowsOf:
@@ -57,14 +36,14 @@ def find(func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> RowsOf:
     Raises:
         ValueError: where func returns something that is no derivative of its state.
     """
-    single: Func = func if shapes is None else _TupleFunc(func, shapes)
+    single = one(func, shapes)
     t, rows = _sample(t, y, [y.shape] if shapes is None else shapes)
     expected = torch.stack([_checked(single(*row), y) for row in zip(t, rows, strict=True)])
     reasons = []
-    for form, function, watch in _forms(func, single, shapes, y):
-        candidate = RowsOf(form, function)
+    for candidate in batched(func, shapes, y):
+        form = candidate.form
         try:
-            with watch:
+            with nullcontext() if form == "vmap" else _NoBranches():  # vmap refuses branches itself
                 found = [candidate(t[:count], rows[:count]) for count in (len(t), 1)]
         except Exception as error:  # whatever a function not written for rows may raise
             reasons.append(f"{form}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
@@ -78,33 +57,7 @@ def find(func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> RowsOf:
         UserWarning,
         stacklevel=3,
     )
-    return RowsOf("rows", lambda t, y: torch.stack([_filled(single(*row), row[1]) for row in zip(t, y, strict=True)]))
-
-
-def _forms(func: Func, single: Func, shapes: list[Size] | None, y: Tensor) -> Iterator[tuple[str, Func, Any]]:
-    ranks = {y.ndim} if shapes is None else {len(shape) for shape in shapes}
-    if len(ranks) == 1:
-        ones = [1] * ranks.pop()
-        many = func if shapes is None else _leading(func, shapes)
-        yield "broadcast", lambda t, y: many(t.reshape(-1, *ones), y), _NoBranches()
-        if ones:
-            yield "vector", many, _NoBranches()
-    yield "vmap", torch.vmap(single), nullcontext()
-
-
-def _leading(func: Func, shapes: list[Size]) -> Func:
-    """Return func on rows of a tuple, written as rows of one vector."""
-
-    def function(t: Tensor, y: Tensor) -> Tensor:
-        leaves = _flat_to_shape(y, (len(y),), shapes)
-        slopes = zip(func(t, leaves), leaves, strict=True)
-        return torch.cat([_filled(f, leaf).reshape(len(y), -1) for f, leaf in slopes], dim=1)
-
-    return function
-
-
-def _filled(value: Tensor, like: Tensor) -> Tensor:
-    return value if value.shape == like.shape else value.expand(like.shape)
+    return one_by_one(func, shapes)
 
 
 def _sample(t: Tensor, y: Tensor, shapes: list[Size]) -> tuple[Tensor, Tensor]:
@@ -124,7 +77,7 @@ def _checked(value: Any, y: Tensor) -> Tensor:
     if value.dtype != y.dtype:
         raise ValueError(f"func returns {value.dtype} for a state of {y.dtype}: let it return the dtype of its state")
     try:
-        return _filled(value, y).detach()
+        return filled(value, y).detach()
     except RuntimeError:
         raise ValueError(
             f"func returns shape {tuple(value.shape)} for a state of shape {tuple(y.shape)}: "

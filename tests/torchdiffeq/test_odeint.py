@@ -61,8 +61,12 @@ def to_the_end(func, y0, t, slices, **arguments):
     perturb=st.booleans(),
     coarse=st.sampled_from(["auto", "euler", lambda y, t0, t1: y]),
     share=st.floats(0, 1),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    executor=st.sampled_from([None, parareal.SerialExecutor(), parareal.BatchedExecutor(3)]),
 )
-def test_equal_to_torchdiffeq(method, shape, dtype, t_dtype, falling, gaps, grid, interp, perturb, coarse, share):
+def test_equal_to_torchdiffeq(
+    method, shape, dtype, t_dtype, falling, gaps, grid, interp, perturb, coarse, share, schedule, executor
+):
     t = torch.tensor([0, *np.cumsum(gaps)], dtype=t_dtype) / 20 - 0.3
     t = -t if falling else t
     options = {"interp": interp, "perturb": perturb}
@@ -76,7 +80,8 @@ def test_equal_to_torchdiffeq(method, shape, dtype, t_dtype, falling, gaps, grid
     slices = 1 + round(share * (steps - 1))
     y0 = initial(SHAPES[shape], dtype)
     theirs = torchdiffeq.odeint(field, y0, t, method=method, options=options)
-    ours = to_the_end(field, y0, t, slices, method=method, options=options, coarse=coarse)
+    how = {"coarse": coarse, "schedule": schedule, "executor": executor}
+    ours = to_the_end(field, y0, t, slices, method=method, options=options, **how)
     assert_equal(ours, theirs, ulps=40)
     assert all(torch.equal(x[0], y) for x, y in zip(leaves(ours), leaves(y0), strict=True))
 
@@ -128,9 +133,22 @@ def test_single_precision_stops_at_what_it_can_resolve():
     assert solution.iterations < 6
 
 
-def test_large_states_are_tensors_to_the_engine_and_give_the_same():
+def test_large_states_on_two_threads():
     y0, t = torch.randn(5000, dtype=torch.float64), torch.linspace(0, 1, 41, dtype=torch.float64)
-    assert_equal(to_the_end(field, y0, t, 8, method="rk4"), torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=10)
+    torch.set_num_threads(2)
+    try:
+        ours = to_the_end(field, y0, t, 8, method="rk4")
+    finally:
+        torch.set_num_threads(1)
+    assert_equal(ours, torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=10)
+
+
+def test_a_grid_of_another_dtype_that_does_not_rise_everywhere():
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    grid = torch.tensor([0, 0.25, 0.5, 0.375, 0.375, 0.75, 1.0], dtype=torch.float32)
+    options = {"grid_constructor": lambda f, y, t: grid, "interp": "cubic"}
+    ours = to_the_end(field, VECTOR, t, 4, method="heun2", options=options)
+    assert_equal(ours, torchdiffeq.odeint(field, VECTOR, t, method="heun2", options=options), ulps=10)
 
 
 class Trapped:
@@ -246,7 +264,7 @@ def test_the_warning_says_why():
 @pytest.mark.parametrize("coarse", ["auto", "euler"])
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 def test_counts_follow_the_laws(method, coarse, iterations):
-    """Equations 10 and 11 of docs/theory.md for a step of s evaluations, a coarse one of c, the first of them shared."""
+    """Equations 10 and 11 of docs/theory.md for steps of s evaluations, coarse ones of c, the first of them shared."""
     slices, steps, s, p = 6, 10, STAGES[method], iterations
     c = 1 if coarse == "euler" else s
     t = torch.linspace(0, 3, slices * steps + 1, dtype=torch.float64)
