@@ -107,7 +107,7 @@ def odeint(
         except parareal.PararealError as error:
             raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
         whole = solution.outcome is not parareal.Outcome.WORKER_LOST
-        ys = arrays.user(Outputs(problem, fine, arrays, np.array(nodes)).solution(solution.states, whole))
+        ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
 
 
