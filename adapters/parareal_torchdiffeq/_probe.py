@@ -19,9 +19,14 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from parareal_torchdiffeq._forms import Func, RowsOf, batched, filled, one, one_by_one
+
+_READS = {torch.equal, torch.allclose, torch.is_nonzero} | {
+    getattr(Tensor, name)
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__complex__", "__index__", "equal", "allclose")
+}
 
 
 def find(func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> RowsOf:
@@ -92,11 +97,11 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
-class _NoBranches(TorchDispatchMode):
+class _NoBranches(TorchFunctionMode):
     """Refuse to read a number out of a tensor: a branch that one row takes must not be taken for all of them."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let everything else pass."""
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise TypeError("it reads a number out of a tensor, with bool(), float() or item()")
+        if func in _READS:
+            raise TypeError(f"it reads a number out of a tensor, with {func.__name__}")
         return func(*args, **(kwargs or {}))

@@ -1,5 +1,8 @@
 """`odeint` is `torchdiffeq.odeint` on the same grid."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -187,6 +190,10 @@ def branch_taken_later(t, y):
     return -y if float(y.norm()) < 1.01 else -2 * y
 
 
+def branch_on_equality(t, y):
+    return -y if not torch.equal(y, y.abs()) else -2 * y
+
+
 def branch_on_time(t, y):
     return -y if t < 0.6 else -2 * y
 
@@ -229,6 +236,7 @@ PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.f
         (ranks, RANKS, "vmap"),
         (branch_taken_later, VECTOR, "rows"),
         (branch_on_time, VECTOR, "rows"),
+        (branch_on_equality, VECTOR, "rows"),
         (numbers, VECTOR, "rows"),
     ],
 )
@@ -248,6 +256,17 @@ def test_the_form_that_takes_rows_is_found(func, y0, form):
     rank = leaves(y0)[0].ndim
     assert len(t_shape) == {"broadcast": rank + 1 if rank else 1, "vector": 1, "vmap": 0, "rows": 0}[form]
     assert len(y_shape) == rank + (form in ("broadcast", "vector"))
+
+
+def test_the_first_call_does_not_import_a_compiler():
+    """Some of torch's hooks do, which takes a second."""
+    code = """
+import sys, torch
+from parareal_torchdiffeq import odeint
+odeint(lambda t, y: -y, torch.ones(2), torch.linspace(0, 1, 9), method="rk4")
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
 
 
 def test_the_warning_says_why():
