@@ -36,6 +36,7 @@ docs: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/batch_cost.py
+	$(BIN)/python benchmarks/odeint.py
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

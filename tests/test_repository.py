@@ -16,7 +16,7 @@ import parareal
 from parareal import _cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/diffusion.md"]
+PAGES = ["README.md", "docs/diffusion.md", "docs/odes.md"]
 SNIPPETS = [
     (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
 ]

@@ -1,0 +1,136 @@
+"""`odeint`, with torchdiffeq's signature and result."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import parareal
+from parareal._checks import no_unknown, one_of, whole_number
+from parareal_torchdiffeq._arrays import Arrays
+from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
+from parareal_torchdiffeq._methods import METHODS
+from parareal_torchdiffeq._outputs import Outputs
+from parareal_torchdiffeq._probe import find
+from parareal_torchdiffeq._problem import Problem
+
+
+def odeint(
+    func: Callable[[Any, Any], Any],
+    y0: Any,
+    t: torch.Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: None = None,
+    slices: int | str = "auto",
+    levels: Any = None,
+    coarse: Any = "auto",
+    criterion: parareal.AbstractCriterion | None = None,
+    max_iterations: int | None = None,
+    schedule: str = "pipelined",
+    executor: parareal.AbstractExecutor | None = None,
+    window: int | None = None,
+    progress: bool = False,
+    callback: Callable[[parareal.Refinement], Any] | None = None,
+    throw: bool = True,
+    return_solution: bool = False,
+    **unknown: Any,
+) -> Any:
+    """Integrate an ordinary differential equation as `torchdiffeq.odeint` does, in parallel in time.
+
+    The result is that of torchdiffeq on the same grid: to rounding when run to the end, with
+    `criterion=parareal.Iterations(slices)`, and otherwise as close as the criterion asks. Nothing is differentiated.
+
+    Args:
+        func: the right-hand side `func(t, y)` for a scalar t and a state y, unchanged; how it takes many rows at once
+            is found out by a few calls (docs/odes.md). It must be deterministic.
+        y0: the state at t[0]: a tensor of a floating or complex dtype, or a tuple of tensors.
+        t: times at which the solution is wanted, rising or falling, of shape (points,) and a floating dtype.
+        rtol, atol: when to stop, as of `parareal.Increment`; rtol is raised to 8 units in the last place where the
+            dtype resolves no less. Of tolerances for each leaf of a tuple the smallest counts.
+        method: `"euler"`, `"midpoint"`, `"heun2"`, `"heun3"` or `"rk4"`. There is no default, because torchdiffeq's
+            cannot be cut into slices.
+        options: as of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
+        event_fn: not supported.
+        slices: how many; `"sqrt"` means the rounded root of the number of steps N, `"auto"` that of 3N.
+        levels: numbers of slices within slices, the outer ones first, in place of `slices`.
+        coarse: `"auto"` or None takes one step of the same method a slice; the name of a method of the same or a lower
+            order takes one of that; a function `f(y, t0, t1)`, or `parareal.vectorized` of one, is given the user's
+            states and times; `parareal.Steps` over the grid's nodes is used as it is, on tensors.
+        criterion: another criterion of the engine, instead of `rtol` and `atol`.
+        max_iterations, schedule, executor, window, progress, throw: as for `parareal.solve`.
+        callback: as for `parareal.solve`, with states as y0.
+        return_solution: return the pair of the result and the `parareal.Solution`, whose states are those at the
+            boundaries of slices, and whose boundaries are nodes of the grid.
+
+    Returns:
+        The solution at t: a tensor of shape (points, *y0.shape), or a tuple of them, in the dtype of y0. Points that
+        are no boundaries of slices cost one more pass over their slices, which the solution's counts do not include.
+
+    Raises:
+        TypeError, ValueError: before any work, with a sentence that says what to change.
+        parareal.PararealError: as `parareal.solve`.
+    """
+    no_unknown(odeint, unknown)
+    if event_fn is not None:
+        raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
+    problem = Problem.checked(func, y0, t, rtol, atol, method, options)
+    check_coarse(coarse, problem.method)
+    nodes = _nodes(slices, levels, problem.steps)
+    criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
+    arrays = Arrays.suited(problem, len(nodes) - 1, own=not (coarse is None or isinstance(coarse, str)))
+    with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
+        rows = find(func, problem.shapes, problem.some_times(), problem.y0)
+        fine = METHODS[problem.method](
+            arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
+        )
+        given = {"levels": levels, "window": window}  # options of the engine that not every version has
+        try:
+            solution = parareal.solve(
+                parareal.Steps(fine),
+                coarse_propagator(coarse, fine, problem, arrays),
+                arrays.of(problem.y0),
+                nodes,
+                criterion=criterion,
+                max_iterations=max_iterations,
+                schedule=schedule,
+                executor=executor,
+                callback=None if callback is None else arrays.callback(callback),
+                progress=progress,
+                throw=throw,
+                **{name: value for name, value in given.items() if value is not None},
+            )
+        except parareal.PararealError as error:
+            raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
+        whole = solution.outcome is not parareal.Outcome.WORKER_LOST
+        ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
+    return (ys, arrays.solution(solution)) if return_solution else ys
+
+
+def _nodes(slices: int | str, levels: Any, steps: int) -> list[int]:
+    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps."""
+    if levels is not None:
+        if slices != "auto":
+            raise ValueError("slices and levels exclude each other: levels=(12, 9) is 12 slices of 9 each")
+        return [0, steps]
+    if isinstance(slices, str):
+        one_of("slices", slices, ("auto", "sqrt"))
+        # p iterations have span pN/M + M - p, least at M = sqrt(pN) (docs/theory.md, eq. 9), here with p = 3
+        slices = min(steps, round((steps if slices == "sqrt" else 3 * steps) ** 0.5))
+    if whole_number("slices", slices, 1) > steps:
+        raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
+    return [int(n) for n in np.rint(np.arange(slices + 1) * steps / slices)]
+
+
+def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:
+    """Return the criterion for torchdiffeq's tolerances, each a number, a tensor, or one for each leaf."""
+    rtol, atol = (float(min(torch.as_tensor(x).min() for x in _each(tol))) for tol in (rtol, atol))
+    return parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)
+
+
+def _each(tolerance: Any) -> tuple[Any, ...]:
+    return tuple(tolerance) if isinstance(tolerance, tuple | list) else (tolerance,)

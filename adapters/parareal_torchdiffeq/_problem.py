@@ -1,0 +1,77 @@
+"""What is to be solved, checked, in the form that torchdiffeq gives it: time that rises, one tensor for the state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Size, Tensor
+from torchdiffeq._impl.misc import _check_inputs
+from torchdiffeq._impl.odeint import SOLVERS
+from torchdiffeq._impl.solvers import FixedGridODESolver
+
+from parareal_torchdiffeq._inputs import (
+    check_gradients,
+    check_grid,
+    check_state,
+    check_times,
+    checked_method,
+    checked_options,
+)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """An initial value problem on torchdiffeq's grid. Where time falls it is negated, as in torchdiffeq."""
+
+    method: str
+    """its name, one of `METHODS`"""
+    solver: FixedGridODESolver
+    """torchdiffeq's, never run: it has the grid and the interpolation"""
+    y0: Tensor
+    """the initial state; a tuple as one vector"""
+    shapes: list[Size] | None
+    """those of a tuple's leaves"""
+    times: Tensor
+    """the grid: the time at every node, shape (steps + 1,)"""
+    points: Tensor
+    """the times at which the solution is wanted, rising"""
+    falling: bool
+    dtype: torch.dtype
+    """that of the solution"""
+
+    @property
+    def steps(self) -> int:
+        """The number of steps N."""
+        return len(self.times) - 1
+
+    def some_times(self) -> Tensor:
+        """Return some times of the grid as the user's function is told them."""
+        times = self.times[:: max(1, self.steps // 3)].to(self.y0.dtype.to_real())
+        return -times if self.falling else times
+
+    @staticmethod
+    def checked(
+        func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: str | None, options: Mapping[str, Any] | None
+    ) -> "Problem":
+        """Check everything that can be checked before any work."""
+        method = checked_method(method)
+        check_state(func, y0)
+        check_times(t)
+        check_gradients(func, y0, t)
+        with torch.no_grad():
+            shapes, wrapped, flat, points, _, _, _, options, _, falling = _check_inputs(
+                func, y0, t, rtol, atol, method, checked_options(options), None, SOLVERS
+            )
+            solver = SOLVERS[method](func=wrapped, y0=flat, rtol=rtol, atol=atol, **options)
+            times = solver.grid_constructor(wrapped, flat, points)
+        check_grid(times, points)
+        state = _promoted(flat.detach(), points)
+        times = times.detach().to(flat.device)
+        return Problem(method, solver, state, shapes, times, points.detach(), falling, flat.dtype)
+
+
+def _promoted(y0: Tensor, points: Tensor) -> Tensor:
+    """Return the state in the dtype that torchdiffeq's steps give it: a scalar takes on that of t where it is wider."""
+    return y0 if y0.ndim else y0.to(torch.promote_types(y0.dtype, points.dtype))

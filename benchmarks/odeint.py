@@ -1,0 +1,139 @@
+"""Wall time of `parareal_torchdiffeq.odeint` against `torchdiffeq.odeint`, on the same grid.
+
+    python benchmarks/odeint.py                              # every problem with the slices that served it best
+    python benchmarks/odeint.py --slices 64 128 256 --only lorenz
+    python benchmarks/odeint.py --coarse euler --runs 9
+
+Method rk4, float64, t = [0, T], `step_size` = T / steps, default tolerances. The two are run in turn; the ratio is
+the median over the runs of torchdiffeq's wall time by ours, with the smallest and the largest. The first three problems
+have small states. The others show where it loses: undamped oscillations over many periods, where the phases of coarse
+steps are wrong, and a state so large that one row keeps the machine busy, where all work counts.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchdiffeq
+from parareal_diffusers._report import markdown
+from parareal_torchdiffeq import odeint
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import parareal
+
+
+def lorenz(t: Tensor, u: Tensor) -> Tensor:
+    """Lorenz 1963, with his constants."""
+    x, y, z = u.unbind(-1)
+    return torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
+
+
+def lotka_volterra(t: Tensor, u: Tensor) -> Tensor:
+    """Predator and prey."""
+    x, y = u.unbind(-1)
+    return torch.stack([1.5 * x - x * y, x * y - 3 * y], -1)
+
+
+def van_der_pol(t: Tensor, u: Tensor) -> Tensor:
+    """Relaxation oscillations, mu = 2."""
+    x, v = u.unbind(-1)
+    return torch.stack([v, 2 * (1 - x * x) * v - x], -1)
+
+
+def oscillator(t: Tensor, u: Tensor) -> Tensor:
+    """Undamped, of period one."""
+    x, v = u.unbind(-1)
+    return 2 * torch.pi * torch.stack([v, -x], -1)
+
+
+def ring(t: Tensor, u: Tensor) -> Tensor:
+    """Diffusion and growth on a ring of cells."""
+    return 0.2 * (u.roll(1, -1) - 2 * u + u.roll(-1, -1)) + u - u**3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem and the slices that served it best."""
+
+    func: Callable[[Tensor, Tensor], Tensor]
+    y0: Tensor
+    end: float
+    steps: int
+    slices: int
+
+
+COLUMNS = ("iterations", "span", "work", "torchdiffeq", "parareal", "ratio", "relative difference")
+
+
+def _numbers(*x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+CASES = {
+    "lorenz": Case(lorenz, _numbers(1, 1, 1), 5.0, 8192, 160),
+    "lotka-volterra": Case(lotka_volterra, _numbers(1, 1), 20.0, 16384, 256),
+    "van-der-pol": Case(van_der_pol, _numbers(2, 0), 20.0, 65536, 384),
+    "oscillator": Case(oscillator, _numbers(1, 0), 200.0, 16384, 2048),
+    "ring": Case(ring, torch.linspace(-1, 1, 100_000, dtype=torch.float64), 2.0, 256, 32),
+}
+
+
+def compare(name: str, case: Case, slices: int, coarse: str, runs: int, bar: Any) -> dict[str, str]:
+    """Return a row of the table."""
+    t, options = _numbers(0, case.end), {"step_size": case.end / case.steps}
+    seconds: list[tuple[float, float]] = []
+    theirs, ours, solution = case.y0, case.y0, None
+    for _ in range(runs):
+        began = time.perf_counter()
+        with torch.no_grad():
+            whole: Any = torchdiffeq.odeint(case.func, case.y0, t, method="rk4", options=options)
+        between = time.perf_counter()
+        try:
+            ys, solution = odeint(
+                case.func, case.y0, t, method="rk4", options=options, slices=slices, coarse=coarse, return_solution=True
+            )
+        except parareal.PararealError:  # a coarse step too long for its method
+            return {"problem": name, "steps": str(case.steps), "slices": str(slices)} | dict.fromkeys(COLUMNS, "fails")
+        seconds.append((between - began, time.perf_counter() - between))
+        theirs, ours = whole[-1], ys[-1]
+        bar.update()
+    assert solution is not None
+    ratios = [a / b for a, b in seconds]
+    work = solution.stats.work / solution.stats.sequential_work
+    return {
+        "problem": name,
+        "steps": str(case.steps),
+        "slices": str(slices),
+        "iterations": str(solution.iterations),
+        "span": f"{solution.stats.span:.0f}",
+        "work": f"{work:.1f} x",
+        "torchdiffeq": f"{statistics.median(a for a, _ in seconds) * 1e3:.0f} ms",
+        "parareal": f"{statistics.median(b for _, b in seconds) * 1e3:.0f} ms",
+        "ratio": f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})",
+        "relative difference": f"{float((ours - theirs).norm() / theirs.norm()):.0e}",
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, nargs="*", help="numbers of slices to try")
+    parser.add_argument("--coarse", default="auto")
+    parser.add_argument("--only", choices=list(CASES), nargs="*", default=list(CASES))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    jobs = [(name, CASES[name], m) for name in given.only for m in given.slices or [CASES[name].slices]]
+    with tqdm(total=len(jobs) * given.runs, unit="pair") as bar:
+        rows = [compare(*job, given.coarse, given.runs, bar) for job in jobs]
+    print(markdown(rows))
+    print(
+        f"\n{platform.machine()}, {given.threads} thread(s), torch {torch.__version__}, "
+        f"parareal {parareal.__version__}, {given.runs} runs of each in turn"
+    )

@@ -1,0 +1,473 @@
+"""`odeint` is `torchdiffeq.odeint` on the same grid."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parareal_torchdiffeq import _probe, odeint
+from parareal_torchdiffeq._methods import METHODS
+
+import parareal
+
+STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+SHAPES = {"scalar": (), "vector": (3,), "matrix": (2, 2), "pair": ((2,), (3,)), "ranks": ((2, 2), ())}
+
+
+def field(t, y):
+    """Return a smooth right-hand side of any shape and dtype, or, of a tuple, one that couples its leaves."""
+    if isinstance(y, tuple):
+        a, b = y
+        return torch.cos(t) - a / (1 + a.abs()), a.mean() - b * 0.5
+    return torch.cos(3 * t) - y / (1 + y.abs())
+
+
+def initial(shape, dtype, seed=0):
+    if shape and isinstance(shape[0], tuple):
+        return tuple(initial(s, dtype, seed + i) for i, s in enumerate(shape))
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def leaves(y):
+    return y if isinstance(y, tuple) else (y,)
+
+
+def assert_equal(ours, theirs, ulps):
+    """Compare dtypes, shapes and, to so many units in the last place of the largest number, values."""
+    assert type(ours) is type(theirs)
+    for x, y in zip(leaves(ours), leaves(theirs), strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        assert (x - y).abs().max() <= ulps * torch.finfo(y.dtype).eps * y.abs().max()
+
+
+def to_the_end(func, y0, t, slices, **arguments):
+    return odeint(func, y0, t, slices=slices, criterion=parareal.Iterations(slices), **arguments)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    method=st.sampled_from(list(METHODS)),
+    shape=st.sampled_from(list(SHAPES)),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.complex64, torch.complex128]),
+    t_dtype=st.sampled_from([torch.float32, torch.float64]),
+    falling=st.booleans(),
+    gaps=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    grid=st.sampled_from(["t", "step_size", "grid_constructor"]),
+    interp=st.sampled_from(["linear", "cubic"]),
+    perturb=st.booleans(),
+    coarse=st.sampled_from(["auto", "euler", lambda y, t0, t1: y]),
+    share=st.floats(0, 1),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    executor=st.sampled_from([None, parareal.SerialExecutor(), parareal.BatchedExecutor(3)]),
+)
+def test_equal_to_torchdiffeq(
+    method, shape, dtype, t_dtype, falling, gaps, grid, interp, perturb, coarse, share, schedule, executor
+):
+    t = torch.tensor([0, *np.cumsum(gaps)], dtype=t_dtype) / 20 - 0.3
+    t = -t if falling else t
+    options = {"interp": interp, "perturb": perturb}
+    steps = len(gaps)
+    if grid == "step_size":
+        options["step_size"] = 0.11
+        steps = int(torch.ceil((t[-1] - t[0]).abs() / 0.11))
+    elif grid == "grid_constructor":  # with the points at its nodes, between them, and at both ends
+        steps = 13
+        options["grid_constructor"] = lambda f, y, t: t[0] + (t[-1] - t[0]) * (torch.arange(14).to(t) / 13) ** 1.5
+    slices = 1 + round(share * (steps - 1))
+    y0 = initial(SHAPES[shape], dtype)
+    theirs = torchdiffeq.odeint(field, y0, t, method=method, options=options)
+    how = {"coarse": coarse, "schedule": schedule, "executor": executor}
+    ours = to_the_end(field, y0, t, slices, method=method, options=options, **how)
+    assert_equal(ours, theirs, ulps=40)
+    assert all(torch.equal(x[0], y) for x, y in zip(leaves(ours), leaves(y0), strict=True))
+
+
+@settings(max_examples=20, deadline=None)
+@given(method=st.sampled_from(list(METHODS)), falling=st.booleans(), perturb=st.booleans())
+def test_jumps_are_met_from_the_side_that_perturb_says(method, falling, perturb):
+    t = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    t = t.flip(0) if falling else t
+
+    def jump(t, y):
+        return torch.where(t <= 0, -1.0, 2.0) * torch.ones_like(y)
+
+    y0, options = torch.ones(2, dtype=torch.float64), {"perturb": perturb}
+    ours = to_the_end(jump, y0, t, 3, method=method, options=options)
+    assert_equal(ours, torchdiffeq.odeint(jump, y0, t, method=method, options=options), ulps=10)
+    if perturb:  # every step lies on one side, so that all five methods are right
+        assert ours[-1, 0].item() == pytest.approx(-0.0 if falling else 2.0, abs=1e-14)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    steps=st.integers(200, 500),
+    rtol=st.sampled_from([1e-4, 1e-7, 1e-10]),
+    method=st.sampled_from(["midpoint", "heun3", "rk4"]),
+    slices=st.sampled_from(["auto", "sqrt", 17]),
+)
+def test_as_close_as_the_tolerances_ask(steps, rtol, method, slices):
+    t = torch.tensor([0.0, 0.77, 5.0], dtype=torch.float64)
+    y0, options = torch.tensor([2.0, 0.0], dtype=torch.float64), {"step_size": 5.0 / steps}
+
+    def van_der_pol(t, y):
+        x, v = y.unbind(-1)
+        return torch.stack([v, (1 - x * x) * v - x], -1)
+
+    ours, solution = odeint(
+        van_der_pol, y0, t, method=method, options=options, slices=slices, rtol=rtol, atol=1e-12, return_solution=True
+    )
+    theirs = torchdiffeq.odeint(van_der_pol, y0, t, method=method, options=options)
+    assert (ours - theirs).norm() <= 10 * (rtol * theirs.norm() + 1e-12)
+    assert isinstance(solution.states, torch.Tensor)
+    assert solution.final_state.shape == y0.shape
+
+
+def test_single_precision_stops_at_what_it_can_resolve():
+    y0, t = torch.ones(2), torch.linspace(0, 2, 65)
+    ours, solution = odeint(field, y0, t, method="rk4", return_solution=True)
+    assert_equal(ours, torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=40)
+    assert solution.iterations < 6
+
+
+def test_large_states_on_two_threads():
+    y0, t = torch.randn(5000, dtype=torch.float64), torch.linspace(0, 1, 41, dtype=torch.float64)
+    torch.set_num_threads(2)
+    try:
+        ours = to_the_end(field, y0, t, 8, method="rk4")
+    finally:
+        torch.set_num_threads(1)
+    assert_equal(ours, torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=10)
+
+
+def test_a_grid_of_another_dtype_that_does_not_rise_everywhere():
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    grid = torch.tensor([0, 0.25, 0.5, 0.375, 0.375, 0.75, 1.0], dtype=torch.float32)
+    options = {"grid_constructor": lambda f, y, t: grid, "interp": "cubic"}
+    ours = to_the_end(field, VECTOR, t, 4, method="heun2", options=options)
+    assert_equal(ours, torchdiffeq.odeint(field, VECTOR, t, method="heun2", options=options), ulps=10)
+
+
+class Trapped:
+    """A right-hand side that writes down how it is called."""
+
+    def __init__(self, func):
+        self.func, self.shapes = func, []
+
+    def __call__(self, t, y):
+        self.shapes.append((tuple(t.shape), tuple(leaves(y)[0].shape)))
+        return self.func(t, y)
+
+
+def decay(t, y):
+    return -y * t
+
+
+def last_axis(t, y):
+    x, v = y.unbind(-1)
+    return torch.stack([v, torch.sin(t) - x], -1)
+
+
+def first_axis(t, y):
+    return torch.stack([y[1], torch.sin(t) - y[0]])
+
+
+def matrix(t, y):
+    return torch.tensor([[0.0, 1.0], [-1.0, -0.2]], dtype=y.dtype) @ y
+
+
+def of_all(t, y):
+    return -y / (1 + y.norm())
+
+
+def branch_taken_later(t, y):
+    return -y if float(y.norm()) < 1.01 else -2 * y
+
+
+def branch_on_equality(t, y):
+    return -y if not torch.equal(y, y.abs()) else -2 * y
+
+
+def branch_on_time(t, y):
+    return -y if t < 0.6 else -2 * y
+
+
+def squeezed(t, y):
+    return torch.stack([y[..., 1], -y[..., 0].squeeze()], -1)
+
+
+def numbers(t, y):
+    return torch.tensor([y[1].item(), -y[0].item()], dtype=y.dtype)
+
+
+def pair(t, y):
+    a, b = y
+    return torch.cos(t) * b, -a
+
+
+def ranks(t, y):
+    a, b = y
+    return -a * b, a.sum() * 0.1
+
+
+VECTOR = torch.tensor([0.6, 0.8], dtype=torch.float64)
+PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("func", "y0", "form"),
+    [
+        (decay, VECTOR, "broadcast"),
+        (decay, VECTOR[0], "broadcast"),
+        (lambda t, y: torch.cos(t), VECTOR, "broadcast"),  # a scalar for a vector: torchdiffeq adds it to every entry
+        (lambda t, y: torch.ones(2, dtype=y.dtype), VECTOR, "broadcast"),
+        (pair, PAIR, "broadcast"),
+        (squeezed, VECTOR, "vmap"),  # for three rows it broadcasts, for one it does not
+        (last_axis, VECTOR, "vector"),
+        (first_axis, VECTOR, "vmap"),
+        (matrix, VECTOR, "vmap"),
+        (of_all, VECTOR, "vmap"),
+        (ranks, RANKS, "vmap"),
+        (branch_taken_later, VECTOR, "rows"),
+        (branch_on_time, VECTOR, "rows"),
+        (branch_on_equality, VECTOR, "rows"),
+        (numbers, VECTOR, "rows"),
+    ],
+)
+def test_the_form_that_takes_rows_is_found(func, y0, form):
+    t = torch.linspace(0.1, 1.3, 25, dtype=torch.float64)
+    trapped = Trapped(func)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours = to_the_end(trapped, y0, t, 5, method="heun3")
+        shapes = [x.shape for x in y0] if isinstance(y0, tuple) else None
+        flat = torch.cat([x.reshape(-1) for x in y0]) if isinstance(y0, tuple) else y0
+        found = _probe.find(func, shapes, t, flat)
+    assert found.form == form
+    assert_equal(ours, torchdiffeq.odeint(func, y0, t, method="heun3"), ulps=40)
+    assert [w.category for w in caught] == ([UserWarning, UserWarning] if form == "rows" else [])
+    t_shape, y_shape = trapped.shapes[-1]
+    rank = leaves(y0)[0].ndim
+    assert len(t_shape) == {"broadcast": rank + 1 if rank else 1, "vector": 1, "vmap": 0, "rows": 0}[form]
+    assert len(y_shape) == rank + (form in ("broadcast", "vector"))
+
+
+def test_the_first_call_does_not_import_a_compiler():
+    """Some of torch's hooks do, which takes a second."""
+    code = """
+import sys, torch
+from parareal_torchdiffeq import odeint
+odeint(lambda t, y: -y, torch.ones(2), torch.linspace(0, 1, 9), method="rk4")
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_the_warning_says_why():
+    t = torch.linspace(0, 1, 5)
+    with pytest.warns(
+        UserWarning, match=r"one after the other.*broadcast: TypeError: it reads a number out of a tensor"
+    ):
+        odeint(branch_taken_later, VECTOR, t, method="euler")
+    with pytest.warns(UserWarning, match="rows differ from calls of one row each"):
+        odeint(lambda t, y: torch.rand_like(y), VECTOR, t, method="euler")
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("coarse", ["auto", "euler"])
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_counts_follow_the_laws(method, coarse, iterations):
+    """Equations 10 and 11 of docs/theory.md for steps of s evaluations, coarse ones of c, the first of them shared."""
+    slices, steps, s, p = 6, 10, STAGES[method], iterations
+    c = 1 if coarse == "euler" else s
+    t = torch.linspace(0, 3, slices * steps + 1, dtype=torch.float64)
+    trapped = Trapped(decay)
+    _, solution = odeint(
+        trapped,
+        VECTOR,
+        t[[0, -1]],
+        method=method,
+        options={"grid_constructor": lambda f, y, ends: t},
+        slices=slices,
+        coarse=coarse,
+        criterion=parareal.Iterations(p),
+        return_solution=True,
+    )
+    work = slices * c + sum((slices - j + 1) * (s * steps - 1) + (slices - j) * c for j in range(1, p + 1))
+    assert solution.stats.span == p * s * steps + (slices - p) * c
+    assert solution.stats.work == work
+    assert solution.stats.sequential_work == s * steps * slices
+    probe = 3 + 2
+    assert len(trapped.shapes) == solution.stats.calls + probe  # both points are boundaries: no other pass
+
+
+def test_points_off_the_boundaries_cost_one_pass_as_far_as_the_last_of_them():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    points, trapped = t[[0, 3, 50, 57, 100]], Trapped(decay)
+    _, solution = odeint(
+        trapped,
+        VECTOR,
+        points,
+        method="rk4",
+        options={"grid_constructor": lambda f, y, ends: t},
+        slices=10,
+        return_solution=True,
+    )
+    pass_rows = [y[0] for _, y in trapped.shapes[5 + solution.stats.calls :]]
+    assert pass_rows == [2] * 4 * 3 + [1] * 4 * 4  # slices 0 and 5 up to step 3, slice 5 on to step 7
+
+
+def test_callbacks_and_solutions_show_the_users_states():
+    seen = []
+    t = torch.linspace(0, 1, 17, dtype=torch.float64)
+    ys, solution = odeint(pair, PAIR, t, method="rk4", slices=4, callback=seen.append, return_solution=True)
+    for states in (solution.states, seen[-1].states):
+        assert isinstance(states, tuple)
+        assert [x.shape for x in states] == [(5, 2), (5, 2)]
+    for x, y in zip(solution.final_state, ys, strict=True):
+        assert torch.equal(x, y[-1])
+    assert solution.boundaries == [0, 4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, parareal.vectorized])
+def test_own_coarse_propagators_see_states_and_times(wrap):
+    t, seen = torch.linspace(2, 0, 17, dtype=torch.float64), []
+
+    def coarse(y, t0, t1):
+        seen.append((float(t0.reshape(-1)[0]), float(t1.reshape(-1)[0])))
+        a, b = y
+        h = (t1 - t0).reshape(-1, *[1] * (a.ndim - 1)) if a.ndim > 1 else t1 - t0
+        return a + h * b, b - h * a
+
+    ys, solution = odeint(pair, PAIR, t, method="rk4", slices=4, coarse=wrap(coarse), return_solution=True)
+    assert_equal(ys, torchdiffeq.odeint(pair, PAIR, t, method="rk4"), ulps=1e9)
+    assert seen[:4] == [(2.0, 1.5), (1.5, 1.0), (1.0, 0.5), (0.5, 0.0)]
+    assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+
+
+def test_own_coarse_steppers_are_used_as_they_are():
+    class Still(parareal.Stepper):
+        def __init__(self):
+            self.evaluate = lambda y, t: y * 0
+
+        def step(self, state, memory, start, stop):
+            slope = yield state, start
+            return state + slope, memory
+
+    t = torch.linspace(0, 1, 17, dtype=torch.float64)
+    ours = to_the_end(decay, VECTOR, t, 4, method="rk4", coarse=parareal.Steps(Still(), 1))
+    assert_equal(ours, torchdiffeq.odeint(decay, VECTOR, t, method="rk4"), ulps=10)
+
+
+def test_failures_carry_the_users_states():
+    t = torch.linspace(0, 3, 33, dtype=torch.float64)
+    with pytest.raises(parareal.PararealError, match="not finite") as failed:
+        odeint(lambda t, y: 1e30 * y**3, VECTOR, t, method="rk4", slices=4)
+    assert isinstance(failed.value.solution.states, torch.Tensor)
+
+    breaks = Trapped(decay)
+    breaks.func = lambda t, y: decay(t, y) if len(breaks.shapes) < 50 else {}["broken"]
+    with pytest.raises(parareal.PararealError, match="broken") as failed:
+        odeint(breaks, VECTOR, t, method="rk4", slices=4)
+    assert isinstance(failed.value.__cause__, KeyError)
+    breaks.shapes.clear()
+    ys = odeint(breaks, VECTOR, t, method="rk4", slices=4, throw=False)
+    assert torch.equal(ys[0], VECTOR)
+    assert ys[[1, 31]].isnan().all()
+    ys = odeint(lambda t, y: y**3, VECTOR, t, method="rk4", slices=4, max_iterations=0, throw=False)
+    assert ys.shape == (33, 2)
+
+
+def test_tolerances_of_leaves_count_by_the_smallest():
+    t = torch.linspace(0, 2, 65, dtype=torch.float64)
+    made = [
+        odeint(pair, PAIR, t, method="rk4", slices=16, rtol=rtol, atol=0.0, return_solution=True)[1].iterations
+        for rtol in ((1e-2, 1e-12), torch.tensor(1e-12), 1e-12, 1e-2)
+    ]
+    assert made[0] == made[1] == made[2] > made[3]
+
+
+T = torch.linspace(0, 1, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": None}, ValueError, "the default of torchdiffeq, dopri5, chooses its steps .* 'rk4'"),
+        ({"method": "dopri8"}, ValueError, "'dopri8' chooses its steps by what it has met"),
+        ({"method": "scipy_solver"}, ValueError, "'scipy_solver' chooses its steps"),
+        ({"method": "implicit_adams"}, ValueError, "slopes of earlier steps, .* call torchdiffeq.odeint"),
+        ({"method": "fixed_adams"}, ValueError, "slopes of earlier steps"),
+        ({"method": "explicit_adams"}, ValueError, "slopes of earlier steps"),
+        ({"method": "rk5"}, ValueError, "did you mean 'rk4'"),
+        ({"event_fn": lambda t, y: y[0]}, ValueError, "event_fn: .*torchdiffeq.odeint"),
+        ({"slice": 3}, TypeError, "did you mean 'slices'"),
+        ({"options": {"stepsize": 0.1}}, ValueError, "did you mean 'step_size'"),
+        ({"options": {"interp": "cubi"}}, ValueError, "did you mean 'cubic'"),
+        ({"options": {"step_size": -0.1}}, ValueError, "step_size must be positive"),
+        ({"options": {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}}, ValueError, "exclude each other"),
+        ({"options": {"grid_constructor": lambda f, y, t: t[:-1]}}, ValueError, r"ends with t\[-1\]"),
+        ({"slices": 9}, ValueError, "between 1 and the 8 steps"),
+        ({"slices": 0}, ValueError, "slices must be a whole number from 1 on"),
+        ({"slices": "sqr"}, ValueError, "did you mean 'sqrt'"),
+        ({"slices": 4, "levels": (2, 2)}, ValueError, "slices and levels exclude each other"),
+        ({"coarse": "rk4", "method": "heun3"}, ValueError, "coarse must be one of .*'heun3', not 'rk4'"),
+        ({"coarse": 3}, TypeError, "coarse must be 'auto'"),
+        ({"rtol": -1.0}, ValueError, "tolerances must not be negative"),
+        ({"y0": [1.0]}, TypeError, "a tensor or a tuple of tensors, not list"),
+        ({"y0": torch.tensor([1, 2])}, ValueError, "y0 must be of a floating"),
+        ({"y0": VECTOR.clone().requires_grad_()}, ValueError, "y0.detach()"),
+        ({"t": T.clone().requires_grad_()}, ValueError, "odeint_adjoint"),
+        ({"t": T[:1]}, ValueError, "two points or more"),
+        ({"t": torch.tensor([0.0, 1.0, 1.0])}, ValueError, "rise or fall strictly"),
+        ({"t": torch.tensor([0.0, float("nan")])}, ValueError, "be finite"),
+        ({"t": torch.arange(4)}, ValueError, "floating dtype"),
+        ({"func": 1.0}, TypeError, "func must be a function"),
+        ({"func": lambda t, y: y.float()}, ValueError, "returns torch.float32 for a state of torch.float64"),
+        ({"func": lambda t, y: y[:1].repeat(3)}, ValueError, r"returns shape \(3,\) for a state of shape \(2,\)"),
+        ({"func": lambda t, y: [1.0, 2.0]}, ValueError, "func must return tensors"),
+    ],
+)
+def test_errors_say_what_to_change(arguments, error, message):
+    called = []
+    given = {"func": lambda t, y: called.append(1) or -y, "y0": VECTOR, "t": T, "method": "rk4", **arguments}
+    with pytest.raises(error, match=message):
+        odeint(given.pop("func"), given.pop("y0"), given.pop("t"), **given)
+    assert len(called) == 0 or "rtol" in arguments
+
+
+def test_gradients_are_refused_or_given_up_with_a_warning():
+    net = torch.nn.Linear(2, 2).double()
+    with pytest.warns(UserWarning, match="detached from func's parameters"):
+        ys = odeint(Module(net), VECTOR, T, method="rk4")
+    assert not ys.requires_grad
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = odeint(Module(net), VECTOR.clone().requires_grad_(), T, method="rk4")
+    assert torch.equal(ys, again)
+
+
+class Module(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t, y):
+        return self.net(y).tanh()
+
+
+def test_options_of_a_later_engine_are_passed_on():
+    """Until the engine knows levels and window it says so itself; it is not asked where they are None."""
+    for name, value in (("levels", (2, 2)), ("window", 2)):
+        try:
+            ys = odeint(decay, VECTOR, T, method="rk4", **{name: value})
+        except TypeError as error:
+            assert name in str(error)  # noqa: PT017
+        else:
+            assert_equal(ys, torchdiffeq.odeint(decay, VECTOR, T, method="rk4"), ulps=1e9)
