@@ -3,14 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, NamedTuple, final
 
 from parareal._checks import one_of, whole_number
 from parareal._state import NORMS, Layout, epsilon
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What is known of one boundary of one sample when iteration `iteration` has made its state."""
 
     iteration: int

@@ -21,6 +21,9 @@ class Gathered:
     @staticmethod
     def of(groups: list[Group]) -> "Gathered":
         """Join what groups of one network ask."""
+        if len(groups) == 1 and not (groups[0].fresh and (groups[0].rows.columns[:, AT] == 0).any()):
+            (g,) = groups  # nothing to join and nothing to share: three of four evaluations of a four-stage method
+            return Gathered([g.state, g.where, *g.samples], [slice(0, len(g.rows))])
         positions, own = _positions(groups)
         asking = [(g, index) for g, index in zip(groups, own, strict=True) if index is not None]
         arguments = [(g.state, g.where, *g.samples) for g, _ in asking]
@@ -72,7 +75,8 @@ def _shared(groups: list[Group], at: int, first: dict[Any, tuple[int, int]]) -> 
     if group.fresh:
         for i in map(int, np.flatnonzero(group.rows.columns[:, AT] == 0)):
             other, j = first.setdefault(group.rows.key(i), (at, i))
-            wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))
-            if (other, j) != (at, i) and same(*wheres):
-                pairs[i] = (other, j)
+            if (other, j) != (at, i):
+                wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))
+                if same(*wheres):
+                    pairs[i] = (other, j)
     return pairs

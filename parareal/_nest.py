@@ -86,7 +86,7 @@ class Nest:
         guess, depth = self.trajectories.get(path, (None, 0.0)) if self.warm else (None, 0.0)
         depth = max(depth, value.depth)
         if guess is not None:
-            guess = [replace(u, depth=depth) for u in guess]
+            guess = [u._replace(depth=depth) for u in guess]
         rules = self._rules(request)
         machine = Machine(rules, request.sample, range(rules.slices), guess, request)
         self.solves[request] = _Solve(machine, time.perf_counter())
@@ -131,7 +131,7 @@ class Nest:
 
 
 def _as_guess(value: Value) -> Value:
-    return replace(value, iteration=0, exact=False, settled=False, estimate=float("inf"))
+    return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"))
 
 
 def _unrecorded(sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:

@@ -36,7 +36,7 @@ class Rows:
         """Return some of the rows; a run of neighbours is a view."""
         if len(index) == len(self):
             return self
-        requests = [self.requests[i] for i in index]
+        requests = [self.requests[i] for i in index.tolist()]
         state, memory = pick(self.state, index), pick(self.memory, index)
         return Rows(requests, self.began[index], self.node[index], self.columns[index], state, memory)
 
@@ -102,9 +102,11 @@ class Group:
 
 def pick(stacked: Any, index: np.ndarray | slice) -> Any:
     """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
+    if stacked is None:
+        return None
     if isinstance(index, np.ndarray):
-        if (np.diff(index) != 1).any():
+        if index[-1] - index[0] != len(index) - 1 or (index[1:] - index[:-1] != 1).any():
             return take(stacked, index)
         index = slice(int(index[0]), int(index[-1]) + 1)
-    whole = stacked is None or (index.start == 0 and index.stop == count_rows(stacked))
+    whole = index.start == 0 and index.stop == count_rows(stacked)
     return stacked if whole else take(stacked, index)

@@ -119,25 +119,35 @@ class Run:
         while not self.cancelled and not all(m.done for m in self.machines):
             try:
                 with torch.no_grad():
-                    results = self._tick()
+                    reached = self._until(shown, began)
             except StructureError:
                 raise
             except Exception as error:
                 self.error = error
                 break
-            self.history.propagated(results, began)
-            self.wall_time = time.perf_counter() - began
-            if self.watch is not None:
-                self.watch()
-            reached = self._reached() if results else shown
             if reached > shown:
                 shown = reached
                 yield reached
         self.wall_time = time.perf_counter() - began
 
+    def _until(self, shown: int, began: float) -> int:
+        """Tick until there is an iteration to show, or nothing left to do; return the newest."""
+        reached = shown
+        while True:
+            results = self._tick()
+            if self.watch is not None:
+                self.watch()
+            if results:
+                self.history.propagated(results, began)
+                self.wall_time = time.perf_counter() - began
+                reached = self._reached()
+                if reached > shown or all(m.done for m in self.machines):
+                    return reached
+
     def _tick(self) -> list[tuple[Request, Result, float]]:
         for machine in self.machines:
-            self.runner.add(machine.take())
+            if ready := machine.take():
+                self.runner.add(ready)
         results = self.runner.tick()
         for request, result, _ in results:
             if request.kind is Kind.FINE and request.outer is None:

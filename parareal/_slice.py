@@ -9,8 +9,8 @@ exact to the last bit: U(k, n) is the sequential solution from k = n on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
 from parareal._state import NORMS, add, finite, same, subtract
@@ -47,9 +47,7 @@ class NonFinite(ArithmeticError):
     """A state stopped being finite; the message names slice, iteration and sample."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class _Input:
+class _Input(NamedTuple):
     """What a slice needs to know of an input after its propagations have been asked for."""
 
     value: Value
@@ -93,11 +91,11 @@ class Slice:
         if self.complete:
             return
         if self.opened > value.depth:
-            value = replace(value, depth=self.opened)
+            value = value._replace(depth=self.opened)
         if last is None:
             self.first = k
             if self.output is not None:  # a guess stands for the sketch, whenever this slice is let in
-                self.output = replace(self.output, iteration=k)
+                self.output = self.output._replace(iteration=k)
         unchanged = last is not None and _agree(last.value, value)
         self.newest = _Input(value, last.source if last is not None and unchanged else k, unchanged)
         self._keep(k, self.newest)
@@ -134,9 +132,9 @@ class Slice:
         if k not in self.inputs and newest is not None and newest.value.final:
             if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
                 # the slice has stopped: what it gave last stands
-                self.output = replace(self.output, iteration=k, settled=True, estimate=newest.value.estimate)
+                self.output = self.output._replace(iteration=k, settled=True, estimate=newest.value.estimate)
                 return self.output
-            self._keep(k, replace(newest, unchanged=True))
+            self._keep(k, newest._replace(unchanged=True))
         return self._correct(k, barrier) if k in self.inputs else None
 
     def _correct(self, k: int, barrier: float) -> Value | None:
@@ -210,7 +208,7 @@ class Slice:
         settled = chain and self.streak >= criterion.consecutive
         if last and now.value.settled and not fresh:  # to the left, nothing can change any more
             settled = True
-        return replace(value, settled=settled and fine.accepted, estimate=criterion.estimate(evidence))
+        return value._replace(settled=settled and fine.accepted, estimate=criterion.estimate(evidence))
 
     def _let_go(self) -> None:
         """Forget what no later output is made from."""
@@ -222,7 +220,7 @@ class Slice:
         for iteration in [i for i in self.inputs if i < self.made]:
             del self.inputs[iteration]
         if self.complete and self.newest is not None:
-            self.newest = replace(self.newest, value=self.newest.value.stripped())
+            self.newest = self.newest._replace(value=self.newest.value.stripped())
 
     def _ask_again(self) -> None:
         """Ask for F where it only now turns out that the answer it gave to this state will not do."""
@@ -245,7 +243,7 @@ class Slice:
 
     def _keep(self, k: int, entry: _Input) -> None:
         """Remember an input; only the newest state stays alive, unless F may have to see an older one again."""
-        self.inputs[k] = entry if self.rules.inexact else replace(entry, value=entry.value.stripped())
+        self.inputs[k] = entry if self.rules.inexact else entry._replace(value=entry.value.stripped())
 
 
 def _agree(a: Value, b: Value) -> bool:

@@ -180,11 +180,13 @@ def _index(x: Any, index: Index) -> Any:
 
 def rows(stacked: Stack) -> int:
     """Return the number of rows of a stack."""
-    return tree_leaves(stacked)[0].shape[0]
+    return len(stacked if isinstance(stacked, _ARRAY) else tree_leaves(stacked)[0])
 
 
 def has_rows(stacked: Any, count: int) -> bool:
     """Return whether every leaf is an array with `count` rows."""
+    if isinstance(stacked, _ARRAY):
+        return stacked.ndim > 0 and len(stacked) == count
     return all(tuple(getattr(x, "shape", ()))[:1] == (count,) for x in tree_leaves(stacked))
 
 
@@ -209,6 +211,10 @@ def same(a: Any, b: Any) -> bool:
         return True
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return _same(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if a is None or b is None:
+        return False
     xs, ys = tree_leaves(a), tree_leaves(b)
     return structure(a) == structure(b) and all(_same(x, y) for x, y in zip(xs, ys, strict=True))
 
@@ -241,6 +247,10 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
         value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()
     else:
         x = np.asarray(x).ravel()
+        if order == 2 and x.dtype.kind in "fc":
+            square = float(np.vdot(x, x).real)
+            if 1e-30 < square < 1e30:  # far from overflow and underflow in any dtype
+                return math.sqrt(square), x.size
         with np.errstate(over="ignore"):
             value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size
     if value in (0.0, math.inf) and order != math.inf:
@@ -252,7 +262,7 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
 
 def _mean_norm(order: float) -> Callable[[State], float]:
     def norm(state: State) -> float:
-        if isinstance(state, torch.Tensor):
+        if isinstance(state, _ARRAY):
             value, size = _vector_norm(state, order)
             return value / size ** (1 / order) if size else 0.0
         parts = [_vector_norm(x, order) for x in tree_leaves(state)]

@@ -55,7 +55,8 @@ class Ticks:
 
     def tick(self) -> list[tuple[Request, Result, float]]:
         """Make one batched call for all rows, and return what has arrived at its boundary."""
-        self._start()
+        if self.fresh or self.waiting:
+            self._start()
         if not self.results:
             groups, self.groups = self.groups, []
             for asking in by_evaluate(groups):
@@ -141,7 +142,7 @@ class Ticks:
             rows.node = next_node
             self._finish(stepper, rows, *end.value)
         else:
-            if not has_rows(where, len(rows)):
+            if id(stepper) not in self.checked and not has_rows(where, len(rows)):
                 raise StructureError(
                     f"{type(stepper).__name__}.step must yield (state, where) with a `where` for each row"
                 )
@@ -158,8 +159,8 @@ class Ticks:
         if not arrived.any():
             self.waiting.setdefault(id(stepper), []).append(rows)
             return
-        for i in map(int, np.flatnonzero(arrived)):
-            kept = copy(take(memory, slice(i, i + 1)))
+        for i in np.flatnonzero(arrived).tolist():
+            kept = None if memory is None else copy(take(memory, slice(i, i + 1)))
             result = Result(self.layout.row(state, i), kept, int(columns[i, COST]))
             self.results.append((rows.requests[i], result, float(rows.began[i])))
         if not arrived.all():
@@ -188,12 +189,17 @@ class Ticks:
     def _call(self, evaluate: Evaluate, arguments: list[Any]) -> Any:
         total = count_rows(arguments[0])
         size = self.most or total
+        if total <= size:
+            return self._call_once(evaluate, arguments, total)
         values = []
         for begin in range(0, total, size):
             part = slice(begin, min(begin + size, total))
-            value, count = evaluate(*(pick(x, part) for x in arguments)), part.stop - part.start
-            if not has_rows(value, count):
-                raise StructureError(f"evaluate was given {count} rows and must return a value for each")
-            values.append(value)
-            self.tally.call(count)
+            values.append(self._call_once(evaluate, [pick(x, part) for x in arguments], part.stop - part.start))
         return concatenate(values)
+
+    def _call_once(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Any:
+        value = evaluate(*arguments)
+        if not has_rows(value, count):
+            raise StructureError(f"evaluate was given {count} rows and must return a value for each")
+        self.tally.call(count)
+        return value

@@ -1,8 +1,8 @@
 """What travels: values between slices, requests to a runner, results from it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Kind(Enum):
@@ -12,8 +12,7 @@ class Kind(Enum):
     FINE = "fine"
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """The state at a boundary in one iteration, with all that its right neighbour must know.
 
     Convergence travels with the data: a boundary that is `final` will not change again.
@@ -41,7 +40,7 @@ class Value:
 
     def stripped(self) -> "Value":
         """Return this value without its state, to remember it by."""
-        return replace(self, state=None, memory=None, trail=None)
+        return self._replace(state=None, memory=None, trail=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +88,7 @@ class Request:
         return self.outer is not None and (self.outer is owner or self.outer.within(owner))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
+class Result(NamedTuple):
     """What a propagation gave: the state at the slice's right boundary, and what it took."""
 
     state: Any
