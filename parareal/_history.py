@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from parareal._values import Request, Result
 
 
-@dataclass(frozen=True, slots=True)
-class Propagation:
+class Propagation(NamedTuple):
     """One finished propagation, for timelines.
 
     `start` and `stop` count evaluations on the critical path with unlimited devices; `began` and `ended` are

@@ -18,6 +18,7 @@ Send = Callable[[list[Request]], None]
 
 @dataclass(slots=True)
 class _Solve:
+    request: Request
     machine: Machine
     began: float
     serial: dict[int, float] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class Nest:
         )
         self.send: dict[Kind, Send] = {}  # where the inner propagations go
         self.cancel_inner: Callable[[Request], None] = lambda request: None
-        self.solves: dict[Request, _Solve] = {}
+        self.solves: dict[tuple[int, ...], _Solve] = {}  # by path
         self.queues: dict[tuple[int, ...], deque[Request]] = {}
         self.trajectories: dict[tuple[int, ...], tuple[list[Value], float]] = {}
 
@@ -60,8 +61,7 @@ class Nest:
     def cancel(self, owner: int | Request) -> None:
         """Drop the solves within what is done."""
         for path in [path for path, queue in self.queues.items() if queue[0].within(owner)]:
-            for request in self.queues.pop(path):
-                self.solves.pop(request, None)
+            del self.queues[path], self.solves[path]
             self.trajectories.pop(path, None)
 
     @property
@@ -71,15 +71,17 @@ class Nest:
 
     def receive(self, request: Request, result: Result) -> list[Delivery]:
         """Take the result of an inner propagation; return what is complete with it."""
-        assert request.outer is not None
-        solve = self.solves.get(request.outer)
-        if solve is None:
-            return []
+        solve = self.solves[request.path[:-1]]
         if request.kind is Kind.FINE:
             solve.serial[request.slice] = result.cost if result.serial is None else result.serial
         solve.machine.receive(request, result)
         self._pass_on(solve.machine)
-        return [self._end(request.outer, solve)] if solve.machine.done else []
+        return [self._end(solve)] if solve.machine.done else []
+
+    def expects(self, request: Request) -> bool:
+        """Return whether a propagation is part of a solve that is under way here."""
+        solve = self.solves.get(request.path[:-1])
+        return solve is not None and solve.request is request.outer
 
     def _begin(self, request: Request) -> None:
         value, path = request.value, request.path
@@ -89,7 +91,7 @@ class Nest:
             guess = [u._replace(depth=depth) for u in guess]
         rules = self._rules(request)
         machine = Machine(rules, request.sample, range(rules.slices), guess, request)
-        self.solves[request] = _Solve(machine, time.perf_counter())
+        self.solves[path] = _Solve(request, machine, time.perf_counter())
         coarse = request.kind is Kind.COARSE
         memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
         machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth))
@@ -108,9 +110,9 @@ class Nest:
             if chosen := [r for r in requests if r.kind is kind]:
                 send(chosen)
 
-    def _end(self, request: Request, solve: _Solve) -> Delivery:
-        machine, outlet = solve.machine, solve.machine.outlet
-        del self.solves[request]
+    def _end(self, solve: _Solve) -> Delivery:
+        request, machine, outlet = solve.request, solve.machine, solve.machine.outlet
+        del self.solves[request.path]
         self.cancel_inner(request)
         if outlet is None or machine.failure is not None:  # the outer level finds that it is not finite, and stops
             outlet = Value(0, missing(request.value.state), depth=request.value.depth)

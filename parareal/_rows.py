@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parareal._propagators import Stepper, StepRoutine, Steps
+from parareal._propagators import Stepper, StepRoutine
 from parareal._state import concatenate, stack, take
 from parareal._state import rows as count_rows
 from parareal._values import Kind, Request
@@ -51,23 +51,13 @@ class Rows:
         return (request.sample, id(request.value.state), int(self.columns[i, START]))
 
     @staticmethod
-    def of(requests: list[Request], steps: Steps, now: float) -> "Rows":
-        """Stack propagations that are about to begin."""
+    def of(fresh: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
+        """Stack propagations that are about to begin, each with the number of steps to make."""
+        requests = [r for r, _ in fresh]
         state = stack([r.value.state for r in requests])
-        begin = None
-        memories = []
-        for i, r in enumerate(requests):
-            memory = r.value.memory if r.kind is Kind.FINE else r.value.trail
-            if memory is None:
-                begin = steps.stepper.begin(state) if begin is None else begin
-                memory = take(begin, slice(i, i + 1))
-            memories.append(memory)
-        columns = np.array(
-            [(r.start, r.stop - r.start, steps.count(r.start, r.stop), 0, 0, r.sample) for r in requests],
-            dtype=np.int64,
-        )
+        columns = np.array([(int(r.start), int(r.stop) - int(r.start), count, 0, 0, r.sample) for r, count in fresh])
         began = np.full(len(requests), now)
-        return Rows(requests, began, columns[:, START].copy(), columns, state, concatenate(memories))
+        return Rows(requests, began, columns[:, START], columns, state, _memory(requests, stepper, state))
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -82,6 +72,17 @@ class Rows:
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
         )
+
+
+def _memory(requests: list[Request], stepper: Stepper, state: Any) -> Any:
+    """Return what the stepper remembers where these propagations begin."""
+    memories = [r.value.memory if r.kind is Kind.FINE else r.value.trail for r in requests]
+    if any(m is None for m in memories):
+        begin = stepper.begin(state)
+        if begin is None:
+            return None
+        memories = [take(begin, slice(i, i + 1)) if m is None else m for i, m in enumerate(memories)]
+    return concatenate(memories)
 
 
 @dataclass(slots=True)

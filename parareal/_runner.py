@@ -137,7 +137,7 @@ class Runner:
             request, result, began = pending.pop(0)
             delivered.append((request, result, began))
             for nest in self._nests:
-                if request.outer in nest.solves:
+                if nest.expects(request):
                     pending += nest.receive(request, result)
                     break
         return delivered

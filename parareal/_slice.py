@@ -67,6 +67,7 @@ class Slice:
         self.fine: dict[int, tuple[Result, float]] = {}  # by the iteration that asked, with the depth it was reached at
         self.coarse: dict[int, tuple[Result, float]] = {}
         self.output: Value | None = guess
+        self.complete = guess is not None and rules.limit == 0  # no further output can come
         self.wanted: list[Request] = []  # propagations that have become ready
         self.asked: list[int] = []  # iterations that have asked for F
         self.used: Result | None = None  # what the newest output was made from
@@ -80,11 +81,6 @@ class Slice:
         """The iteration of the newest output; -1 before the first."""
         return -1 if self.output is None else self.output.iteration
 
-    @property
-    def complete(self) -> bool:
-        """Whether no further output can come."""
-        return self.output is not None and (self.output.final or self.made >= self.rules.limit)
-
     def enter(self, value: Value) -> None:
         """Take the left boundary's next value, and ask for the propagations that are ready with it."""
         k, last = value.iteration, self.newest
@@ -96,6 +92,7 @@ class Slice:
             self.first = k
             if self.output is not None:  # a guess stands for the sketch, whenever this slice is let in
                 self.output = self.output._replace(iteration=k)
+                self.complete = k >= self.rules.limit
         unchanged = last is not None and _agree(last.value, value)
         self.newest = _Input(value, last.source if last is not None and unchanged else k, unchanged)
         self._keep(k, self.newest)
@@ -115,6 +112,7 @@ class Slice:
             return None
         value = self._sketch() if self.output is None else self._next(self.made + 1, barrier)
         if value is not None:
+            self.complete = value.final or value.iteration >= self.rules.limit
             self._let_go()
             self._ask_again()
         return value

@@ -27,9 +27,9 @@ class Ticks:
 
     def __init__(self, layout: Layout, most: int | None, tally: Tally) -> None:
         self.layout, self.most, self.tally = layout, most, tally
-        self.fresh: dict[int, tuple[Steps, list[Request]]] = {}  # by id, for steppers need not be hashable
-        self.steppers: dict[int, Stepper] = {}
-        self.waiting: dict[int, list[Rows]] = {}  # by the stepper's id
+        self.fresh: dict[int, list[tuple[Request, int]]] = {}  # by the stepper's id, with the steps to make
+        self.steppers: dict[int, Stepper] = {}  # by id, for they need not be hashable
+        self.waiting: dict[int, list[Rows]] = {}
         self.groups: list[Group] = []
         self.results: list[tuple[Request, Result, float]] = []
         self.cancelled: list[int | Request] = []
@@ -39,7 +39,8 @@ class Ticks:
     def add(self, steps: Steps, requests: list[Request]) -> None:
         """Put requests in the queue."""
         if requests:
-            self.fresh.setdefault(id(steps), (steps, []))[1].extend(requests)
+            fresh = self.fresh.setdefault(id(steps.stepper), [])
+            fresh += [(r, steps.count(int(r.start), int(r.stop))) for r in requests]
             if id(steps.stepper) not in self.steppers:
                 self.steppers[id(steps.stepper)] = steps.stepper
                 self.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
@@ -68,8 +69,8 @@ class Ticks:
         """Regroup all rows that stand at the start of a step, and begin their steps."""
         if self.fresh:
             now = time.perf_counter()
-            for steps, requests in self.fresh.values():
-                self.waiting.setdefault(id(steps.stepper), []).append(Rows.of(requests, steps, now))
+            for stepper, fresh in self.fresh.items():
+                self.waiting.setdefault(stepper, []).append(Rows.of(fresh, self.steppers[stepper], now))
             self.fresh = {}
         ready = {s: rows for s, parts in self.waiting.items() if (rows := self._kept(Rows.join(parts))) is not None}
         self.waiting = {}

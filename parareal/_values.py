@@ -1,6 +1,5 @@
 """What travels: values between slices, requests to a runner, results from it."""
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -43,8 +42,7 @@ class Value(NamedTuple):
         return self._replace(state=None, memory=None, trail=None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class Request(NamedTuple):
     """Propagate `value` across `slice`, finely or coarsely, for one sample in one iteration."""
 
     sample: int
