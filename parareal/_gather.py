@@ -21,9 +21,6 @@ class Gathered:
     @staticmethod
     def of(groups: list[Group]) -> "Gathered":
         """Join what groups of one network ask."""
-        if len(groups) == 1 and not (groups[0].fresh and (groups[0].rows.columns[:, AT] == 0).any()):
-            (g,) = groups  # nothing to join and nothing to share: three of four evaluations of a four-stage method
-            return Gathered([g.state, g.where, *g.samples], [slice(0, len(g.rows))])
         positions, own = _positions(groups)
         asking = [(g, index) for g, index in zip(groups, own, strict=True) if index is not None]
         arguments = [(g.state, g.where, *g.samples) for g, _ in asking]
@@ -57,14 +54,15 @@ def _positions(groups: list[Group]) -> tuple[list[Index], list[Index | None]]:
             own.append(slice(0, count))
             total += count
             continue
-        new = [i for i in range(count) if i not in pairs]
-        position = np.empty(count, dtype=np.int64)
+        alone = np.ones(count, dtype=bool)
+        alone[list(pairs)] = False
+        position = total - 1 + np.cumsum(alone)
         positions.append(position)
-        position[new] = range(total, total + len(new))
         for i, (other, j) in pairs.items():
             there = positions[other]
             position[i] = there.start + j if isinstance(there, slice) else there[j]
-        own.append(np.array(new) if new else None)
+        new = np.flatnonzero(alone)
+        own.append(new if len(new) else None)
         total += len(new)
     return positions, own
 
@@ -72,8 +70,8 @@ def _positions(groups: list[Group]) -> tuple[list[Index], list[Index | None]]:
 def _shared(groups: list[Group], at: int, first: dict[Any, tuple[int, int]]) -> dict[int, tuple[int, int]]:
     """Return, for rows of group `at` whose evaluation is made for another row, that row's group and number."""
     group, pairs = groups[at], {}
-    if group.fresh:
-        for i in map(int, np.flatnonzero(group.rows.columns[:, AT] == 0)):
+    if group.shares:
+        for i in np.flatnonzero(group.rows.columns[:, AT] == 0).tolist():
             other, j = first.setdefault(group.rows.key(i), (at, i))
             if (other, j) != (at, i):
                 wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))

@@ -28,6 +28,8 @@ class Rows:
     evaluations already made, and the sample"""
     state: Any
     memory: Any
+    fresh: bool = False
+    """some row has not made a step yet"""
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -38,7 +40,7 @@ class Rows:
             return self
         requests = [self.requests[i] for i in index.tolist()]
         state, memory = pick(self.state, index), pick(self.memory, index)
-        return Rows(requests, self.began[index], self.node[index], self.columns[index], state, memory)
+        return Rows(requests, self.began[index], self.node[index], self.columns[index], state, memory, self.fresh)
 
     def next_node(self) -> np.ndarray:
         """Return where each row stands after its next step."""
@@ -51,13 +53,13 @@ class Rows:
         return (request.sample, id(request.value.state), int(self.columns[i, START]))
 
     @staticmethod
-    def of(fresh: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
+    def of(begun: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
         """Stack propagations that are about to begin, each with the number of steps to make."""
-        requests = [r for r, _ in fresh]
+        requests = [r for r, _ in begun]
         state = stack([r.value.state for r in requests])
-        columns = np.array([(int(r.start), int(r.stop) - int(r.start), count, 0, 0, r.sample) for r, count in fresh])
+        columns = np.array([(int(r.start), int(r.stop) - int(r.start), count, 0, 0, r.sample) for r, count in begun])
         began = np.full(len(requests), now)
-        return Rows(requests, began, columns[:, START], columns, state, _memory(requests, stepper, state))
+        return Rows(requests, began, columns[:, START], columns, state, _memory(requests, stepper, state), fresh=True)
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -71,6 +73,7 @@ class Rows:
             columns=np.concatenate([p.columns for p in parts]),
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
+            fresh=any(p.fresh for p in parts),
         )
 
 
@@ -97,8 +100,8 @@ class Group:
     """the vector of samples, where the stepper wants it"""
     state: Any
     where: Any
-    fresh: bool
-    """the evaluation asked for is the first of the step, at the state the step starts from"""
+    shares: bool
+    """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
 
 
 def pick(stacked: Any, index: np.ndarray | slice) -> Any:

@@ -147,13 +147,13 @@ class Ticks:
                 raise StructureError(
                     f"{type(stepper).__name__}.step must yield (state, where) with a `where` for each row"
                 )
-            fresh = value is None and state is rows.state
-            self.groups.append(Group(stepper, rows, next_node, routine, samples, state, where, fresh))
+            shares = rows.fresh and value is None and state is rows.state
+            self.groups.append(Group(stepper, rows, next_node, routine, samples, state, where, shares))
 
     def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
         self._check(stepper, rows, state, memory)
-        rows.state, rows.memory = state, memory
+        rows.state, rows.memory, rows.fresh = state, memory, False
         columns = rows.columns
         columns[:, AT] += 1
         arrived = columns[:, AT] == columns[:, COUNT]
@@ -181,11 +181,18 @@ class Ticks:
 
     def _evaluate(self, groups: list[Group]) -> None:
         """Evaluate all rows of some groups in one batch."""
+        evaluate, first = groups[0].stepper.evaluate, groups[0]
+        if len(groups) == 1 and not first.shares:  # as in all stages of a method but the first
+            self._proceed(first, self._call(evaluate, [first.state, first.where, *first.samples]))
+            return
         gathered = Gathered.of(groups)
-        value = self._call(groups[0].stepper.evaluate, gathered.arguments)
-        for g, position in zip(groups, gathered.positions, strict=True):
-            g.rows.columns[:, COST] += 1
-            self._resume(g.stepper, g.rows, g.next_node, g.routine, g.samples, pick(value, position))
+        value = self._call(evaluate, gathered.arguments)
+        for group, position in zip(groups, gathered.positions, strict=True):
+            self._proceed(group, pick(value, position))
+
+    def _proceed(self, group: Group, value: Any) -> None:
+        group.rows.columns[:, COST] += 1
+        self._resume(group.stepper, group.rows, group.next_node, group.routine, group.samples, value)
 
     def _call(self, evaluate: Evaluate, arguments: list[Any]) -> Any:
         total = count_rows(arguments[0])
