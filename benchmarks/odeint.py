@@ -77,8 +77,8 @@ def _numbers(*x: float) -> Tensor:
 
 CASES = {
     "lorenz": Case(lorenz, _numbers(1, 1, 1), 5.0, 8192, 160),
-    "lotka-volterra": Case(lotka_volterra, _numbers(1, 1), 20.0, 16384, 256),
-    "van-der-pol": Case(van_der_pol, _numbers(2, 0), 20.0, 65536, 384),
+    "lotka-volterra": Case(lotka_volterra, _numbers(1, 1), 20.0, 16384, 240),
+    "van-der-pol": Case(van_der_pol, _numbers(2, 0), 20.0, 65536, 352),
     "oscillator": Case(oscillator, _numbers(1, 0), 200.0, 16384, 2048),
     "ring": Case(ring, torch.linspace(-1, 1, 100_000, dtype=torch.float64), 2.0, 256, 32),
 }

@@ -30,6 +30,8 @@ class Gathered:
 
 def by_evaluate(groups: list[Group]) -> list[list[Group]]:
     """Sort groups into lists that ask the same network."""
+    if len(groups) == 1:
+        return [groups]
     lists: list[list[Group]] = []
     for group in groups:
         for others in lists:

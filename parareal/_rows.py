@@ -11,7 +11,7 @@ from parareal._state import concatenate, stack, take
 from parareal._state import rows as count_rows
 from parareal._values import Kind, Request
 
-START, LENGTH, COUNT, AT, COST, SAMPLE = range(6)
+START, LENGTH, COUNT, AT, COST, NODE, SAMPLE = range(7)
 
 
 @dataclass(slots=True)
@@ -19,13 +19,11 @@ class Rows:
     """Propagations of one stepper that stand at the start of a step."""
 
     requests: list[Request]
-    began: np.ndarray
-    """seconds on the clock, shape (rows,)"""
-    node: np.ndarray
-    """where each row stands, int64 of shape (rows,)"""
+    began: list[float]
+    """seconds on the clock"""
     columns: np.ndarray
-    """int64 of shape (rows, 6): the slice's first node, its length in nodes, the steps to make, those already made,
-    evaluations already made, and the sample"""
+    """int64 of shape (rows, 7): the slice's first node, its length in nodes, the steps to make, those already made,
+    evaluations already made, the node at which the row stands, and the sample"""
     state: Any
     memory: Any
     fresh: bool = False
@@ -38,9 +36,10 @@ class Rows:
         """Return some of the rows; a run of neighbours is a view."""
         if len(index) == len(self):
             return self
-        requests = [self.requests[i] for i in index.tolist()]
+        chosen = index.tolist()
+        requests, began = [self.requests[i] for i in chosen], [self.began[i] for i in chosen]
         state, memory = pick(self.state, index), pick(self.memory, index)
-        return Rows(requests, self.began[index], self.node[index], self.columns[index], state, memory, self.fresh)
+        return Rows(requests, began, self.columns[index], state, memory, self.fresh)
 
     def next_node(self) -> np.ndarray:
         """Return where each row stands after its next step."""
@@ -57,9 +56,9 @@ class Rows:
         """Stack propagations that are about to begin, each with the number of steps to make."""
         requests = [r for r, _ in begun]
         state = stack([r.value.state for r in requests])
-        columns = np.array([(int(r.start), int(r.stop) - int(r.start), count, 0, 0, r.sample) for r, count in begun])
-        began = np.full(len(requests), now)
-        return Rows(requests, began, columns[:, START], columns, state, _memory(requests, stepper, state), fresh=True)
+        ends = [(int(r.start), int(r.stop)) for r in requests]
+        columns = np.array([(a, b - a, n, 0, 0, a, r.sample) for (a, b), (r, n) in zip(ends, begun, strict=True)])
+        return Rows(requests, [now] * len(begun), columns, state, _memory(requests, stepper, state), fresh=True)
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -68,8 +67,7 @@ class Rows:
             return parts[0]
         return Rows(
             requests=[r for p in parts for r in p.requests],
-            began=np.concatenate([p.began for p in parts]),
-            node=np.concatenate([p.node for p in parts]),
+            began=[b for p in parts for b in p.began],
             columns=np.concatenate([p.columns for p in parts]),
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
@@ -98,9 +96,9 @@ class Group:
     routine: StepRoutine
     samples: tuple[Any, ...]
     """the vector of samples, where the stepper wants it"""
-    state: Any
-    where: Any
-    shares: bool
+    state: Any = None
+    where: Any = None
+    shares: bool = False
     """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
 
 

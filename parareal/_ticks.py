@@ -14,8 +14,8 @@ import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._gather import Gathered, by_evaluate
-from parareal._propagators import Evaluate, Stepper, StepRoutine, Steps
-from parareal._rows import AT, COST, COUNT, SAMPLE, Group, Rows, pick
+from parareal._propagators import Evaluate, Stepper, Steps
+from parareal._rows import AT, COST, COUNT, NODE, SAMPLE, Group, Rows, pick
 from parareal._state import Layout, concatenate, copy, has_rows, structure, take, tree_leaves
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
@@ -55,13 +55,14 @@ class Ticks:
         return not (self.fresh or self.groups or self.waiting)
 
     def tick(self) -> list[tuple[Request, Result, float]]:
-        """Make one batched call for all rows, and return what has arrived at its boundary."""
-        if self.fresh or self.waiting:
-            self._start()
-        if not self.results:
-            groups, self.groups = self.groups, []
-            for asking in by_evaluate(groups):
-                self._evaluate(asking)
+        """Make batched calls until rows arrive at their boundaries, for nothing else can change what runs."""
+        while not self.results and not self.idle:
+            if self.fresh or self.waiting:
+                self._start()
+            if not self.results:  # a step may end without an evaluation
+                groups, self.groups = self.groups, []
+                for asking in by_evaluate(groups):
+                    self._evaluate(asking)
         results, self.results = self.results, []
         return results
 
@@ -112,43 +113,37 @@ class Ticks:
 
     def _begin(self, stepper: Stepper, rows: Rows) -> None:
         next_node = rows.next_node()
-        start, stop = self._vector(rows.node, rows.state), self._vector(next_node, rows.state)
+        start, stop = self._vector(rows.columns[:, NODE].copy(), rows.state), self._vector(next_node, rows.state)
         samples = (self._vector(rows.columns[:, SAMPLE].copy(), rows.state),) if stepper.per_sample else ()
         routine = stepper.step(rows.state, rows.memory, start, stop, *samples)
         if not isinstance(routine, Generator):
             raise StructureError(
                 f"{type(stepper).__name__}.step must be a generator: yield (state, where) for evaluations"
             )
-        self._resume(stepper, rows, next_node, routine, samples, None)
+        group = Group(stepper, rows, next_node, routine, samples)
+        self._resume(group, None)
+        group.shares = rows.fresh and group.state is rows.state
 
     def _vector(self, values: np.ndarray, like: Any) -> Any:
         first = tree_leaves(like)[0]
         return torch.from_numpy(values).to(first.device) if isinstance(first, torch.Tensor) else values
 
-    def _resume(
-        self,
-        stepper: Stepper,
-        rows: Rows,
-        next_node: np.ndarray,
-        routine: StepRoutine,
-        samples: tuple[Any, ...],
-        value: Any,
-    ) -> None:
+    def _resume(self, group: Group, value: Any) -> None:
         """Run a step up to its next evaluation, or to its end."""
         try:
-            state, where = next(routine) if value is None else routine.send(value)
+            group.state, group.where = next(group.routine) if value is None else group.routine.send(value)
         except StopIteration as end:
             if not isinstance(end.value, tuple) or len(end.value) != 2:
-                raise StructureError(f"{type(stepper).__name__}.step must return (state, memory)") from None
-            rows.node = next_node
-            self._finish(stepper, rows, *end.value)
+                raise StructureError(f"{type(group.stepper).__name__}.step must return (state, memory)") from None
+            group.rows.columns[:, NODE] = group.next_node
+            self._finish(group.stepper, group.rows, *end.value)
         else:
-            if id(stepper) not in self.checked and not has_rows(where, len(rows)):
+            if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
                 raise StructureError(
-                    f"{type(stepper).__name__}.step must yield (state, where) with a `where` for each row"
+                    f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row"
                 )
-            shares = rows.fresh and value is None and state is rows.state
-            self.groups.append(Group(stepper, rows, next_node, routine, samples, state, where, shares))
+            group.shares = False
+            self.groups.append(group)
 
     def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
@@ -163,7 +158,7 @@ class Ticks:
         for i in np.flatnonzero(arrived).tolist():
             kept = None if memory is None else copy(take(memory, slice(i, i + 1)))
             result = Result(self.layout.row(state, i), kept, int(columns[i, COST]))
-            self.results.append((rows.requests[i], result, float(rows.began[i])))
+            self.results.append((rows.requests[i], result, rows.began[i]))
         if not arrived.all():
             self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))
 
@@ -192,7 +187,7 @@ class Ticks:
 
     def _proceed(self, group: Group, value: Any) -> None:
         group.rows.columns[:, COST] += 1
-        self._resume(group.stepper, group.rows, group.next_node, group.routine, group.samples, value)
+        self._resume(group, value)
 
     def _call(self, evaluate: Evaluate, arguments: list[Any]) -> Any:
         total = count_rows(arguments[0])
