@@ -37,6 +37,8 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/batch_cost.py
 	$(BIN)/python benchmarks/odeint.py
+	$(BIN)/python benchmarks/pools.py
+	$(BIN)/python benchmarks/levels.py
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

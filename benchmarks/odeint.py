@@ -2,6 +2,7 @@
 
     python benchmarks/odeint.py                              # every problem with the slices that served it best
     python benchmarks/odeint.py --slices 64 128 256 --only lorenz
+    python benchmarks/odeint.py --levels 128 4 --only van-der-pol
     python benchmarks/odeint.py --coarse euler --runs 9
 
 Method rk4, float64, t = [0, T], `step_size` = T / steps, default tolerances. The two are run in turn; the ratio is
@@ -84,9 +85,11 @@ CASES = {
 }
 
 
-def compare(name: str, case: Case, slices: int, coarse: str, runs: int, bar: Any) -> dict[str, str]:
+def compare(name: str, case: Case, slices: int | tuple[int, ...], coarse: str, runs: int, bar: Any) -> dict[str, str]:
     """Return a row of the table."""
     t, options = _numbers(0, case.end), {"step_size": case.end / case.steps}
+    layout: dict[str, Any] = {"slices": slices} if isinstance(slices, int) else {"levels": slices}
+    shown = str(slices) if isinstance(slices, int) else " x ".join(map(str, slices))
     seconds: list[tuple[float, float]] = []
     theirs, ours, solution = case.y0, case.y0, None
     for _ in range(runs):
@@ -96,10 +99,10 @@ def compare(name: str, case: Case, slices: int, coarse: str, runs: int, bar: Any
         between = time.perf_counter()
         try:
             ys, solution = odeint(
-                case.func, case.y0, t, method="rk4", options=options, slices=slices, coarse=coarse, return_solution=True
+                case.func, case.y0, t, method="rk4", options=options, **layout, coarse=coarse, return_solution=True
             )
         except parareal.PararealError:  # a coarse step too long for its method
-            return {"problem": name, "steps": str(case.steps), "slices": str(slices)} | dict.fromkeys(COLUMNS, "fails")
+            return {"problem": name, "steps": str(case.steps), "slices": shown} | dict.fromkeys(COLUMNS, "fails")
         seconds.append((between - began, time.perf_counter() - between))
         theirs, ours = whole[-1], ys[-1]
         bar.update()
@@ -109,7 +112,7 @@ def compare(name: str, case: Case, slices: int, coarse: str, runs: int, bar: Any
     return {
         "problem": name,
         "steps": str(case.steps),
-        "slices": str(slices),
+        "slices": shown,
         "iterations": str(solution.iterations),
         "span": f"{solution.stats.span:.0f}",
         "work": f"{work:.1f} x",
@@ -123,13 +126,15 @@ def compare(name: str, case: Case, slices: int, coarse: str, runs: int, bar: Any
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, nargs="*", help="numbers of slices to try")
+    parser.add_argument("--levels", type=int, nargs="*", help="slices of nested levels, outermost first")
     parser.add_argument("--coarse", default="auto")
     parser.add_argument("--only", choices=list(CASES), nargs="*", default=list(CASES))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    jobs = [(name, CASES[name], m) for name in given.only for m in given.slices or [CASES[name].slices]]
+    levels = [tuple(given.levels)] if given.levels else []
+    jobs = [(name, CASES[name], m) for name in given.only for m in levels or given.slices or [CASES[name].slices]]
     with tqdm(total=len(jobs) * given.runs, unit="pair") as bar:
         rows = [compare(*job, given.coarse, given.runs, bar) for job in jobs]
     print(markdown(rows))

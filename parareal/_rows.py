@@ -98,6 +98,8 @@ class Group:
     """the vector of samples, where the stepper wants it"""
     state: Any = None
     where: Any = None
+    evaluations: int = 0
+    """those made in this step"""
     shares: bool = False
     """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
 

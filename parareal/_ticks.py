@@ -56,9 +56,11 @@ class Ticks:
 
     def tick(self) -> list[tuple[Request, Result, float]]:
         """Make batched calls until rows arrive at their boundaries, for nothing else can change what runs."""
-        while not self.results and not self.idle:
+        while not self.results:
             if self.fresh or self.waiting:
                 self._start()
+            elif not self.groups:
+                break
             if not self.results:  # a step may end without an evaluation
                 groups, self.groups = self.groups, []
                 for asking in by_evaluate(groups):
@@ -136,6 +138,7 @@ class Ticks:
             if not isinstance(end.value, tuple) or len(end.value) != 2:
                 raise StructureError(f"{type(group.stepper).__name__}.step must return (state, memory)") from None
             group.rows.columns[:, NODE] = group.next_node
+            group.rows.columns[:, COST] += group.evaluations
             self._finish(group.stepper, group.rows, *end.value)
         else:
             if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
@@ -178,29 +181,22 @@ class Ticks:
         """Evaluate all rows of some groups in one batch."""
         evaluate, first = groups[0].stepper.evaluate, groups[0]
         if len(groups) == 1 and not first.shares:  # as in all stages of a method but the first
-            self._proceed(first, self._call(evaluate, [first.state, first.where, *first.samples]))
+            self._proceed(first, self._call(evaluate, [first.state, first.where, *first.samples], len(first.rows)))
             return
         gathered = Gathered.of(groups)
-        value = self._call(evaluate, gathered.arguments)
+        value = self._call(evaluate, gathered.arguments, count_rows(gathered.arguments[0]))
         for group, position in zip(groups, gathered.positions, strict=True):
             self._proceed(group, pick(value, position))
 
     def _proceed(self, group: Group, value: Any) -> None:
-        group.rows.columns[:, COST] += 1
+        group.evaluations += 1
         self._resume(group, value)
 
-    def _call(self, evaluate: Evaluate, arguments: list[Any]) -> Any:
-        total = count_rows(arguments[0])
-        size = self.most or total
-        if total <= size:
-            return self._call_once(evaluate, arguments, total)
-        values = []
-        for begin in range(0, total, size):
-            part = slice(begin, min(begin + size, total))
-            values.append(self._call_once(evaluate, [pick(x, part) for x in arguments], part.stop - part.start))
-        return concatenate(values)
-
-    def _call_once(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Any:
+    def _call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Any:
+        if self.most is not None and count > self.most:
+            parts = [slice(i, min(i + self.most, count)) for i in range(0, count, self.most)]
+            values = [self._call(evaluate, [pick(x, p) for x in arguments], p.stop - p.start) for p in parts]
+            return concatenate(values)
         value = evaluate(*arguments)
         if not has_rows(value, count):
             raise StructureError(f"evaluate was given {count} rows and must return a value for each")

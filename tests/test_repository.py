@@ -16,7 +16,7 @@ import parareal
 from parareal import _cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/diffusion.md", "docs/odes.md"]
+PAGES = ["README.md", "docs/diffusion.md", "docs/odes.md", "docs/levels.md", "docs/windows.md", "docs/executors.md"]
 SNIPPETS = [
     (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
 ]
@@ -30,7 +30,7 @@ def test_snippets_run(page, number, code, capsys):
 
 
 def test_the_readme_shows_its_examples():
-    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 3
+    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 4
 
 
 def test_versions_agree():

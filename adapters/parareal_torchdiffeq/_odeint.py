@@ -88,7 +88,6 @@ def odeint(
         fine = METHODS[problem.method](
             arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
         )
-        given = {"levels": levels, "window": window}  # options of the engine that not every version has
         try:
             solution = parareal.solve(
                 parareal.Steps(fine),
@@ -102,7 +101,8 @@ def odeint(
                 callback=None if callback is None else arrays.callback(callback),
                 progress=progress,
                 throw=throw,
-                **{name: value for name, value in given.items() if value is not None},
+                window=window,
+                levels=levels,
             )
         except parareal.PararealError as error:
             raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
