@@ -2,6 +2,7 @@
 
     python benchmarks/levels.py                  # the tables of docs/levels.md, in some ten minutes
     python benchmarks/levels.py --steps 196      # one number of steps only
+    python benchmarks/levels.py --picture docs/images/levels.png --steps    # the schedule of 12 x 9 slices
 
 Part 1: an ODE of two numbers, 961 Euler steps, by tolerance: one level, and two with one, two and any number of inner
 iterations in an outer one.
@@ -82,10 +83,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, choices=list(LEVELS), nargs="*", default=list(LEVELS))
+    parser.add_argument("--picture", help="where to draw the schedule")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(markdown(inner_iterations()), "\n")
+    if given.picture:
+        stepper = Euler(torch.linspace(0, 3, 962, dtype=torch.float64))
+        fine, coarse, start = parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.tensor([1.0, 2.0]).double()
+        one = parareal.solve(fine, coarse, start, [0, 961], levels=(12, 9), criterion=parareal.Iterations(1))
+        one.timeline().savefig(given.picture, dpi=100)
     net, own = models.load("fashion-mnist")
     noise = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     kwargs = {"class_labels": torch.tensor([0, 3, 7, 9])}

@@ -59,8 +59,9 @@ def timeline(solution: "Solution") -> "Figure":
     Of nested levels, the innermost is drawn, within the outermost slices, and coarse jumps of all.
     """
     slices = len(solution.slice_iterations)
-    figure, (axis,) = _figure(9, min(1.6 + 0.16 * slices, 9))
     mine = [p for p in solution.propagations if p.sample == 0]
+    bars = len({(p.level, p.t0) for p in mine})
+    figure, (axis,) = _figure(9, min(1.6 + max(0.16 * slices, 0.06 * bars), 9))
     innermost = max((p.level for p in mine), default=0)
     iterations = max((p.iteration for p in mine if p.level == innermost), default=0)
     place = _places(solution)
@@ -79,7 +80,7 @@ def timeline(solution: "Solution") -> "Figure":
             height=(0.3 if coarse else 0.5) * height,
             color=_COARSE if coarse else _shade(p.iteration, iterations + 1),
             edgecolor="white",
-            linewidth=0.4,
+            linewidth=0.0 if innermost else 0.4,
             label=None if label in seen else label,
         )
         seen.add(label)

@@ -20,17 +20,25 @@ def write(solution: "Solution", path: Path) -> None:
         {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
         for pid, name in ((1, "critical path (1 evaluation = 1 ms)"), (2, "wall clock"))
     ]
-    lanes = sorted({(p.slice, p.sample) for p in solution.propagations})
-    slices = len(solution.slice_iterations)
-    for n, sample in lanes:
-        name = {"name": f"slice {n:03}" if sample == 0 else f"sample {sample}, slice {n:03}"}
-        events += [
-            {"ph": "M", "name": "thread_name", "pid": p, "tid": sample * slices + n, "args": name} for p in (1, 2)
-        ]
+    lanes = {lane: tid for tid, lane in enumerate(sorted({_lane(p) for p in solution.propagations}))}
+    named = {_lane(p): _name(p) for p in solution.propagations}
+    for lane, tid in lanes.items():
+        name = {"name": named[lane]}
+        events += [{"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": name} for pid in (1, 2)]
     for p in solution.propagations:
-        events.append(_bar(p, 1, p.sample * slices + p.slice, p.start * 1e3, p.stop * 1e3))
-        events.append(_bar(p, 2, p.sample * slices + p.slice, p.began * 1e6, p.ended * 1e6))
+        events.append(_bar(p, 1, lanes[_lane(p)], p.start * 1e3, p.stop * 1e3))
+        events.append(_bar(p, 2, lanes[_lane(p)], p.began * 1e6, p.ended * 1e6))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+
+
+def _lane(p: "Propagation") -> tuple[int, int, float]:
+    """Name a slice of a sample and level, such that sorted names stand in the order of time, rising or falling."""
+    return (p.sample, p.level, float(p.t0) if p.t1 > p.t0 else -float(p.t0))
+
+
+def _name(p: "Propagation") -> str:
+    where = f"slice {p.slice:03}" if p.level == 0 else f"level {p.level}, from {float(p.t0):g} to {float(p.t1):g}"
+    return where if p.sample == 0 else f"sample {p.sample}, {where}"
 
 
 def _bar(p: "Propagation", pid: int, tid: int, start: float, stop: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Nested levels: what they cost, that they start where they ended, and that nothing inexact passes for exact."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -181,6 +182,11 @@ def test_pictures_of_levels(tmp_path):
     assert {p.level for p in solution.propagations} == {0, 1}
     solution.timeline().savefig(tmp_path / "timeline.png")
     solution.trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    lanes = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert len(lanes) == 4 + 12
+    assert "level 1, from 24 to 32" in lanes
+    assert sum(e["ph"] == "X" for e in events) == 2 * len(solution.propagations)
     solution.plot().savefig(tmp_path / "plot.png")
 
 
