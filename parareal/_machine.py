@@ -44,6 +44,7 @@ class Machine:
         self._open = 0  # in the synchronous schedule, the iteration that may be made
         self._front = 0  # the first slice that is not final
         self._admitted = len(slices) if rules.window is None else min(rules.window, len(slices))
+        self.closed: list[int] = []  # slices that have become complete, for the driver to take out
         self.failure: NonFinite | None = None
         for left, right in pairwise(self._slices[: self._admitted]):
             if left.output is not None:
@@ -111,6 +112,8 @@ class Machine:
                 if at + 1 < self._admitted:
                     self._slices[at + 1].enter(value)
                     pending.append(at + 1)
+                if here.complete:
+                    self.closed.append(here.index)
             self._ask(here)
             if not pending and self.rules.synchronous and self._complete(self._open):
                 self._open += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from parareal._machine import Machine
-from parareal._parareal import Parareal, rounds
+from parareal._parareal import Parareal, last_iteration, rounds
 from parareal._slice import Rules
 from parareal._state import Layout, missing
 from parareal._values import Kind, Request, Result, Value
@@ -64,6 +64,11 @@ class Nest:
             del self.queues[path], self.solves[path]
             self.trajectories.pop(path, None)
 
+    def forget(self, paths: list[tuple[int, int]]) -> None:
+        """Let go of the trajectories within slices that nothing will be asked of again."""
+        for path in [path for path in self.trajectories if path[:2] in paths] if paths else []:
+            del self.trajectories[path]
+
     @property
     def idle(self) -> bool:
         """Whether no solve is under way."""
@@ -99,10 +104,10 @@ class Nest:
 
     def _rules(self, request: Request) -> Rules:
         boundaries = self.parareal.edges(request.start, request.stop)
-        exact = (len(boundaries) - 1) * rounds(self.parareal.fine)
+        last = last_iteration(self.parareal.fine, len(boundaries) - 1)
         count = self.rules.criterion.last_iteration
         count = self.parareal.inner_iterations if count is None else count
-        return replace(self.rules, boundaries=boundaries, limit=exact if count is None else min(exact, count))
+        return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
 
     def _pass_on(self, machine: Machine) -> None:
         requests = machine.take()

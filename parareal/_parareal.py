@@ -121,6 +121,15 @@ def rounds(fine: Propagator) -> int:
     return 2 if takes_iteration(fine) else 1
 
 
+def last_iteration(fine: Propagator, slices: int, window: int | None = None) -> int:
+    """Return the iteration in which every boundary is final at the latest."""
+    answers = rounds(fine)
+    if window is None and answers == 1:
+        return slices  # exact by then
+    # a slice whose input has settled needs so many answers to it, and one iteration more to say that it stands
+    return slices * (answers + 1)
+
+
 def check_leaves(name: str, propagator: Any, boundaries: list[Any]) -> None:
     """Raise `TypeError` or `ValueError` unless all propagators fit together and to the boundaries."""
     for leaf in leaves(propagator):

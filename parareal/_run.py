@@ -17,7 +17,7 @@ from parareal._executors import AbstractExecutor
 from parareal._history import History
 from parareal._machine import Machine
 from parareal._outcome import Outcome
-from parareal._parareal import leaves, rounds
+from parareal._parareal import last_iteration, leaves, rounds
 from parareal._problem import Problem
 from parareal._propagators import Propagator, Steps
 from parareal._slice import Rules
@@ -56,9 +56,9 @@ class Run:
                 f"not {type(criterion).__name__}"
             )
         self.problem, self.criterion = problem, criterion.resolved(problem.layout)
-        exact = problem.slices * rounds(problem.propagators[Kind.FINE])
-        self.limit = min(x for x in (exact, limit, self.criterion.last_iteration) if x is not None)
         self.window = self._window(options.window)
+        last = last_iteration(problem.propagators[Kind.FINE], problem.slices, self.window)
+        self.limit = min(x for x in (last, limit, self.criterion.last_iteration) if x is not None)
         self.history = History(problem.slices + 1, len(problem.samples))
         rules = self._rules(options.schedule == "synchronous")
         self.runner = problem.runner(options.executor, rules)
@@ -158,6 +158,8 @@ class Run:
             machine = self.machines[request.sample]
             if request.outer is None and not machine.done:
                 machine.receive(request, result)
+                self.runner.forget([(request.sample, n) for n in machine.closed])
+                machine.closed.clear()
                 if machine.done:
                     self.runner.cancel(request.sample)
         return results

@@ -116,6 +116,11 @@ class Runner:
         """Whether nothing waits or is under way."""
         return all(part.idle for part in self._parts)
 
+    def forget(self, paths: list[tuple[int, int]]) -> None:
+        """Let go of what was kept for slices, named by sample and number, that are complete."""
+        for nest in self._nests:
+            nest.forget(paths)
+
     def close(self) -> None:
         """Take back what was handed to others."""
         for part in self._boxes.values():

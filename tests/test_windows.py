@@ -115,8 +115,9 @@ class Tracked(np.ndarray):
     """An array that can be counted while it lives."""
 
 
+@pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("slices", [20, 80])
-def test_memory_is_proportional_to_the_window(slices):
+def test_memory_is_proportional_to_the_window(slices, levels):
     """Beside the answer, one state a boundary, what lives is a multiple of the window, not of the slices."""
     alive: set[int] = set()
     peak = 0
@@ -137,14 +138,15 @@ def test_memory_is_proportional_to_the_window(slices):
             made[kind] += 1
             result = count(f(np.asarray(u), t0, t1))
             # boundaries behind this slice hold one state each; what else lives is in flight
-            peak = max(peak, len(alive) - round(t0 * 10))
+            peak = max(peak, len(alive) - int(t0 * 10 + 1e-6))
             return result
 
         return call
 
+    fine, coarse = propagate("fine", FINE), propagate("coarse", COARSE)
     parareal.solve(
-        propagate("fine", FINE),
-        propagate("coarse", COARSE),
+        fine if levels == 1 else parareal.Parareal(fine, coarse, levels),
+        coarse,
         np.ones(50),
         times,
         window=4,
@@ -152,7 +154,7 @@ def test_memory_is_proportional_to_the_window(slices):
     )
     gc.collect()
     assert made["fine"] > slices
-    assert peak <= 5 * 4 + 4
+    assert peak <= 4 * (5 + 5 * levels)
 
 
 def test_iterates_with_a_guess_and_a_window():
