@@ -7,7 +7,8 @@ from typing import Any, final
 
 from parareal._checks import whole_number
 from parareal._criteria import AbstractCriterion
-from parareal._propagators import Propagator, Steps, check_propagator, edges, takes_iteration
+from parareal._edges import edges
+from parareal._propagators import Propagator, Steps, check_propagator, takes_iteration
 from parareal._state import State
 
 

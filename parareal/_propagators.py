@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias, final
 import numpy as np
 
 from parareal._checks import whole_number
+from parareal._edges import edges
 
 Evaluate: TypeAlias = Callable[..., Any]
 StepRoutine: TypeAlias = Generator[tuple[Any, Any], Any, tuple[Any, Any]]
@@ -114,13 +115,6 @@ class Steps:
     def count(self, start: int, stop: int) -> int:
         """Return how many steps there are between two boundaries."""
         return abs(stop - start) if self.steps is None else min(self.steps, abs(stop - start))
-
-
-def edges(start: Any, stop: Any, count: int, whole: bool) -> list[Any]:
-    """Divide an interval evenly; where only `whole` numbers are boundaries, round to them: round(i N / count)."""
-    if not whole:
-        return [start, *(start + (stop - start) * i / count for i in range(1, count)), stop]
-    return [int(start) + round((int(stop) - int(start)) * i / count) for i in range(count + 1)]
 
 
 Propagator: TypeAlias = "Callable[[Any, Any, Any], Any] | Vectorized | Steps"

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 import parareal
-from parareal._checks import no_unknown, one_of, whole_number
+from parareal._checks import no_unknown, one_of
+from parareal._edges import nodes
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._denoiser import Denoiser, Guidance
 from parareal_diffusers._dpmpp_2m import DPMSolverPP2M
@@ -85,7 +85,7 @@ def sample(
         raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
     grid = Grid.of(solver, num_inference_steps).to(latents.device)
     denoiser = Denoiser(model, len(latents), model_kwargs or {}, guidance)
-    nodes = _boundaries(boundaries, slices, levels, grid.steps)
+    edges = _boundaries(boundaries, slices, levels, grid.steps)
     if criterion is None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
@@ -94,7 +94,7 @@ def sample(
         parareal.Steps(DDIM(grid, denoiser)),
         parareal.Steps(_coarse(coarse)(grid, denoiser), steps=1),
         latents,
-        nodes,
+        edges,
         batch_dims=1,
         criterion=criterion,
         max_iterations=max_iterations,
@@ -118,21 +118,12 @@ def _coarse(coarse: str | type[Solver]) -> type[Solver]:
 def _boundaries(
     boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, steps: int
 ) -> list[int]:
-    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps, or the ends for levels."""
-    if levels is not None and slices != "auto":
-        raise ValueError(f"levels={levels} already says how many slices there are: leave slices={slices!r} out")
+    """Return the nodes that bound the slices, or the ends for levels."""
     if boundaries is not None:
-        nodes = [int(n) for n in boundaries]
-        if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
+        if slices != "auto":
+            raise ValueError(f"boundaries already say how many slices there are: leave slices={slices!r} out")
+        given = [int(n) for n in boundaries]
+        if len(given) < 2 or given[0] != 0 or given[-1] != steps:
             raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
-        return nodes
-    if levels is not None:
-        return [0, steps]
-    if isinstance(slices, str):
-        one_of("slices", slices, ("auto", "sqrt", "steps"))
-        # p iterations have span pN/M + M - p, least at M = sqrt(pN); a tolerance of 1e-2 takes 2 to 3 (docs/theory.md)
-        slices = {"steps": steps, "sqrt": round(steps**0.5), "auto": min(steps, round((3 * steps) ** 0.5))}[slices]
-    slices = whole_number("slices", slices, 1)
-    if slices > steps:
-        raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
-    return [int(n) for n in np.rint(np.arange(slices + 1) * steps / slices)]
+        return given
+    return nodes(slices, levels, steps)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 import parareal
-from parareal._checks import no_unknown, one_of, whole_number
+from parareal._checks import no_unknown
+from parareal._edges import nodes
 from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
 from parareal_torchdiffeq._methods import METHODS
@@ -80,9 +81,9 @@ def odeint(
         raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
     problem = Problem.checked(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
-    nodes = _nodes(slices, levels, problem.steps)
+    boundaries = nodes(slices, levels, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
-    arrays = Arrays.suited(problem, len(nodes) - 1, own=not (coarse is None or isinstance(coarse, str)))
+    arrays = Arrays.suited(problem, len(boundaries) - 1, own=not (coarse is None or isinstance(coarse, str)))
     with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
         rows = find(func, problem.shapes, problem.some_times(), problem.y0)
         fine = METHODS[problem.method](
@@ -93,7 +94,7 @@ def odeint(
                 parareal.Steps(fine),
                 coarse_propagator(coarse, fine, problem, arrays),
                 arrays.of(problem.y0),
-                nodes,
+                boundaries,
                 criterion=criterion,
                 max_iterations=max_iterations,
                 schedule=schedule,
@@ -109,21 +110,6 @@ def odeint(
         whole = solution.outcome is not parareal.Outcome.WORKER_LOST
         ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
-
-
-def _nodes(slices: int | str, levels: Any, steps: int) -> list[int]:
-    """Return the nodes that bound the slices: `round(n N / M)` for M slices of N steps."""
-    if levels is not None:
-        if slices != "auto":
-            raise ValueError("slices and levels exclude each other: levels=(12, 9) is 12 slices of 9 each")
-        return [0, steps]
-    if isinstance(slices, str):
-        one_of("slices", slices, ("auto", "sqrt"))
-        # p iterations have span pN/M + M - p, least at M = sqrt(pN) (docs/theory.md, eq. 9), here with p = 3
-        slices = min(steps, round((steps if slices == "sqrt" else 3 * steps) ** 0.5))
-    if whole_number("slices", slices, 1) > steps:
-        raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
-    return [int(n) for n in np.rint(np.arange(slices + 1) * steps / slices)]
 
 
 def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:

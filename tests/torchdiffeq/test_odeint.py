@@ -416,7 +416,7 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
         ({"slices": 9}, ValueError, "between 1 and the 8 steps"),
         ({"slices": 0}, ValueError, "slices must be a whole number from 1 on"),
         ({"slices": "sqr"}, ValueError, "did you mean 'sqrt'"),
-        ({"slices": 4, "levels": (2, 2)}, ValueError, "slices and levels exclude each other"),
+        ({"slices": 4, "levels": (2, 2)}, ValueError, "leave slices=4 out"),
         ({"coarse": "rk4", "method": "heun3"}, ValueError, "coarse must be one of .*'heun3', not 'rk4'"),
         ({"coarse": 3}, TypeError, "coarse must be 'auto'"),
         ({"rtol": -1.0}, ValueError, "tolerances must not be negative"),
