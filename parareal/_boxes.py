@@ -28,7 +28,7 @@ class Call:
 
     def arguments(self, request: Request) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Return the arguments; a box that takes `iteration` is given None where it must answer in full."""
-        options = {"iteration": None if request.full else request.iteration} if self.graded else {}
+        options = {"iteration": None if request.in_full else request.outermost.iteration} if self.graded else {}
         return (request.value.state, request.start, request.stop), options
 
     def result(self, request: Request, answer: Any) -> Result:
@@ -37,8 +37,9 @@ class Call:
         state = copy(
             check_result(self.kind.value, answer, self.layout)
         )  # it may be a buffer of the caller's, or a view
-        done = request.full or not self.graded
-        return Result(state, None, float(cost), exact=done, accepted=done)
+        if not self.graded or request.in_full:
+            return Result(state, None, float(cost))
+        return Result(state, None, float(cost), exact=False, accepted=False, serial=float("nan"))
 
 
 class Boxes:

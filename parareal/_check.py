@@ -133,7 +133,7 @@ def _from_solution(problem: Problem, initial: State) -> str:
         return ""  # a guess holds states only, so a method that remembers more must correct it
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}
     guess = sequential(fine, initial, problem.boundaries, **options).states
-    options |= {"guess": guess, "criterion": Iterations(1), "throw": False}
+    options |= {"guess": guess, "criterion": Iterations(problem.slices), "throw": False}
     solution = solve(fine, coarse, initial, problem.boundaries, **options)
     worst = np.nanmax(solution.increments[1:], initial=0.0)
     return f"started from the sequential solution, iteration 1 still changes a boundary by {worst:.2g}" if worst else ""

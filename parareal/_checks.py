@@ -28,7 +28,7 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
 def whole_number(name: str, value: Any, least: int) -> int:
     """Return `value` as an int, or raise `ValueError` unless it is a whole number from `least` on."""
     try:
-        number = index(value)
+        number = least - 1 if isinstance(value, bool) else index(value)
     except TypeError:
         number = least - 1
     if number < least:

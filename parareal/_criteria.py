@@ -105,6 +105,10 @@ class _Relative(AbstractCriterion):
         _check_tolerances(type(self).__name__, layout, rtol, atol)
         return replace(self, rtol=rtol, atol=atol)
 
+    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+        """Return this criterion for a solve that begins anew in every outer iteration."""
+        return replace(self, consecutive=1)
+
     def threshold(self, size: float) -> float:
         """Return the largest norm that is accepted."""
         return (self.atol or 0.0) + (self.rtol or 0.0) * size

@@ -67,6 +67,11 @@ class History:
 
         return padded(self._increments), padded(self._defects)
 
+    def increments(self, iteration: int) -> np.ndarray:
+        """Return the increments of one iteration, shape (boundaries, samples), NaN where not made."""
+        made = self._increments[iteration : iteration + 1]
+        return made[0].copy() if made else np.full((self.boundaries, self.samples), np.nan)
+
     def worst_increment(self, iteration: int) -> float:
         """Return the largest increment that an iteration has made so far; NaN where it has made none."""
         if iteration >= len(self._increments) or np.isnan(self._increments[iteration]).all():

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from parareal._machine import Machine
-from parareal._parareal import Parareal, last_iteration, rounds
+from parareal._parareal import Parareal, last_iteration, leaves, rounds
+from parareal._propagators import corrector
 from parareal._slice import Rules
 from parareal._state import Layout, missing
 from parareal._values import Kind, Request, Result, Value
@@ -40,6 +41,7 @@ class Nest:
             outer,
             criterion=outer.criterion.nested(outer.slices, parareal.slices) if own is None else own.resolved(layout),
             boundaries=list(range(parareal.slices + 1)),
+            correct=corrector(leaves(parareal)[0]),
             record=_unrecorded,
             window=None,
             inexact=rounds(parareal.fine) > 1,

@@ -48,6 +48,10 @@ class Parareal:
             whole_number("inner_iterations", self.inner_iterations, 1)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
             raise TypeError(f"criterion must be one of this package, not {type(self.criterion).__name__}")
+        if self.criterion is not None and self.criterion.last_iteration == 0:
+            raise ValueError(
+                "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"
+            )
 
     def edges(self, start: Any, stop: Any) -> list[Any]:
         """Return the boundaries of the slices within an interval."""
@@ -75,9 +79,9 @@ def nested(fine: Propagator, coarse: Propagator, levels: Sequence[int]) -> Propa
 
 def divided(fine: Propagator, coarse: Propagator, boundaries: list[Any], levels: Any) -> list[Any]:
     """Return the boundaries of the outermost level, which may be given as its two ends only."""
-    counts = [n for n in levels if isinstance(n, int) and n >= 1] if isinstance(levels, Sequence) else []
-    if not counts or len(counts) < len(levels):
+    if not isinstance(levels, Sequence) or not levels:
         raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9); got {levels!r}")
+    counts = [whole_number("levels (outermost first, as in (12, 9)): a number in it", n, 1) for n in levels]
     if len(boundaries) == 2:
         outermost = Parareal(fine, coarse, counts[0])
         boundaries = outermost.edges(*boundaries)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
+import torch
+
 from parareal._boxes import Boxes, Call
 from parareal._executors import AbstractExecutor
-from parareal._parareal import leaves
+from parareal._parareal import Parareal, leaves
 from parareal._propagators import Propagator, Steps, Vectorized
 from parareal._runner import BoxPart, Runner
 from parareal._slice import Rules
@@ -33,7 +35,7 @@ class PoolExecutor(AbstractExecutor):
 
     def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
         """Return a runner that submits to the pool."""
-        fine = leaves(propagators[Kind.FINE])[0]
+        fine, *coarse = (leaves(p)[0] for p in propagators.values())
         if isinstance(fine, Steps | Vectorized):
             raise TypeError(
                 f"a {type(self.pool).__name__} runs plain functions, but fine is "
@@ -41,7 +43,8 @@ class PoolExecutor(AbstractExecutor):
                 "leave executor out, or use BatchedExecutor"
             )
         if isinstance(self.pool, ProcessPoolExecutor):
-            check_pickles(fine)
+            for function in [fine, *(p for p in coarse if isinstance(propagators[Kind.COARSE], Parareal))]:
+                check_pickles(function)
         return Runner(propagators, layout, rules, most=None, make_boxes=partial(_boxes, self.pool))
 
 
@@ -49,6 +52,12 @@ def _boxes(pool: Executor, kind: Kind, box: Callable[..., Any], layout: Layout, 
     if kind is Kind.FINE and not isinstance(box, Vectorized):
         return Pooled(kind, box, layout, tally, pool)
     return Boxes(kind, box, layout, None, tally)
+
+
+def _without_gradients(box: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a black box as this thread would: torch's switch for gradients is one for each thread."""
+    with torch.no_grad():
+        return box(*arguments, **options)
 
 
 def check_pickles(function: Callable[..., Any]) -> None:
@@ -79,10 +88,12 @@ class Pooled:
         self.workers = getattr(pool, "_max_workers", None) or os.cpu_count() or 1
         self.waiting: list[Request] = []
         self.running: dict[Future[Any], tuple[Request, float]] = {}
+        self.abandoned: set[Future[Any]] = set()
 
     def add(self, requests: list[Request]) -> None:
         """Put requests in the queue, and submit those that a worker can take."""
         self.waiting += requests
+        self._submit()
 
     def cancel(self, owner: int | Request) -> None:
         """Drop what is no longer waited for; what has begun runs on, and its result is ignored."""
@@ -90,6 +101,8 @@ class Pooled:
         for future in [f for f, (request, _) in self.running.items() if request.within(owner)]:
             if future.cancel():
                 del self.running[future]
+            else:
+                self.abandoned.add(future)
 
     def close(self) -> None:
         """Take back what has not begun."""
@@ -113,6 +126,10 @@ class Pooled:
         results = []
         for future in sorted(done, key=lambda f: self.running[f][0].priority):
             request, began = self.running.pop(future)
+            if future in self.abandoned:  # nobody waits for its result, nor for its exception
+                self.abandoned.discard(future)
+                self.tally.call(1, self.call.cost)
+                continue
             result = self.call.result(request, self._answer(future))
             self.tally.call(1, result.cost)
             results.append((request, result, began))
@@ -123,7 +140,7 @@ class Pooled:
         while self.waiting and len(self.running) < self.workers:
             request = self.waiting.pop(0)
             arguments, options = self.call.arguments(request)
-            future = self.pool.submit(self.box, *arguments, **options)
+            future = self.pool.submit(_without_gradients, self.box, *arguments, **options)
             self.running[future] = (request, time.perf_counter())
 
     def _answer(self, future: Future[Any]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from parareal._checks import whole_number
 from parareal._edges import edges
+from parareal._state import stack
 
 Evaluate: TypeAlias = Callable[..., Any]
 StepRoutine: TypeAlias = Generator[tuple[Any, Any], Any, tuple[Any, Any]]
@@ -121,6 +122,17 @@ Propagator: TypeAlias = "Callable[[Any, Any, Any], Any] | Vectorized | Steps"
 """also `Parareal`, which is one more callable"""
 
 
+def corrector(fine: Any) -> Callable[[Any, Any, Any], Any]:
+    """Return how what a fine propagator remembers at a boundary is corrected: (memory, change, boundary) -> memory."""
+
+    def correct(memory: Any, change: Any, boundary: Any) -> Any:
+        if memory is None or not isinstance(fine, Steps):
+            return memory
+        return fine.stepper.correct(memory, stack([change]), int(boundary))  # both with a leading axis of one row
+
+    return correct
+
+
 def takes_iteration(function: Any) -> bool:
     """Return whether a black box wants to be told the iteration, to do less work in early ones."""
     try:
@@ -134,6 +146,10 @@ def check_propagator(name: str, propagator: Any, boundaries: list[Any]) -> None:
     """Raise `TypeError` or `ValueError` unless `propagator` is of one of the three forms and fits the boundaries."""
     if isinstance(propagator, Stepper):
         raise TypeError(f"{name} is a stepper: wrap it as parareal.Steps({name}), which says how many steps to take")
+    if isinstance(propagator, Vectorized) and takes_iteration(propagator.function):
+        raise TypeError(
+            f"{name} is vectorized and takes `iteration`, which only a plain function can: drop one of them"
+        )
     if not isinstance(propagator, Steps) and not callable(propagator):
         raise TypeError(f"{name} must be a function (state, t0, t1) or parareal.Steps, not {type(propagator).__name__}")
     if isinstance(propagator, Steps) and not all(float(t) == int(t) for t in boundaries):

@@ -1,10 +1,10 @@
 """One solve: machines, one a sample, driven by a runner; what `solve` and `refine` share."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -19,10 +19,10 @@ from parareal._machine import Machine
 from parareal._outcome import Outcome
 from parareal._parareal import last_iteration, leaves, rounds
 from parareal._problem import Problem
-from parareal._propagators import Propagator, Steps
+from parareal._propagators import corrector
 from parareal._slice import Rules
 from parareal._solution import Refinement, Solution, Stats
-from parareal._state import State, missing, stack
+from parareal._state import State, copy, missing
 from parareal._values import Kind, Request, Result, Value
 
 SCHEDULES = ("pipelined", "synchronous")
@@ -63,7 +63,7 @@ class Run:
         rules = self._rules(options.schedule == "synchronous")
         self.runner = problem.runner(options.executor, rules)
         self.machines = self._machines(rules, options.guess)
-        self.serial: dict[int, float] = {}  # what F costs on each slice, taken step by step
+        self.serial: dict[tuple[int, int], float] = {}  # what F costs each sample on each slice, step by step
         self.wall_time = 0.0
         self.error: Exception | None = None
         self.cancelled = False
@@ -75,10 +75,10 @@ class Run:
         if window is None or window >= self.problem.slices:
             return None
         last = self.criterion.last_iteration
-        if last is not None and last < self.problem.slices:
+        if not self.criterion.local or (last is not None and last < self.problem.slices):
             raise ValueError(
-                f"a window of {window} over {self.problem.slices} slices moves on when slices are final, which a "
-                "number of iterations does not make them: use a criterion like Increment, or run to the end with "
+                f"a window of {window} over {self.problem.slices} slices moves on when slices are final, which "
+                f"{self.criterion} does not make them: use Increment, Defect or Tolerance, or run to the end with "
                 f"Iterations({self.problem.slices})"
             )
         return window
@@ -89,11 +89,12 @@ class Run:
             criterion=self.criterion,
             limit=self.limit,
             boundaries=problem.boundaries,
-            correct=partial(_correct, leaves(fine)[0]),
+            correct=corrector(leaves(fine)[0]),
             record=self.history.corrected,
             synchronous=synchronous,
             window=self.window,
             inexact=rounds(fine) > 1,
+            full=(self.criterion.last_iteration or 0) >= problem.slices,
         )
 
     def _machines(self, rules: Rules, guess: Any) -> list[Machine]:
@@ -133,7 +134,7 @@ class Run:
     def _until(self, shown: int, began: float) -> int:
         """Tick until there is an iteration to show, or nothing left to do; return the newest."""
         reached = shown
-        while True:
+        while not all(m.done for m in self.machines):
             results = self._tick()
             if self.watch is not None:
                 self.watch()
@@ -141,21 +142,23 @@ class Run:
                 self.history.propagated(results, began)
                 self.wall_time = time.perf_counter() - began
                 reached = self._reached()
-                if reached > shown or all(m.done for m in self.machines):
-                    return reached
+                if reached > shown:
+                    break
+        return reached
 
     def _tick(self) -> list[tuple[Request, Result, float]]:
         for machine in self.machines:
             if ready := machine.take():
                 self.runner.add(ready)
         results = self.runner.tick()
-        for request, result, _ in results:
-            if request.kind is Kind.FINE and request.outer is None:
-                self.serial[request.slice] = result.cost if result.serial is None else result.serial
-        if not results and self.runner.idle:
+        if not results and self.runner.idle and not all(m.done for m in self.machines):
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
         for request, result, _ in results:
             machine = self.machines[request.sample]
+            if request.outer is None and request.kind is Kind.FINE:
+                serial = result.cost if result.serial is None else result.serial
+                if not math.isnan(serial):
+                    self.serial[request.sample, request.slice] = serial
             if request.outer is None and not machine.done:
                 machine.receive(request, result)
                 self.runner.forget([(request.sample, n) for n in machine.closed])
@@ -180,11 +183,11 @@ class Run:
 
     def refinement(self, iteration: int) -> Refinement:
         """Return the newest iterate."""
-        increments, _ = self.history.tables(iteration)
-        return Refinement(iteration, self._final_state(), self._states(), increments[iteration], self._estimate())
+        increments = self.history.increments(iteration)
+        return Refinement(iteration, self._final_state(), self._states(), increments, self._estimate())
 
     def _final_state(self) -> State:
-        return self.problem.join([self._state(i, -1) for i in range(len(self.machines))])
+        return copy(self.problem.join([self._state(i, -1) for i in range(len(self.machines))]))
 
     def _states(self) -> State:
         columns = [
@@ -236,7 +239,8 @@ class Run:
             return Outcome.WORKER_LOST
         if not machine.done:
             return Outcome.CANCELLED
-        return Outcome.ITERATIONS_DONE if self.limit == self.criterion.last_iteration else Outcome.ITERATION_LIMIT
+        asked = outlet is not None and self.limit == self.criterion.last_iteration
+        return Outcome.ITERATIONS_DONE if asked else Outcome.ITERATION_LIMIT
 
     def _message(self, outcome: Outcome, outcomes: list[Outcome]) -> str:
         causes = [str(m.failure) for m in self.machines if m.failure is not None]
@@ -253,15 +257,8 @@ class Run:
 
     def _stats(self) -> Stats:
         tally = self.runner.tally
-        whole = sum(self.serial.values()) if len(self.serial) == self.problem.slices else float("nan")
+        count, nan = len(self.machines), float("nan")
+        each = [sum(self.serial.get((i, n), nan) for n in range(self.problem.slices)) for i in range(count)]
         outlets = [m.outlet for m in self.machines]
         span = max((u.depth for u in outlets if u is not None), default=float("nan"))
-        count = len(self.machines)
-        return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, count * whole, whole)
-
-
-def _correct(fine: Propagator, memory: Any, change: State, boundary: Any) -> Any:
-    """Correct what the fine stepper remembers at a boundary; everything has a leading axis of one row."""
-    if memory is None or not isinstance(fine, Steps):
-        return memory
-    return fine.stepper.correct(memory, stack([change]), int(boundary))
+        return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, sum(each), max(each))

@@ -42,16 +42,19 @@ def sequential(
     history = History(given.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
     began = time.perf_counter()
-    for n in range(problem.slices):
-        ends = problem.boundaries[n], problem.boundaries[n + 1]
-        runner.add([Request(i, n, 0, Kind.FINE, path[-1], *ends, full=True) for i, path in enumerate(paths)])
-        while any(len(path) < n + 2 for path in paths):
-            with torch.no_grad():
-                results = runner.tick()
-            history.propagated(results, began)
-            for request, result, _ in results:
-                depth = request.value.depth + result.cost
-                paths[request.sample].append(Value(0, result.state, result.memory, exact=True, depth=depth))
+    try:
+        for n in range(problem.slices):
+            ends = problem.boundaries[n], problem.boundaries[n + 1]
+            runner.add([Request(i, n, 0, Kind.FINE, path[-1], *ends, full=True) for i, path in enumerate(paths)])
+            while any(len(path) < n + 2 for path in paths):
+                with torch.no_grad():
+                    results = runner.tick()
+                history.propagated(results, began)
+                for request, result, _ in results:
+                    depth = request.value.depth + result.cost
+                    paths[request.sample].append(Value(0, result.state, result.memory, exact=True, depth=depth))
+    finally:
+        runner.close()
     wall_time = time.perf_counter() - began
 
     span, tally = max(path[-1].depth for path in paths), runner.tally

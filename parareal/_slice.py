@@ -34,6 +34,8 @@ class Rules:
     """hold every iteration back until the one before it is complete"""
     window: int | None = None
     """how many slices, from the first one that is not final, may be under way"""
+    full: bool = False
+    """the fine propagator is never to answer roughly: this is a run to the end"""
     inexact: bool = False
     """the fine propagator may answer with less than its full accuracy"""
 
@@ -72,6 +74,7 @@ class Slice:
         self.asked: list[int] = []  # iterations that have asked for F
         self.used: Result | None = None  # what the newest output was made from
         self.first = float("inf")  # the iteration of the first input
+        self.full = rules.full  # F must not answer roughly any more
         self.opened: float = 0  # the depth at which a window let this slice in
         self.streak = 0
         self.increment = float("inf")  # norm of the newest
@@ -199,14 +202,27 @@ class Slice:
             previous=self.increment,
         )
         self.increment = increment
-        fresh = before.memory is None and value.memory is not None  # F has not run yet with what it remembers here
+        fresh = not self._remembers(value.memory, before.memory, evidence)
         asked = (criterion.local or last) and not fresh
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
+        if self.streak >= criterion.consecutive and not fine.accepted:
+            self.full = True  # what F is asked to do roughly has been reached
         chain = steady or now.value.settled or not criterion.local
         settled = chain and self.streak >= criterion.consecutive
         if last and now.value.settled and not fresh:  # to the left, nothing can change any more
             settled = True
         return value._replace(settled=settled and fine.accepted, estimate=criterion.estimate(evidence))
+
+    def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
+        """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""
+        if memory is None or before is None:
+            return memory is None
+        criterion = self.rules.criterion
+        norm = NORMS[criterion.norm]
+        change = norm(subtract(memory, before))
+        return change == 0 or criterion.accepts(
+            evidence._replace(increment=change, defect=change, size=norm(memory), upstream=0.0, previous=float("inf"))
+        )
 
     def _let_go(self) -> None:
         """Forget what no later output is made from."""
@@ -229,7 +245,7 @@ class Slice:
         will_do = used.accepted if here.value.settled else used.exact
         if not will_do:
             self.fine = {i: found for i, found in self.fine.items() if i > k}
-            self._ask_fine(k, here.value, full=here.unchanged)
+            self._ask_fine(k, here.value, full=here.unchanged or here.value.settled)
 
     def _ask_fine(self, k: int, value: Value, full: bool) -> None:
         self.asked.append(k)
@@ -237,7 +253,7 @@ class Slice:
 
     def _request(self, kind: Kind, k: int, value: Value, full: bool = False) -> Request:
         start, stop = self.rules.boundaries[self.index], self.rules.boundaries[self.index + 1]
-        return Request(self.sample, self.index, k, kind, value, start, stop, full, self.outer)
+        return Request(self.sample, self.index, k, kind, value, start, stop, full or self.full, self.outer)
 
     def _keep(self, k: int, entry: _Input) -> None:
         """Remember an input; only the newest state stays alive, unless F may have to see an older one again."""

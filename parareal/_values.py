@@ -75,6 +75,16 @@ class Request(NamedTuple):
         return (*self.outer.path, self.slice) if self.outer is not None else (self.sample, self.slice)
 
     @property
+    def in_full(self) -> bool:
+        """Whether a function that can answer roughly must not, on this level or for one further out."""
+        return self.full or (self.outer is not None and self.outer.in_full)
+
+    @property
+    def outermost(self) -> "Request":
+        """The propagation of the outermost level that this one is part of."""
+        return self if self.outer is None else self.outer.outermost
+
+    @property
     def level(self) -> int:
         """0 for the outermost level."""
         return 0 if self.outer is None else self.outer.level + 1

@@ -198,3 +198,53 @@ def test_overflow_within_a_level_is_reported():
     nest = parareal.Parareal(explode, lambda u, a, b: u, 3)
     with pytest.raises(parareal.PararealError, match="not finite"):
         parareal.solve(nest, lambda u, a, b: u, np.array([1.0]), [0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("criterion", [parareal.Increment(1e-10, 1e-10), parareal.Tolerance(1e-10)])
+@pytest.mark.parametrize("slices", [4, 5, 7])
+@pytest.mark.parametrize("options", [{}, {"window": 3}, {"schedule": "synchronous"}])
+def test_memory_that_still_changes_does_not_settle(criterion, slices, options):
+    """With one step a slice, G equal to F in all but its memory, a state may stand still while its memory does not."""
+    grid = torch.linspace(0, 2, slices + 1, dtype=torch.float64)
+    fine = parareal.Steps(AdamsBashforth2(lambda u, t: -u * torch.sin(3 * t) - 0.1 * u * u, grid))
+    solution = parareal.solve(
+        fine, parareal.Steps(fine.stepper, 1), STATE, range(slices + 1), criterion=criterion, **options
+    )
+    reference = parareal.sequential(fine, STATE, range(slices + 1)).final_state
+    torch.testing.assert_close(solution.final_state, reference, rtol=1e-8, atol=1e-9)
+
+
+def test_a_nested_coarse_propagator_corrects_its_own_memory():
+    class Remembers(Euler):
+        def begin(self, state):
+            return state * 0
+
+        def step(self, state, memory, start, stop):
+            state, _ = yield from super().step(state, memory, start, stop)
+            return state, state
+
+        def correct(self, memory, change, node):
+            return memory + change.reshape(memory.shape)
+
+    grid = torch.linspace(0, 2, 25, dtype=torch.float64)
+    rule = AdamsBashforth2(lambda u, t: torch.cos(t) - u, grid)
+    own = Remembers(rule.evaluate, grid)
+    rough = parareal.Parareal(
+        parareal.Steps(rule, 4), parareal.Steps(Euler(rule.evaluate, grid), 1), 2, criterion=parareal.Iterations(1)
+    )
+    solution = parareal.solve(parareal.Steps(own), rough, STATE, edges(24, 4), criterion=parareal.Increment(1e-9, 0.0))
+    reference = parareal.sequential(parareal.Steps(own), STATE, [0, 24]).final_state
+    torch.testing.assert_close(solution.final_state, reference, rtol=1e-8, atol=0)
+
+
+def test_consecutive_acceptance_is_asked_of_the_outermost_level_only():
+    once, twice = (
+        nested(240, (10, 6), criterion=parareal.Increment(1e-4, 1e-4, consecutive=c)).iterations for c in (1, 2)
+    )
+    assert once <= twice <= once + 2
+
+
+def test_an_inner_solve_must_make_an_iteration():
+    one = parareal.Steps(stepper(24))
+    with pytest.raises(ValueError, match="never runs fine"):
+        parareal.Parareal(one, one, 3, criterion=parareal.Iterations(0))

@@ -12,6 +12,10 @@ import torch
 from problems import Euler, identical
 
 import parareal
+from parareal._pool import Pooled
+from parareal._state import Layout
+from parareal._tally import Tally
+from parareal._values import Kind, Request, Value
 
 TIMES = np.linspace(0, 2, 9)
 STATE = np.array([1.0, 2.0])
@@ -209,3 +213,91 @@ def test_a_fine_propagator_may_be_cheaper_in_early_iterations():
     end = parareal.solve(fine, functions.jump, STATE, TIMES, criterion=parareal.Iterations(16))
     assert end.outcome is parareal.Outcome.EXACT
     assert identical(end.final_state, reference)
+
+
+def graded(u, t0, t1, iteration=None):
+    return functions.decay(u, t0, t1, steps=20 if iteration is None else min(20, iteration + 1))
+
+
+@pytest.mark.parametrize("levels", [None, (4,), (4, 2)])
+@pytest.mark.parametrize("rtol", [1e-2, 1e-8])
+def test_a_graded_fine_propagator_ends_in_full(levels, rtol):
+    """Within levels it is told the outermost iteration; where the rough answers have converged, it is asked in full."""
+    times = np.linspace(0, 2, 9) if levels is None else [0.0, 2.0]
+    fine = graded if levels is None else parareal.Parareal(graded, functions.jump, 4)
+    if levels == (4, 2):  # the same slices, nested
+        fine = parareal.Parareal(parareal.Parareal(graded, functions.jump, 2), functions.jump, 4)
+    reference = parareal.sequential(fine, STATE, times).final_state
+    options = {"levels": levels, "criterion": parareal.Increment(rtol, rtol)}
+    solution = parareal.solve(graded, functions.jump, STATE, times, **options)
+    assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+    np.testing.assert_allclose(solution.final_state, reference, rtol=0, atol=3 * rtol)
+    end = parareal.solve(graded, functions.jump, STATE, times, levels=levels, criterion=parareal.Iterations(8))
+    assert identical(end.final_state, reference)
+
+
+def test_functions_in_threads_are_outside_autograd():
+    weights = torch.nn.Linear(2, 2).double()
+
+    def fine(u, t0, t1):
+        return u + 0.1 * weights(torch.from_numpy(u)).numpy()
+
+    with ThreadPoolExecutor(2) as pool:
+        there = parareal.solve(fine, lambda u, a, b: u, STATE, range(4), executor=pool)
+    assert identical(there.final_state, parareal.solve(fine, lambda u, a, b: u, STATE, range(4)).final_state)
+
+
+def test_fine_propagations_do_not_wait_for_the_sketch():
+    began = {}
+
+    def fine(u, t0, t1):
+        began[t0] = time.perf_counter()
+        return u
+
+    def coarse(u, t0, t1):
+        time.sleep(0.03)
+        return u
+
+    with ThreadPoolExecutor(8) as pool:
+        pool.submit(int).result()
+        start = time.perf_counter()
+        parareal.solve(fine, coarse, STATE, range(9), executor=pool, criterion=parareal.Iterations(1))
+    assert began[0] - start < 0.03 < began[7] - start
+
+
+def test_the_exception_of_a_propagation_that_nobody_waits_for_is_nobodys():
+    ended = threading.Event()
+
+    def fine(u, t0, t1):
+        if u[0] == 100.0 and t0 == 1:  # F(1, 1) of the first sample: what it gives comes too late
+            ended.wait(5)
+            raise ZeroDivisionError("nobody waits for this")
+        return u * 0.9
+
+    with ThreadPoolExecutor(2) as pool:
+        pooled = Pooled(Kind.FINE, fine, Layout.of(np.array([1.0])), Tally(), pool)
+        request = Request(0, 1, 1, Kind.FINE, Value(1, np.array([100.0])), 1, 2)
+        other = Request(1, 1, 1, Kind.FINE, Value(1, np.array([1.0])), 1, 2)
+        pooled.add([request, other])
+        pooled.cancel(0)
+        ended.set()
+        delivered = [r for _ in range(2) if not pooled.idle for r, _, _ in pooled.tick()]
+    assert [r.sample for r in delivered] == [1]
+    assert pooled.tally.work == 2
+
+
+def test_costs_of_samples_and_of_rough_answers():
+    def fine(u, t0, t1):
+        return parareal.Costed(u * 0.9, 10 if u[0] < 50 else 1000)
+
+    states = np.array([[1.0], [1e9]])
+    sequential = parareal.sequential(fine, states, range(4), batch_dims=1)
+    solution = parareal.solve(fine, lambda u, a, b: u * 0.8, states, range(4), batch_dims=1)
+    assert sequential.stats.work == solution.stats.sequential_work == 3 * 10 + 3 * 1000
+    assert solution.stats.sequential_span == 3000
+
+    def rough(u, t0, t1, iteration=None):
+        return parareal.Costed(u * 0.9, 10 if iteration is None else 2)
+
+    early = parareal.solve(rough, lambda u, a, b: u * 0.8, STATE, range(5), criterion=parareal.Iterations(1))
+    assert np.isnan(early.stats.sequential_work)  # it never answered in full

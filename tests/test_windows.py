@@ -197,3 +197,45 @@ def test_bad_windows(window):
 def test_a_count_of_iterations_does_not_move_a_window():
     with pytest.raises(ValueError, match=r"Iterations\(4\)"):
         parareal.solve(FINE, COARSE, 1.0, range(5), window=2, criterion=parareal.Iterations(2))
+
+
+def test_last_change_does_not_move_a_window():
+    with pytest.raises(ValueError, match="LastChange"):
+        parareal.solve(FINE, COARSE, 1.0, range(5), window=2, criterion=parareal.LastChange(1e-3))
+
+
+@pytest.mark.parametrize("schedule", ["pipelined", "synchronous"])
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_a_guess_a_window_and_a_limit(schedule, limit):
+    def halve(u, a, b):
+        return u * 0.5
+
+    solution = parareal.solve(
+        lambda u, a, b: u * 0.5 + np.sin(a),
+        halve,
+        1.0,
+        [0.0, 1.0, 2.0, 3.0],
+        window=1,
+        max_iterations=limit,
+        guess=[1.0, 0.0, 0.0, 0.0],
+        schedule=schedule,
+        throw=False,
+    )
+    assert solution.outcome is parareal.Outcome.ITERATION_LIMIT
+
+
+def test_a_final_state_that_was_never_made_is_a_failure():
+    nest = parareal.Parareal(FINE, COARSE, 3, criterion=parareal.Iterations(1))
+    with pytest.raises(parareal.PararealError) as failed:
+        parareal.solve(nest, COARSE, np.array([1.0]), np.linspace(0, 2, 9), window=2, criterion=parareal.Iterations(8))
+    assert failed.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
+
+
+def test_callers_cannot_change_what_the_solve_goes_on_with():
+    def spoil(refinement):
+        refinement.final_state[...] = 0
+        refinement.states[...] = 0
+
+    times = np.linspace(0, 2, 9)
+    spoiled = parareal.solve(FINE, COARSE, np.array([1.0]), times, callback=spoil)
+    assert identical(spoiled.final_state, parareal.solve(FINE, COARSE, np.array([1.0]), times).final_state)

@@ -13,7 +13,7 @@ from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
 from parareal_torchdiffeq._methods import METHODS
 from parareal_torchdiffeq._outputs import Outputs
-from parareal_torchdiffeq._probe import find
+from parareal_torchdiffeq._probe import agrees, find
 from parareal_torchdiffeq._problem import Problem
 
 
@@ -84,30 +84,36 @@ def odeint(
     boundaries = nodes(slices, levels, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
     arrays = Arrays.suited(problem, len(boundaries) - 1, own=not (coarse is None or isinstance(coarse, str)))
+    options = {
+        "criterion": criterion,
+        "max_iterations": max_iterations,
+        "schedule": schedule,
+        "executor": executor,
+        "window": window,
+        "levels": levels,
+        "callback": None if callback is None else arrays.callback(callback),
+        "progress": progress,
+        "throw": throw,
+    }
+    refuted: list[str] = []
     with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
-        rows = find(func, problem.shapes, problem.some_times(), problem.y0)
-        fine = METHODS[problem.method](
-            arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
-        )
-        try:
-            solution = parareal.solve(
-                parareal.Steps(fine),
-                coarse_propagator(coarse, fine, problem, arrays),
-                arrays.of(problem.y0),
-                boundaries,
-                criterion=criterion,
-                max_iterations=max_iterations,
-                schedule=schedule,
-                executor=executor,
-                callback=None if callback is None else arrays.callback(callback),
-                progress=progress,
-                throw=throw,
-                window=window,
-                levels=levels,
+        while True:
+            rows = find(func, problem.shapes, problem.some_times(), problem.y0, refuted)
+            fine = METHODS[problem.method](
+                arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
             )
-        except parareal.PararealError as error:
-            raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
-        whole = solution.outcome is not parareal.Outcome.WORKER_LOST
+            coarse_steps = coarse_propagator(coarse, fine, problem, arrays)
+            try:
+                solution = parareal.solve(
+                    parareal.Steps(fine), coarse_steps, arrays.of(problem.y0), boundaries, **options
+                )
+            except parareal.PararealError as error:
+                raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
+            times = problem.user_times(solution.boundaries)
+            whole = solution.outcome is not parareal.Outcome.WORKER_LOST
+            if not whole or agrees(rows, func, problem.shapes, times, arrays.tensor(solution.states)):
+                break
+            refuted.append(rows.form)
         ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
 

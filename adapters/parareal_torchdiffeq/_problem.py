@@ -1,6 +1,6 @@
 """What is to be solved, checked, in the form that torchdiffeq gives it: time that rises, one tensor for the state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -48,7 +48,11 @@ class Problem:
 
     def some_times(self) -> Tensor:
         """Return some times of the grid as the user's function is told them."""
-        times = self.times[:: max(1, self.steps // 3)].to(self.y0.dtype.to_real())
+        return self.user_times(range(0, self.steps + 1, max(1, self.steps // 3)))
+
+    def user_times(self, nodes: Iterable[int]) -> Tensor:
+        """Return the times at some nodes as the user's function is told them."""
+        times = self.times[list(nodes)].to(self.y0.dtype.to_real())
         return -times if self.falling else times
 
     @staticmethod

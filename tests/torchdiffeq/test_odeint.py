@@ -279,6 +279,28 @@ def test_the_warning_says_why():
         odeint(lambda t, y: torch.rand_like(y), VECTOR, t, method="euler")
 
 
+def limited(t, y):
+    """A speed limit that is not in force at the start; its norm is over all rows of a batch."""
+    speed = torch.stack([y[..., 1], -y[..., 0]], -1) * 3 + 0.5 * y
+    return speed * torch.clamp(5 / speed.norm(), max=1.0)
+
+
+def switched(t, y):
+    return torch.where(y > 3, -y.sum() * torch.ones_like(y), 0.5 * y + 1)
+
+
+def weakly_coupled(t, y):
+    return -y + 1e-7 * y.sum()
+
+
+@pytest.mark.parametrize("func", [limited, switched, weakly_coupled])
+def test_a_form_that_the_solution_refutes_is_given_up(func):
+    y0, t = torch.tensor([0.1, 0.0], dtype=torch.float64), torch.linspace(0, 6, 7, dtype=torch.float64)
+    options = {"method": "rk4", "options": {"step_size": 0.05}}
+    ys = odeint(func, y0, t, slices=12, **options)
+    torch.testing.assert_close(ys, torchdiffeq.odeint(func, y0, t, **options), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("coarse", ["auto", "euler"])
 @pytest.mark.parametrize("iterations", [1, 2, 4])
@@ -303,8 +325,8 @@ def test_counts_follow_the_laws(method, coarse, iterations):
     assert solution.stats.span == p * s * steps + (slices - p) * c
     assert solution.stats.work == work
     assert solution.stats.sequential_work == s * steps * slices
-    probe = 3 + 2
-    assert len(trapped.shapes) == solution.stats.calls + probe  # both points are boundaries: no other pass
+    probe, check = 3 + 2, 7 + 1  # the form is held against single calls before, and at all boundaries after
+    assert len(trapped.shapes) == solution.stats.calls + probe + check  # both points are boundaries: no other pass
 
 
 def test_points_off_the_boundaries_cost_one_pass_as_far_as_the_last_of_them():
@@ -319,7 +341,7 @@ def test_points_off_the_boundaries_cost_one_pass_as_far_as_the_last_of_them():
         slices=10,
         return_solution=True,
     )
-    pass_rows = [y[0] for _, y in trapped.shapes[5 + solution.stats.calls :]]
+    pass_rows = [y[0] for _, y in trapped.shapes[5 + solution.stats.calls + 9 :]]
     assert pass_rows == [2] * 4 * 3 + [1] * 4 * 4  # slices 0 and 5 up to step 3, slice 5 on to step 7
 
 
