@@ -90,8 +90,9 @@ class Machine:
     def receive(self, request: Request, result: Result) -> None:
         """Take the result of a propagation; they may come in any order."""
         depth = request.value.depth + result.cost
-        self._running[request.iteration] -= 1
-        self._deepest[request.iteration] = max(self._deepest.get(request.iteration, 0.0), depth)
+        if self.rules.synchronous:
+            self._running[request.iteration] -= 1
+            self._deepest[request.iteration] = max(self._deepest.get(request.iteration, 0.0), depth)
         at = request.slice - self._first
         self._slices[at].receive(request, result, depth)
         self._flow([at])
@@ -99,7 +100,8 @@ class Machine:
     def _ask(self, here: Slice) -> None:
         if here.wanted:
             self._ready += here.wanted
-            self._running.update(r.iteration for r in here.wanted)
+            if self.rules.synchronous:
+                self._running.update(r.iteration for r in here.wanted)
             here.wanted = []
 
     def _flow(self, start: Iterable[int]) -> None:
@@ -136,11 +138,13 @@ class Machine:
                 self._flow([at])
 
     def _advance(self, here: Slice) -> Value | None:
-        if self.rules.synchronous and here.made + 1 > self._open:
-            return None
-        before = [depth for i, depth in self._deepest.items() if i <= here.made] if self.rules.synchronous else []
+        barrier = 0.0
+        if self.rules.synchronous:
+            if here.made + 1 > self._open:
+                return None
+            barrier = max((depth for i, depth in self._deepest.items() if i <= here.made), default=0.0)
         try:
-            return here.advance(barrier=max(before, default=0.0))
+            return here.advance(barrier)
         except NonFinite as error:
             self.failure = error
             return None

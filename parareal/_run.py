@@ -161,8 +161,9 @@ class Run:
                     self.serial[request.sample, request.slice] = serial
             if request.outer is None and not machine.done:
                 machine.receive(request, result)
-                self.runner.forget([(request.sample, n) for n in machine.closed])
-                machine.closed.clear()
+                if machine.closed:
+                    self.runner.forget([(request.sample, n) for n in machine.closed])
+                    machine.closed.clear()
                 if machine.done:
                     self.runner.cancel(request.sample)
         return results

@@ -62,9 +62,7 @@ class Ticks:
             elif not self.groups:
                 break
             if not self.results:  # a step may end without an evaluation
-                groups, self.groups = self.groups, []
-                for asking in by_evaluate(groups):
-                    self._evaluate(asking)
+                self._evaluate_all()
         results, self.results = self.results, []
         return results
 
@@ -176,6 +174,11 @@ class Ticks:
         if structure(memory) != structure(rows.memory):
             raise StructureError(f"{type(stepper).__name__}.step returns other memory than begin gave: implement begin")
         self.checked.add(id(stepper))
+
+    def _evaluate_all(self) -> None:
+        groups, self.groups = self.groups, []
+        for asking in by_evaluate(groups):
+            self._evaluate(asking)
 
     def _evaluate(self, groups: list[Group]) -> None:
         """Evaluate all rows of some groups in one batch."""
