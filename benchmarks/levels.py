@@ -48,7 +48,7 @@ def inner_iterations(steps: int = 961) -> list[dict[str, str]]:
              for k in (1, 2, None)}  # fmt: skip
     rows = []
     for rtol in (1e-3, 1e-6, 1e-9):
-        for name, (slices, propagator) in {"31": (31, fine), **nests}.items():
+        for name, (slices, propagator) in {"31": (31, fine), "54": (54, fine), **nests}.items():
             nodes = parareal.Parareal(fine, coarse, slices).edges(0, steps)
             solution = parareal.solve(propagator, coarse, start, nodes, criterion=parareal.Increment(rtol, 0.0))
             rows.append(

@@ -13,7 +13,7 @@ from parareal._values import Kind
 
 
 class AbstractExecutor(ABC):
-    """Where propagations run. An executor changes who computes what when, not the iterates (but for rounding)."""
+    """Where propagations run: who computes what when. Iterates stay the same, but for rounding, and within windows."""
 
     @abstractmethod
     def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:

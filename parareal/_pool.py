@@ -14,7 +14,7 @@ import torch
 from parareal._boxes import Boxes, Call
 from parareal._executors import AbstractExecutor
 from parareal._parareal import Parareal, leaves
-from parareal._propagators import Propagator, Steps, Vectorized
+from parareal._propagators import Costed, Propagator, Steps, Vectorized
 from parareal._runner import BoxPart, Runner
 from parareal._slice import Rules
 from parareal._state import Layout
@@ -128,7 +128,8 @@ class Pooled:
             request, began = self.running.pop(future)
             if future in self.abandoned:  # nobody waits for its result, nor for its exception
                 self.abandoned.discard(future)
-                self.tally.call(1, self.call.cost)
+                answer = future.result() if future.exception() is None else None
+                self.tally.call(1, float(answer.cost) if isinstance(answer, Costed) else self.call.cost)
                 continue
             result = self.call.result(request, self._answer(future))
             self.tally.call(1, result.cost)

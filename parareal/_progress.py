@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 
 from tqdm.auto import tqdm
 
@@ -18,7 +19,12 @@ def bar(run: Run, show: bool) -> Iterator[None]:
             iteration = run.newest_iteration()
             progress.n = total - run.boundaries_left()
             worst = run.history.worst_increment(iteration)
-            progress.set_postfix(iteration=iteration, increment=f"{worst:.1e}", left=total - progress.n, refresh=False)
+            progress.set_postfix(
+                iteration=iteration,
+                increment="-" if isnan(worst) else f"{worst:.1e}",
+                left=total - progress.n,
+                refresh=False,
+            )
             progress.update(0)
 
         if show:

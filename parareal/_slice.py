@@ -173,9 +173,10 @@ class Slice:
         k = value.iteration
         size = NORMS[self.rules.criterion.norm](value.state)
         if not size < float("inf") and not finite(value.state):
+            advice = "take more slices, or a more stable coarse propagator"
             raise NonFinite(
                 f"the state at the end of slice {self.index} is not finite in iteration {k}, sample {self.sample}: "
-                f"{'the fine propagator overflows' if value.exact else 'try a more stable coarse propagator'}"
+                f"{'the fine propagator overflows' if value.exact else advice}"
             )
         self.output = value if self.output is None else self._judge(value, self.output, size)
         return self.output

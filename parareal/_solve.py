@@ -44,9 +44,10 @@ def solve(
 
     Args:
         fine: defines the answer. A function `f(state, t0, t1)` that maps a state across one slice; the same,
-            marked `vectorized`; or `Steps(stepper)`. It must be deterministic and must not change its input. Plain
-            functions are called one after the other; only the other two forms are batched. In work and span a function
-            counts 1 a call, or what its attribute `cost` says.
+            marked `vectorized`; `Steps(stepper)`; or `Parareal(...)`. It must be deterministic and must not change its
+            input. Plain functions are called one after the other; only the other forms are batched. In work and span a
+            function counts 1 a call, or what its attribute `cost` or a returned `Costed` says. If it takes
+            `iteration`, it may answer roughly when given a number, but not when given None (docs/executors.md).
         coarse: decides how fast the answer is reached; of any of these forms, and cheap.
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
         boundaries: strictly monotone numbers, rising or falling, evenly spaced or not; two or more. A function is
@@ -56,13 +57,14 @@ def solve(
         guess: states at all boundaries, stacked as in `Solution.states` or a sequence, to start from instead of
             the coarse sketch.
         criterion: when to stop; `Increment()` by default. To run to the end: `Iterations(number of slices)`.
-        max_iterations: give up after so many iterations; by default never before the result is exact.
+        max_iterations: give up after so many iterations; by default never before the result is exact. With a window,
+            iteration numbers run on from slice to slice, so leave it out.
         schedule: `"pipelined"` starts every propagation as soon as its input is known, `"synchronous"` waits for
             the end of each iteration. The iterates are the same.
         executor: `BatchedExecutor()` by default; `SerialExecutor()`; or any `concurrent.futures.Executor`, to which the
             fine propagations of a plain function are submitted as they become ready. Coarse ones run in this thread.
         window: let only so many slices, counted from the first that is not final, be under way; a slice that is let in
-            starts from the newest state at its left boundary. Bounds the work ahead of the front and the memory.
+            starts from the newest state at its left boundary. Bounds work ahead of the front and states under way.
         levels: slices of nested levels, outermost first, as in `(12, 9)`; `boundaries` are then those of the outermost
             level, or its two ends only. See `Parareal`.
         callback: called with a `Refinement` after every iteration; returning False cancels.

@@ -65,8 +65,9 @@ def sample(
             `boundaries` may give those of the outermost level.
         coarse: `"same"` or `"ddim"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which
             costs the same and errs less), `"identity"`, or a `Solver` class.
-        tolerance: relative error of the final state to stop at, per sample, by estimate (`parareal.Tolerance`);
-            0 runs to the end, which gives the sequential answer to rounding.
+        tolerance: relative error of the final state to stop at, per sample, by estimates that each slice makes
+            (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
+            gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
         max_iterations, schedule, window, callback, progress, throw: as for `parareal.solve`.
         max_batch: rows in one call of the network, at most; None for no bound. Guidance doubles them.
