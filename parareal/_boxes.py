@@ -11,7 +11,7 @@ from parareal._checks import StructureError, check_result
 from parareal._propagators import Costed, Vectorized, takes_iteration
 from parareal._state import Layout, copy, has_rows, stack, structure, tree_leaves
 from parareal._tally import Tally
-from parareal._values import Kind, Request, Result
+from parareal._values import Delivery, Kind, Request, Result
 
 
 class Call:
@@ -67,7 +67,7 @@ class Boxes:
         """Whether nothing waits."""
         return not self.waiting
 
-    def tick(self) -> list[tuple[Request, Result, float]]:
+    def tick(self) -> list[Delivery]:
         """Make one call, for as many requests as it takes; return results with the time at which they began."""
         if not self.waiting:
             return []

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parareal._values import Request, Result
+from parareal._values import Delivery
 
 
 class Propagation(NamedTuple):
@@ -41,7 +41,7 @@ class History:
     _increments: list[np.ndarray] = field(default_factory=list)
     _defects: list[np.ndarray] = field(default_factory=list)
 
-    def propagated(self, results: list[tuple[Request, Result, float]], origin: float) -> None:
+    def propagated(self, results: list[Delivery], origin: float) -> None:
         """Record finished propagations; `origin` is when the solve began."""
         now = time.perf_counter() - origin
         for request, result, began in results:

@@ -11,9 +11,8 @@ from parareal._parareal import Parareal, last_iteration, leaves, rounds
 from parareal._propagators import corrector
 from parareal._slice import Rules
 from parareal._state import Layout, missing
-from parareal._values import Kind, Request, Result, Value
+from parareal._values import Delivery, Kind, Request, Result, Value
 
-Delivery = tuple[Request, Result, float]
 Send = Callable[[list[Request]], None]
 
 
@@ -80,9 +79,9 @@ class Nest:
         """Take the result of an inner propagation; return what is complete with it."""
         solve = self.solves[request.path[:-1]]
         if request.kind is Kind.FINE:
-            solve.serial[request.slice] = result.cost if result.serial is None else result.serial
+            solve.serial[request.slice] = result.sequential_cost
         solve.machine.receive(request, result)
-        self._pass_on(solve.machine)
+        hand_out(solve.machine.take(), self.send)
         return [self._end(solve)] if solve.machine.done else []
 
     def expects(self, request: Request) -> bool:
@@ -102,7 +101,7 @@ class Nest:
         coarse = request.kind is Kind.COARSE
         memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
         machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth))
-        self._pass_on(machine)
+        hand_out(machine.take(), self.send)
 
     def _rules(self, request: Request) -> Rules:
         boundaries = self.parareal.edges(request.start, request.stop)
@@ -110,12 +109,6 @@ class Nest:
         count = self.rules.criterion.last_iteration
         count = self.parareal.inner_iterations if count is None else count
         return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
-
-    def _pass_on(self, machine: Machine) -> None:
-        requests = machine.take()
-        for kind, send in self.send.items():
-            if chosen := [r for r in requests if r.kind is kind]:
-                send(chosen)
 
     def _end(self, solve: _Solve) -> Delivery:
         request, machine, outlet = solve.request, solve.machine, solve.machine.outlet
@@ -137,6 +130,13 @@ class Nest:
             outlet.state, outlet.memory, cost, outlet.exact, outlet.final, estimate, sum(solve.serial.values())
         )
         return request, result, solve.began
+
+
+def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
+    """Give fine and coarse propagations of one level to those who run them."""
+    for kind, to in send.items():
+        if chosen := [r for r in requests if r.kind is kind]:
+            to(chosen)
 
 
 def _as_guess(value: Value) -> Value:

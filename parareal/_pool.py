@@ -19,7 +19,7 @@ from parareal._runner import BoxPart, Runner
 from parareal._slice import Rules
 from parareal._state import Layout
 from parareal._tally import Tally
-from parareal._values import Kind, Request, Result
+from parareal._values import Delivery, Kind, Request
 
 
 @final
@@ -117,7 +117,7 @@ class Pooled:
         """Whether nothing waits or is under way."""
         return not (self.waiting or self.running)
 
-    def tick(self) -> list[tuple[Request, Result, float]]:
+    def tick(self) -> list[Delivery]:
         """Submit what a worker can take, and wait for the first that is done."""
         self._submit()
         if not self.running:

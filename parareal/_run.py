@@ -23,7 +23,7 @@ from parareal._propagators import corrector
 from parareal._slice import Rules
 from parareal._solution import Refinement, Solution, Stats
 from parareal._state import State, copy, missing
-from parareal._values import Kind, Request, Result, Value
+from parareal._values import Delivery, Kind, Value
 
 SCHEDULES = ("pipelined", "synchronous")
 
@@ -146,7 +146,7 @@ class Run:
                     break
         return reached
 
-    def _tick(self) -> list[tuple[Request, Result, float]]:
+    def _tick(self) -> list[Delivery]:
         for machine in self.machines:
             if ready := machine.take():
                 self.runner.add(ready)
@@ -154,12 +154,12 @@ class Run:
         if not results and self.runner.idle and not all(m.done for m in self.machines):
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
         for request, result, _ in results:
+            if request.outer is not None:  # its own level has taken it
+                continue
+            if request.kind is Kind.FINE and not math.isnan(result.sequential_cost):
+                self.serial[request.sample, request.slice] = result.sequential_cost
             machine = self.machines[request.sample]
-            if request.outer is None and request.kind is Kind.FINE:
-                serial = result.cost if result.serial is None else result.serial
-                if not math.isnan(serial):
-                    self.serial[request.sample, request.slice] = serial
-            if request.outer is None and not machine.done:
+            if not machine.done:
                 machine.receive(request, result)
                 if machine.closed:
                     self.runner.forget([(request.sample, n) for n in machine.closed])

@@ -5,17 +5,14 @@ from functools import partial
 from typing import Any, Protocol, final
 
 from parareal._boxes import Boxes
-from parareal._nest import Nest
+from parareal._nest import Nest, Send, hand_out
 from parareal._parareal import Parareal
 from parareal._propagators import Propagator, Steps
 from parareal._slice import Rules
 from parareal._state import Layout
 from parareal._tally import Tally
 from parareal._ticks import Ticks
-from parareal._values import Kind, Request, Result
-
-Delivery = tuple[Request, Result, float]
-Send = Callable[[list[Request]], None]
+from parareal._values import Delivery, Kind, Request
 
 
 class Part(Protocol):
@@ -73,9 +70,10 @@ class Runner:
         self._boxes: dict[tuple[Kind, int], BoxPart] = {}
         self._nests: list[Nest] = []
         self._send = self._places(propagators, rules)
-        boxes = [part for kind in (Kind.COARSE, Kind.FINE) for (k, _), part in self._boxes.items() if k is kind]
-        coarse = len([kind for kind, _ in self._boxes if kind is Kind.COARSE])
-        self._parts: list[Part] = [*boxes[:coarse], self._ticks, *boxes[coarse:]]
+        coarse, fine = (
+            [part for (k, _), part in self._boxes.items() if k is kind] for kind in (Kind.COARSE, Kind.FINE)
+        )
+        self._parts: list[Part] = [*coarse, self._ticks, *fine]
         for nest in self._nests:
             nest.cancel_inner = self.cancel
 
@@ -102,9 +100,7 @@ class Runner:
 
     def add(self, requests: list[Request]) -> None:
         """Put requests of the outermost level in the queue."""
-        for kind, send in self._send.items():
-            if chosen := [r for r in requests if r.kind is kind]:
-                send(chosen)
+        hand_out(requests, self._send)
 
     def cancel(self, owner: int | Request) -> None:
         """Drop what is part of a sample's solve, or of an outer propagation, that is done."""

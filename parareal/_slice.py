@@ -122,9 +122,9 @@ class Slice:
 
     def _sketch(self) -> Value | None:
         """Form U(0, n+1) = G(0, n); in a window, 0 stands for the iteration that lets the slice in."""
-        k = int(self.first) if self.inputs else 0
-        if k not in self.coarse:
+        if self.first not in self.coarse:
             return None
+        k = int(self.first)
         coarse, depth = self.coarse[k]
         return self._publish(Value(k, coarse.state, trail=coarse.memory, depth=depth, estimate=float("inf")))
 

@@ -249,7 +249,7 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
         x = np.asarray(x).ravel()
         if order == 2 and x.dtype.kind in "fc":
             square = float(np.vdot(x, x).real)
-            if 1e-30 < square < 1e30:  # far from overflow and underflow in any dtype
+            if 1e-30 < square < 1e30:  # far from overflow and underflow in single and double precision
                 return math.sqrt(square), x.size
         with np.errstate(over="ignore"):
             value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size

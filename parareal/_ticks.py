@@ -19,7 +19,7 @@ from parareal._rows import AT, COST, COUNT, NODE, SAMPLE, Group, Rows, pick
 from parareal._state import Layout, concatenate, copy, has_rows, structure, take, tree_leaves
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
-from parareal._values import Request, Result
+from parareal._values import Delivery, Request, Result
 
 
 class Ticks:
@@ -31,7 +31,7 @@ class Ticks:
         self.steppers: dict[int, Stepper] = {}  # by id, for they need not be hashable
         self.waiting: dict[int, list[Rows]] = {}
         self.groups: list[Group] = []
-        self.results: list[tuple[Request, Result, float]] = []
+        self.results: list[Delivery] = []
         self.cancelled: list[int | Request] = []
         self.checked: set[int] = set()
         self.sharing = True
@@ -54,7 +54,7 @@ class Ticks:
         """Whether nothing waits or is under way."""
         return not (self.fresh or self.groups or self.waiting)
 
-    def tick(self) -> list[tuple[Request, Result, float]]:
+    def tick(self) -> list[Delivery]:
         """Make batched calls until rows arrive at their boundaries, for nothing else can change what runs."""
         while not self.results:
             if self.fresh or self.waiting:

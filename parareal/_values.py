@@ -55,7 +55,7 @@ class Request(NamedTuple):
     stop: Any
     """the slice's right boundary"""
     full: bool = False
-    """the fine propagator's answer to this very state was not exact before: it must get closer now"""
+    """a function that can answer roughly must not: its rough answers have done their part"""
     outer: "Request | None" = None
     """the propagation of the next level out that this one is part of"""
 
@@ -111,3 +111,12 @@ class Result(NamedTuple):
     """the estimated relative error of an inner solve's answer"""
     serial: float | None = None
     """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
+
+    @property
+    def sequential_cost(self) -> float:
+        """Evaluations that the fine propagator takes across this slice without parallelism."""
+        return self.cost if self.serial is None else self.serial
+
+
+Delivery = tuple[Request, Result, float]
+"""a finished propagation, and when on the clock it began"""
