@@ -36,6 +36,18 @@ _ENTRIES = {
   booktitle = {International Conference on Learning Representations},
   year      = {2021}, eprint = {2010.02502}, archivePrefix = {arXiv}
 }""",
+    "ddpm": """@inproceedings{ho2020denoising,
+  author    = {Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+  title     = {Denoising Diffusion Probabilistic Models},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020}, eprint = {2006.11239}, archivePrefix = {arXiv}
+}""",
+    "dpm": """@inproceedings{lu2022dpmsolver,
+  author    = {Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
+  title     = {{DPM-Solver}: A Fast {ODE} Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022}, eprint = {2206.00927}, archivePrefix = {arXiv}
+}""",
     "dpmpp": """@article{lu2022dpmsolverpp,
   author = {Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
   title  = {{DPM-Solver++}: Fast Solver for Guided Sampling of Diffusion Probabilistic Models},
@@ -55,8 +67,8 @@ def citation(*topics: str) -> str:
 
     Args:
         topics: any of `"parareal"` (the method), `"analysis"` (its convergence), `"pipelined"` (its schedule),
-            `"diffusion"` (SRDS), `"ddim"`, `"dpmpp"` (the default coarse solver) and `"picard"` (ParaDiGMS); all of
-            them by default.
+            `"diffusion"` (SRDS), `"ddim"`, `"ddpm"`, `"dpm"` (DPM-Solver), `"dpmpp"` (DPM-Solver++, the default coarse
+            solver) and `"picard"` (ParaDiGMS); all of them by default.
 
     Raises:
         ValueError: for an unknown topic.

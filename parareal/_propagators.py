@@ -66,9 +66,12 @@ class Stepper(ABC):
        `(state, memory)`. Yield the state object it was given, unchanged, where the evaluation is at the start of
        the step: only such an evaluation can be shared. Rows must not influence each other.
     3. `begin(state)`: what is remembered before the first step: arrays with a leading axis of length R, or None
-       for a one-step method. Memory keeps its structure, shapes and dtypes.
-    4. `correct(memory, change, node)`: for a *fine* stepper with memory, what to remember at a slice boundary
-       when the state there is corrected by `change`; all have a leading axis of length 1.
+       for a one-step method. Memory keeps its structure, shapes and dtypes. Integers in it are bookkeeping:
+       they have no size, but a boundary where they still change does not settle.
+    4. `correct(memory, change, node, trails)`: for a *fine* stepper with memory, what to remember at a slice boundary
+       when the state there is corrected by `change`, the difference of two coarse results; `trails` is what the coarse
+       stepper remembers after each, in this iteration and in the one before. All have a leading axis of length 1, or
+       are None.
     5. `per_sample = True`, where rows need to know their sample: `evaluate` and `step` are then called with one
        more argument, the integer vector of sample indices.
     """
@@ -84,7 +87,7 @@ class Stepper(ABC):
         """Return what is remembered before the first step."""
         return None
 
-    def correct(self, memory: Any, change: Any, node: int) -> Any:
+    def correct(self, memory: Any, change: Any, node: int, trails: tuple[Any, Any]) -> Any:
         """Return the corrected memory at a slice boundary; by default it is carried as it is."""
         return memory
 
@@ -122,13 +125,15 @@ Propagator: TypeAlias = "Callable[[Any, Any, Any], Any] | Vectorized | Steps"
 """also `Parareal`, which is one more callable"""
 
 
-def corrector(fine: Any) -> Callable[[Any, Any, Any], Any]:
-    """Return how what a fine propagator remembers at a boundary is corrected: (memory, change, boundary) -> memory."""
+def corrector(fine: Any) -> Callable[..., Any]:
+    """Return how what a fine propagator remembers at a boundary is corrected: see `Rules.correct`."""
 
-    def correct(memory: Any, change: Any, boundary: Any) -> Any:
+    def correct(memory: Any, change: Any, boundary: Any, trails: tuple[Any, Any]) -> Any:
         if memory is None or not isinstance(fine, Steps):
             return memory
-        return fine.stepper.correct(memory, stack([change]), int(boundary))  # both with a leading axis of one row
+        return fine.stepper.correct(
+            memory, stack([change]), int(boundary), trails
+        )  # all with a leading axis of one row
 
     return correct
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
-from parareal._state import NORMS, add, finite, same, subtract
+from parareal._state import NORMS, add, finite, inexact_and_counts, same, subtract
 from parareal._values import Kind, Request, Result, Value
 
 
@@ -26,8 +26,9 @@ class Rules:
     limit: int
     """the last iteration that may be made"""
     boundaries: list[Any]
-    correct: Callable[[Any, Any, Any], Any]
-    """(memory, change of the state, boundary) -> what the fine stepper remembers, corrected"""
+    correct: Callable[..., Any]
+    """(memory, change of the state, boundary, the coarse stepper's memories that the change is made of) -> what the
+    fine stepper remembers, corrected"""
     record: Callable[[int, int, int, float, float], None]
     """is told sample, boundary, iteration, the norm of the increment, and that of the defect one iteration before"""
     synchronous: bool = False
@@ -150,7 +151,8 @@ class Slice:
             before, _ = self.coarse[then.source]
             change = subtract(coarse.state, before.state)
             node = self.rules.boundaries[self.index + 1]
-            state, memory = add(fine.state, change), self.rules.correct(fine.memory, change, node)
+            trails = coarse.memory, before.memory
+            state, memory = add(fine.state, change), self.rules.correct(fine.memory, change, node, trails)
         self.used = fine
         return self._publish(
             Value(
@@ -220,9 +222,12 @@ class Slice:
             return memory is None
         criterion = self.rules.criterion
         norm = NORMS[criterion.norm]
-        change = norm(subtract(memory, before))
+        (now, counts), (then, old_counts) = inexact_and_counts(memory), inexact_and_counts(before)
+        if not same(counts, old_counts):
+            return False
+        change = norm(subtract(now, then))
         return change == 0 or criterion.accepts(
-            evidence._replace(increment=change, defect=change, size=norm(memory), upstream=0.0, previous=float("inf"))
+            evidence._replace(increment=change, defect=change, size=norm(now), upstream=0.0, previous=float("inf"))
         )
 
     def _let_go(self) -> None:

@@ -307,6 +307,12 @@ def missing(state: State) -> State:
     return tree_map(lambda x: x * float("nan") if _inexact(x) else x, state)
 
 
+def inexact_and_counts(tree: Any) -> tuple[list[Any], list[Any]]:
+    """Return the leaves of a tree that have a size, and those, of integers, that only count or name."""
+    leaves = tree_leaves(tree)
+    return [x for x in leaves if _inexact(x)], [x for x in leaves if not _inexact(x)]
+
+
 def _inexact(x: Any) -> bool:
     if isinstance(x, torch.Tensor):
         return x.is_floating_point() or x.is_complex()

@@ -223,7 +223,7 @@ def test_a_nested_coarse_propagator_corrects_its_own_memory():
             state, _ = yield from super().step(state, memory, start, stop)
             return state, state
 
-        def correct(self, memory, change, node):
+        def correct(self, memory, change, node, trails):
             return memory + change.reshape(memory.shape)
 
     grid = torch.linspace(0, 2, 25, dtype=torch.float64)

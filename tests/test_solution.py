@@ -173,7 +173,7 @@ def test_multistep_memory_is_part_of_the_state():
 class Recorder(AdamsBashforth2):
     """Records what it is asked to correct."""
 
-    def correct(self, memory, change, node):
+    def correct(self, memory, change, node, trails):
         self.asked = getattr(self, "asked", [])
         self.asked.append((memory[0].shape, change.shape, node))
         return memory[0] + 0 * change, memory[1]
@@ -190,6 +190,37 @@ def test_a_fine_stepper_corrects_its_memory_with_the_state():
     assert identical(solution.final_state, answer)
     assert {(a, b) for a, b, _ in recorder.asked} == {((1, 2), (1, 2))}
     assert {node for _, _, node in recorder.asked} == {8, 12, 16, 20, 24}
+
+
+class Remembers(Euler):
+    """Euler's method that remembers its slope, and a large number or, while `counts`, how many steps it has made."""
+
+    def __init__(self, *rule, number, counts=False):
+        super().__init__(*rule)
+        self.number, self.counts = number, counts
+
+    def begin(self, state):
+        return state * 0, torch.full((len(state),), self.number)
+
+    def step(self, state, memory, start, stop):
+        new, _ = yield from super().step(state, None, start, stop)
+        return new, (new - state, memory[1] + int(self.counts))
+
+
+def test_integers_in_memory_are_bookkeeping():
+    """They do not make a memory look large; a boundary where they still change does not settle."""
+    rule = (lambda u, t: -0.3 * u), torch.linspace(0, 2, 121, dtype=torch.float64)
+    state, nodes = torch.ones(2, dtype=torch.float64), edges(120, 12)
+
+    def run(**options):
+        fine, stop = Remembers(*rule, **options), parareal.Increment(1e-6, 0.0)
+        return parareal.solve(parareal.Steps(fine), parareal.Steps(Euler(*rule), 1), state, nodes, criterion=stop)
+
+    small, large, counting = run(number=0), run(number=10**9), run(number=0, counts=True)
+    assert small.iterations == large.iterations < 12
+    assert small.outcome is parareal.Outcome.CONVERGED
+    assert identical(small.final_state, large.final_state)
+    assert counting.outcome is parareal.Outcome.EXACT
 
 
 def test_errors_of_a_callback_are_the_callers():
@@ -299,7 +330,7 @@ def test_vectorized_times_have_the_states_library_and_dtype():
 
 def test_citation():
     assert "10.1016/S0764-4442(00)01793-6" in parareal.citation("parareal")
-    assert parareal.citation().count("@") == 7
+    assert parareal.citation().count("@") == 9
     assert "2412.08292" in parareal.citation("diffusion")
 
 
