@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 OUT ?= report
 ARGS ?=
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test test-slow lint types docs bench clean
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,10 @@ demo: $(VENV)/ready
 	$(BIN)/parareal demo --out $(OUT) $(ARGS)
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+test-slow: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -39,6 +42,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/odeint.py
 	$(BIN)/python benchmarks/pools.py
 	$(BIN)/python benchmarks/levels.py
+	$(BIN)/python benchmarks/solvers.py
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

@@ -164,11 +164,11 @@ class Stopwatch:
 
 def share(runs):
     """Print part 2."""
-    from parareal_diffusers import DDIM, DPMSolverPP2M, models, sample
+    from parareal_diffusers import DDIM, DPMSolver, models, sample
 
     net, scheduler = models.load("fashion-mnist")
     network, arithmetic = Stopwatch(), Stopwatch()
-    for solver in (DDIM, DPMSolverPP2M):
+    for solver in (DDIM, DPMSolver):
         setattr(solver, "step", arithmetic.generator(solver.step))  # noqa: B010, a type checker would object
     latents = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = {"class_labels": torch.tensor([7])}

@@ -18,6 +18,7 @@ from parareal import Refinement, Solution
 from parareal_diffusers import _report, models
 from parareal_diffusers._presets import srds
 from parareal_diffusers._sample import sample
+from parareal_diffusers.testing import relative_error
 
 
 @dataclass
@@ -134,7 +135,7 @@ def table(methods: list[Method]) -> list[dict[str, str]]:
     steps = methods[-1].solutions[0].stats.sequential_span
     rows = []
     for method in methods:
-        errors = [_report.relative_error(*pair) for pair in zip(method.pictures, reference.pictures, strict=True)]
+        errors = [relative_error(*pair) for pair in zip(method.pictures, reference.pictures, strict=True)]
         stats = [s.stats for s in method.solutions]
         made = [s.iterations for s in method.solutions]
         count = len(method.pictures)

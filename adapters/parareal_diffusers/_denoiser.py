@@ -1,6 +1,6 @@
 """The network as the engine calls it: many rows, each with its own timestep and its sample's conditioning."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -8,11 +8,16 @@ import optree
 import torch
 from torch import Tensor
 
+from parareal._checks import StructureError
+from parareal_diffusers._grid import Grid, per_row
+
 
 @final
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance (Ho, Salimans 2022, arXiv 2207.12598): output = free + scale * (conditional - free).
+
+    A scale of 1 is no guidance, as `guidance_scale` in diffusers.
 
     `model_kwargs` replaces, for the free half, those of `sample` that it names, for instance the labels or text
     embeddings that stand for "anything". The pair of outputs is made in one call and counts as one evaluation.
@@ -24,41 +29,83 @@ class Guidance:
 
 @final
 class Denoiser:
-    """Calls a network for rows of several samples and timesteps at once.
+    """Calls a network for rows of several samples and nodes at once.
 
     `model` is called as `model(x, t, **kwargs)` with x of shape (rows, *sample) in the model's own dtype and t of
-    shape (rows,), int64. It returns a tensor like x, a tuple that begins with one, or an object whose attribute
-    `sample` is one, as diffusers' networks do. Tensors among the `kwargs`, at any depth, whose first dimension is
-    the number of samples are gathered row by row; everything else is passed on as it is.
+    shape (rows,), int64; a model marked `denoised` as `model(x, sigma, **kwargs)`. It returns a tensor like x, a tuple
+    that begins with one, or an object whose attribute `sample` is one, as diffusers' networks do. Tensors among the
+    `kwargs`, at any depth, whose first dimension is the number of samples are gathered row by row; everything else is
+    passed on as it is. Calls are filled up to the next of `sizes`, if there are any, by repeating the last row.
     """
 
     def __init__(
-        self, model: Callable[..., Any], samples: int, model_kwargs: Mapping[str, Any], guidance: Guidance | None
+        self,
+        model: Callable[..., Any],
+        grid: Grid,
+        samples: int,
+        model_kwargs: Mapping[str, Any],
+        guidance: Guidance | None = None,
+        sizes: Sequence[int] = (),
     ):
-        self.model, self.samples, self.guidance = model, samples, guidance
+        self.denoises = isinstance(model, Denoised)
+        self.model = model.model if isinstance(model, Denoised) else model
+        self.grid, self.samples, self.guidance, self.sizes = grid, samples, guidance, sorted(sizes)
         self.kwargs = dict(model_kwargs)
         self.free_kwargs = self.kwargs if guidance is None else self._checked(guidance)
-        self.dtype = _dtype(model)
+        self.dtype = _dtype(self.model)
 
-    def __call__(self, state: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+    def __call__(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
         """Return the network's output for every row, guided, in the state's dtype."""
-        x = state if self.dtype is None else state.to(self.dtype)
+        count = len(state)
+        if self.sizes:
+            state, node, sample = (_padded(x, self._size(count)) for x in (state, node, sample))
+        output = self._guided(state, node, sample)
+        fits = output.shape == state.shape or (
+            output.ndim == state.ndim
+            and output.shape[0] == state.shape[0]
+            and output.shape[1] == 2 * state.shape[1]
+            and output.shape[2:] == state.shape[2:]
+        )
+        if not fits:
+            raise StructureError(
+                f"the model was given rows of shape {tuple(state.shape)} and must return the like, or twice the "
+                f"channels where it predicts the variance too, not {tuple(output.shape)}"
+            )
+        return output[:count].to(state.dtype)
+
+    def _guided(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
+        x, timestep = self._input(state, node)
+        x = x if self.dtype is None else x.to(self.dtype)
         if self.guidance is None:
             kwargs = self._gather(self.kwargs, self.kwargs, lambda _, own: own[sample])
-            return _tensor(self.model(x, timestep, **kwargs)).to(state.dtype)
+            return _tensor(self.model(x, timestep, **kwargs))
         kwargs = self._gather(self.free_kwargs, self.kwargs, lambda free, own: torch.cat([free[sample], own[sample]]))
         output = _tensor(self.model(torch.cat([x, x]), torch.cat([timestep, timestep]), **kwargs)).to(state.dtype)
         unconditional, conditional = output.chunk(2)
         return unconditional + self.guidance.scale * (conditional - unconditional)
 
+    def _input(self, state: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network is told: the state and its timestep, or the state over alpha and its sigma."""
+        if not self.denoises:
+            return state, self.grid.timesteps[node]
+        _, alpha, sigma = self.grid.start
+        return state / per_row(alpha[node], state), (sigma / alpha)[node].to(state.dtype)
+
+    def _size(self, count: int) -> int:
+        """Return the smallest of the fixed batch sizes that holds so many rows."""
+        return next(size for size in self.sizes if size >= count)
+
     def _gather(self, free: Any, own: Any, pick: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
         """Apply `pick` to the tensors that hold something for each sample, and leave everything else."""
 
         def leaf(x: Any, y: Any) -> Any:
-            return pick(x, y) if isinstance(y, Tensor) and y.ndim > 0 and len(y) == self.samples else y
+            return pick(x, y) if self._per_sample(y) else y
 
         gathered: Any = optree.tree_map(leaf, free, own)
         return gathered
+
+    def _per_sample(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.ndim > 0 and len(x) == self.samples
 
     def _checked(self, guidance: Guidance) -> dict[str, Any]:
         """Return the keyword arguments of the unguided half, which must be like those of the guided one."""
@@ -70,6 +117,12 @@ class Denoiser:
             )
         free: Any = {**self.kwargs, **guidance.model_kwargs}
         own: Any = self.kwargs
+        for x, y in zip(optree.tree_leaves(free), optree.tree_leaves(own), strict=False):
+            if x is not y and not self._per_sample(y):
+                raise ValueError(
+                    f"guidance: its model_kwargs may name only what has a row for each of the {self.samples} samples, "
+                    "for the guided half and the other share a call; repeat what has not, as by expand"
+                )
         shapes = [[getattr(x, "shape", None) for x in optree.tree_leaves(tree)] for tree in (free, own)]
         if optree.tree_structure(free) != optree.tree_structure(own) or shapes[0] != shapes[1]:
             raise ValueError(
@@ -77,6 +130,29 @@ class Denoiser:
                 f"a row for each of the {self.samples} samples included"
             )
         return free
+
+
+@final
+@dataclass(frozen=True)
+class Denoised:
+    """A network that returns the clean sample; made by `denoised`."""
+
+    model: Callable[..., Any]
+
+
+def denoised(model: Callable[..., Any]) -> Denoised:
+    """Declare that a network is called as `model(x, sigma, **kwargs)` and returns the clean sample.
+
+    That is k-diffusion's convention (Karras et al. 2022, arXiv 2206.00364): x = clean + sigma * noise, of shape
+    (rows, *sample), and sigma of shape (rows,), in the states' dtype. Solver and latents stay those of the scheduler,
+    variance preserving: rows are divided by alpha on their way to the network.
+    """
+    return Denoised(model)
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Repeat the last row until there are `size`."""
+    return x if len(x) == size else torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
 def _dtype(model: Any) -> torch.dtype | None:

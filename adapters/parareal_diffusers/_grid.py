@@ -1,16 +1,42 @@
-"""The grid of nodes that a solver steps over, read off a scheduler."""
+"""The grid of nodes that a solver steps over: levels of signal and noise, and what the network is told."""
 
-import copy
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from parareal._checks import whole_number
 
-_NATIVE = (DDIMScheduler,)
+class Levels(NamedTuple):
+    """How much signal and noise there is at some places of the process: x = alpha * clean + sigma * noise.
+
+    float32, of shape (N,) in a grid and (R, 1, ..) in a leg.
+    """
+
+    alpha_cumprod: Tensor
+    """what DDPM calls alpha bar: the square of alpha"""
+    alpha: Tensor
+    """the factor of the clean sample"""
+    sigma: Tensor
+    """the factor of the noise; not the sigma of the schedulers, which is sigma / alpha"""
+
+    @property
+    def half_log_snr(self) -> Tensor:
+        """Lambda, log(alpha) - log(sigma) (DPM-Solver, arXiv 2206.00927); infinite where there is no noise."""
+        return torch.log(self.alpha) - torch.log(self.sigma)
+
+    @staticmethod
+    def of_alpha_cumprod(alpha_cumprod: Tensor) -> "Levels":
+        """Return levels as DDIM and DDPM compute them."""
+        return Levels(alpha_cumprod, alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5)
+
+    @staticmethod
+    def of_sigma(sigma: Tensor, flow: bool = False) -> "Levels":
+        """Return levels as the sigma schedulers compute them: variance preserving, or a straight `flow`."""
+        if flow:
+            return Levels((1 - sigma) ** 2, 1 - sigma, sigma)
+        alpha = 1 / ((sigma**2 + 1) ** 0.5)
+        return Levels(alpha**2, alpha, sigma * alpha)
 
 
 @final
@@ -20,62 +46,61 @@ class Grid:
 
     Step i goes from node i to node i+1. It has its own "from" and "to" levels, because a scheduler's step need not
     land where the next one starts: `DDIMScheduler` steps from timestep t to t - T//N, whatever entry of `timesteps`
-    comes next. Nothing is looked up by timestep; timesteps may repeat.
+    comes next. Nothing is looked up by timestep; timesteps may repeat. Numbers are float32, as schedulers keep them.
     """
 
     timesteps: Tensor
     """what the network is told at the start of each step, int64 of shape (N,)"""
-    alpha_from: Tensor
-    """alpha_cumprod at the start of each step, float32 of shape (N,)"""
-    alpha_to: Tensor
-    """alpha_cumprod at the end of each step, float32 of shape (N,)"""
-    prediction_type: str
-    """what the network predicts: `"epsilon"`, `"v_prediction"` or `"sample"`"""
-    clip: float | None
+    start: Levels
+    """at the start of each step, each of shape (N,)"""
+    stop: Levels
+    """at the end of each step, each of shape (N,)"""
+    prediction_type: str = "epsilon"
+    """what the network predicts: `"epsilon"`, `"v_prediction"`, `"flow_prediction"` or `"sample"`"""
+    clip: float | None = None
     """the predicted clean sample is clamped to [-clip, clip]"""
+    threshold: tuple[float, float] | None = None
+    """dynamic thresholding of the predicted clean sample: the ratio, and the largest value (arXiv 2205.11487)"""
 
     @property
     def steps(self) -> int:
         """The number of steps N that are really taken; it can differ from what was asked for."""
         return len(self.timesteps)
 
+    @property
+    def variance_preserving(self) -> bool:
+        """Whether alpha^2 + sigma^2 is one at all nodes, as it is for all schedules but flows."""
+        total = self.start.alpha**2 + self.start.sigma**2
+        return bool((total - 1).abs().max() < 1e-3)
+
     def to(self, device: torch.device) -> "Grid":
         """Return the grid on a device."""
-        timesteps, starts, ends = (x.to(device) for x in (self.timesteps, self.alpha_from, self.alpha_to))
-        return Grid(timesteps, starts, ends, self.prediction_type, self.clip)
+        start, stop = (Levels(*(x.to(device) for x in levels)) for levels in (self.start, self.stop))
+        return Grid(self.timesteps.to(device), start, stop, self.prediction_type, self.clip, self.threshold)
 
-    @staticmethod
-    def of(scheduler: Any, num_inference_steps: int | None = None) -> "Grid":
-        """Read the grid off a `DDIMScheduler`, which is copied and not changed.
+    def constrained(self, clean: Tensor) -> Tensor:
+        """Clamp or threshold predicted clean samples, a row each, as the schedulers do."""
+        if self.threshold is not None:
+            ratio, largest = self.threshold
+            flat = clean.flatten(1)
+            bound = torch.quantile(flat.abs(), ratio, dim=1).clamp(min=1, max=largest)[:, None]
+            return (flat.clamp(-bound, bound) / bound).reshape(clean.shape)
+        return clean if self.clip is None else clean.clamp(-self.clip, self.clip)
 
-        Raises:
-            TypeError: for any other scheduler.
-            ValueError: for a configuration that has no native solver, or if the number of steps is not known.
-        """
-        if not isinstance(scheduler, _NATIVE):
-            raise TypeError(
-                f"no native solver for {type(scheduler).__name__} yet: use diffusers.DDIMScheduler.from_config("
-                "scheduler.config) if the model may be sampled with DDIM"
+    def check(self) -> None:
+        """Raise `ValueError` where the network's prediction cannot be turned into a clean sample."""
+        if bool((self.start.sigma == 0).any()):
+            raise ValueError(
+                "a step starts at zero noise, where the scheduler's own loop divides by zero: use betas above zero"
             )
-        if scheduler.config["thresholding"]:
-            raise ValueError("dynamic thresholding has no native solver yet: set thresholding=False in the scheduler")
-        scheduler = copy.deepcopy(scheduler)
-        if num_inference_steps is not None:
-            whole_number("num_inference_steps", num_inference_steps, 1)
-            scheduler.set_timesteps(num_inference_steps)
-        elif scheduler.num_inference_steps is None:
-            raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
-        stride = scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
-        timesteps = scheduler.timesteps.to("cpu", torch.int64)
-        ends = [
-            scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
-            for t in (timesteps - stride).tolist()
-        ]
-        clip = scheduler.config["clip_sample_range"] if scheduler.config["clip_sample"] else None
-        starts = scheduler.alphas_cumprod[timesteps]  # a negative timestep counts from the end, as in the scheduler
-        return Grid(timesteps, starts, torch.stack(ends), scheduler.config["prediction_type"], clip)
+        if self.prediction_type == "epsilon" and self.clip is None and bool((self.start.alpha == 0).any()):
+            raise ValueError(
+                "the grid starts at zero signal (rescale_betas_zero_snr), from which a noise prediction says nothing "
+                "about the sample: the scheduler's own loop divides by zero. Use a network with prediction_type "
+                "'v_prediction' or 'sample', or timestep_spacing='leading'"
+            )
 
 
-def per_row(values: Tensor, state: Tensor) -> Tensor:
+def per_row(values: Any, state: Tensor) -> Any:
     """Reshape one number a row so that it multiplies the rows of `state`."""
     return values.reshape(-1, *[1] * (state.ndim - 1))

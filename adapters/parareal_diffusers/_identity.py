@@ -1,13 +1,16 @@
 """The coarse solver that does nothing."""
 
+from dataclasses import dataclass
 from typing import Any, final
 
 from torch import Tensor
 
-from parareal_diffusers._solvers import Solver
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._solver import Solver
 
 
 @final
+@dataclass(frozen=True)
 class Identity(Solver):
     """Leave the state as it is, without evaluation.
 
@@ -15,7 +18,7 @@ class Identity(Solver):
     (Shih et al. 2023, arXiv 2305.16317) with a window over all steps.
     """
 
-    def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
         """Return the state."""
-        return state, memory
+        return x, memory
         yield  # a generator that asks for nothing

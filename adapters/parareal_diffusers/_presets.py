@@ -8,8 +8,9 @@ from parareal import LastChange
 def srds() -> dict[str, Any]:
     """Return the settings of SRDS (Selvam, Merchant, Ermon 2024, arXiv 2412.08292): `sample(..., **srds())`.
 
-    DDIM jumps, as many slices as the root of the number of steps, and a stop on the last state's mean absolute
-    change. Its threshold is 0.1 on the scale 0 .. 255 of 8-bit pixels, taken for states between -1 and 1.
+    The solver's own jumps (DDIM's for a `DDIMScheduler`), as many slices as the root of the number of steps, and a stop
+    on the last state's mean absolute change. Its threshold is 0.1 on the scale 0 .. 255 of 8-bit pixels, taken for
+    states between -1 and 1.
     """
     return {"slices": "sqrt", "coarse": "same", "criterion": LastChange(atol=0.1 / 127.5)}
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from parareal_diffusers.testing import relative_error
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -13,11 +15,6 @@ if TYPE_CHECKING:
     from parareal_diffusers._demo import Method
 
 AMPLIFY = 20
-
-
-def relative_error(picture: Tensor, reference: Tensor) -> float:
-    """Return the RMS of the difference over the RMS of the reference."""
-    return float((picture - reference).square().mean().sqrt() / reference.square().mean().sqrt())
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:

@@ -1,27 +1,22 @@
 """Sampling a diffusion model in parallel in time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import parareal
-from parareal._checks import no_unknown, one_of
+from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
-from parareal_diffusers._ddim import DDIM
-from parareal_diffusers._denoiser import Denoiser, Guidance
-from parareal_diffusers._dpmpp_2m import DPMSolverPP2M
+from parareal_diffusers._coarse import coarse_solver
+from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
-from parareal_diffusers._identity import Identity
-from parareal_diffusers._solvers import Solver
-
-COARSE: dict[str, type[Solver]] = {
-    "auto": DPMSolverPP2M,
-    "same": DDIM,
-    "ddim": DDIM,
-    "dpmpp_2m": DPMSolverPP2M,
-    "identity": Identity,
-}
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._noise import Generators, Noise, Tape
+from parareal_diffusers._schedulers import grid_of, prepared, solver_of
+from parareal_diffusers._solver import Solver, SolverStepper
 
 
 def sample(
@@ -35,13 +30,15 @@ def sample(
     slices: int | str = "auto",
     boundaries: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
-    coarse: str | type[Solver] = "auto",
+    coarse: Any = "auto",
     tolerance: float = 1e-2,
     criterion: parareal.AbstractCriterion | None = None,
     max_iterations: int | None = None,
     schedule: str = "pipelined",
     window: int | None = None,
     max_batch: int | None = None,
+    pad_batch: bool | Sequence[int] = False,
+    generator: Generators = None,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool = False,
     throw: bool = True,
@@ -52,48 +49,73 @@ def sample(
     Args:
         model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets included, whose output has the shape
             of x, (rows, *sample); t has shape (rows,). It may be in half precision.
-        latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from.
-        solver: a `diffusers.DDIMScheduler`; it is copied, never changed.
+        latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from. The
+            network's output is cast to their dtype, in which the scheduler then works and draws noise.
+        solver: a diffusers `DDIMScheduler`, `DDPMScheduler`, `DPMSolverMultistepScheduler` or
+            `DPMSolverSinglestepScheduler`, which is copied, never changed; or one of our solvers with a scheduler whose
+            nodes to step over, as in `DDIM(scheduler, eta=0.5)`. From the scheduler it takes nodes, prediction type,
+            clipping and thresholding; order, algorithm, variance and eta are the object's own.
         num_inference_steps: steps N, as in `set_timesteps`.
         model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
-            samples are gathered for the rows of each call.
+            samples are gathered for the rows of each call; give one that is not meant so another leading dimension.
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
         slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"` the rounded
             root of 3N, which has the least span if three iterations are made.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
         levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
             `boundaries` may give those of the outermost level.
-        coarse: `"same"` or `"ddim"` (a DDIM jump a slice), `"dpmpp_2m"` or `"auto"` (a DPM-Solver++(2M) jump, which
-            costs the same and errs less), `"identity"`, or a `Solver` class.
+        coarse: the solver of the coarse jumps: a name (`"auto"`, `"same"`, `"ddim"`, `"ddpm"`, `"dpmpp_2m"`,
+            `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"identity"`), one of our solvers, or a diffusers scheduler. It decides how
+            fast the answer is reached, not which. `"auto"` is what converged fastest on the shipped network for
+            this kind of fine solver (docs/solvers.md).
         tolerance: relative error of the final state to stop at, per sample, by estimates that each slice makes
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
         max_iterations, schedule, window, callback, progress, throw: as for `parareal.solve`.
-        max_batch: rows in one call of the network, at most; None for no bound. Guidance doubles them.
+        max_batch: rows of states in one call, at most; None for no bound. With guidance the network is given twice as
+            many.
+        pad_batch: for a network compiled for fixed batches: True fills every call up to `max_batch` rows; a sequence of
+            sizes, as in (1, 8, 32), fills it up to the next of them; with guidance the network is given twice as many.
+        generator: what a stochastic solver draws its noise from, as in diffusers: one `torch.Generator`, a list of one
+            for each sample, or None for torch's global one. The noise is the sequential loop's, and the generator is
+            left where that loop leaves it.
 
     Returns:
         A `parareal.Solution`; its `final_state` has the shape of `latents`.
 
     Raises:
-        TypeError, ValueError: before any work, with a sentence that says what to change.
+        TypeError, ValueError: before any work, with a sentence that says what to change. At the network's first
+            output, for one that does not fit.
         parareal.PararealError: as `parareal.solve`.
     """
     no_unknown(sample, unknown)
     if not isinstance(latents, Tensor) or latents.ndim < 2:
         raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
+    if latents.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"latents must be float32 or float64, not {latents.dtype}; the network may be in half precision"
+        )
     if guidance is not None and not isinstance(guidance, Guidance):
         raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
-    grid = Grid.of(solver, num_inference_steps).to(latents.device)
-    denoiser = Denoiser(model, len(latents), model_kwargs or {}, guidance)
-    edges = _boundaries(boundaries, slices, levels, grid.steps)
+    fine, grid = _fine(solver, num_inference_steps, isinstance(model, Denoised))
+    jumps = coarse_solver(coarse, fine, grid)
+    fine.check(grid)
+    jumps.suits(grid)
+    _check_generator(generator, latents)
+    sizes = _sizes(pad_batch, max_batch)
+    edges = _boundaries(boundaries, slices, levels, fine.bases(grid))
     if criterion is None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
         criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(grid.steps)
-    return parareal.solve(
-        parareal.Steps(DDIM(grid, denoiser)),
-        parareal.Steps(_coarse(coarse)(grid, denoiser), steps=1),
+    random = _noise(fine, grid, latents, generator)
+    grid = grid.to(latents.device)
+    denoiser = Denoiser(model, grid, len(latents), model_kwargs or {}, guidance, sizes)
+    records = fine.begin(latents[:1]) is not None
+    solution = parareal.solve(
+        parareal.Steps(SolverStepper(fine, grid, denoiser, random)),
+        parareal.Steps(SolverStepper(jumps, grid, denoiser, random, records), steps=1),
         latents,
         edges,
         batch_dims=1,
@@ -102,29 +124,95 @@ def sample(
         schedule=schedule,
         window=window,
         levels=levels,
-        executor=parareal.BatchedExecutor(max_batch),
+        executor=parareal.BatchedExecutor(max(sizes, default=max_batch)),
         callback=callback,
         progress=progress,
         throw=throw,
     )
+    if random is not None:
+        random.finish()
+    return solution
 
 
-def _coarse(coarse: str | type[Solver]) -> type[Solver]:
-    if isinstance(coarse, type) and issubclass(coarse, Solver):
-        return coarse
-    one_of("coarse", coarse, COARSE)
-    return COARSE[str(coarse)]
+def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]:
+    """Return the fine solver and its grid."""
+    if isinstance(solver, Solver):
+        if solver.scheduler is None:
+            name = type(solver).__name__
+            raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler), with a diffusers scheduler")
+        scheduler = prepared(solver.scheduler, steps)
+    else:
+        scheduler = prepared(solver, steps)
+        solver = solver_of(scheduler)
+    grid = grid_of(scheduler)
+    if not denoises:
+        return solver, grid
+    if getattr(solver, "variance_type", "").startswith("learned"):
+        raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
+    if bool((grid.start.alpha == 0).any()):
+        raise ValueError(
+            "the grid starts at zero signal, where sigma would be infinite for a model marked denoised: use "
+            "timestep_spacing='leading', or a schedule without rescale_betas_zero_snr"
+        )
+    return solver, replace(grid, prediction_type="sample")
+
+
+def _noise(solver: Solver, grid: Grid, latents: Tensor, generator: Generators) -> Noise | None:
+    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none."""
+    if not solver.stochastic:
+        return None
+    steps = torch.nonzero(solver.draws(grid)).flatten().tolist()
+    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(latents.dtype), steps)
+    bases = solver.bases(grid)
+    return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
+
+
+def _check_generator(generator: Any, latents: Tensor) -> None:
+    given = [generator] if isinstance(generator, torch.Generator) else generator
+    if given is None:
+        return
+    if not isinstance(given, list | tuple) or not all(isinstance(g, torch.Generator) for g in given):
+        raise TypeError("generator must be a torch.Generator, a list of them or None")
+    if len(given) not in (1, len(latents)):
+        raise ValueError(
+            f"generator has {len(given)} entries for {len(latents)} samples: give one for each, or a single one"
+        )
+    if any(g.device.type not in ("cpu", latents.device.type) for g in given):
+        raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
+
+
+def _sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
+    """Return the batch sizes that calls are filled up to; none for no filling."""
+    if pad_batch is False:
+        return []
+    if pad_batch is True:
+        if max_batch is None:
+            raise ValueError("pad_batch=True fills every call up to max_batch rows: give max_batch, or the sizes")
+        return [whole_number("max_batch", max_batch, 1)]
+    if not isinstance(pad_batch, Sequence) or isinstance(pad_batch, str) or not pad_batch:
+        raise TypeError(f"pad_batch must be True, False or batch sizes as in (1, 8, 32), got {pad_batch!r}")
+    sizes = [whole_number("pad_batch: a batch size", size, 1) for size in pad_batch]
+    if max_batch is not None and max_batch != max(sizes):
+        raise ValueError(f"max_batch={max_batch} is not the largest of pad_batch={tuple(sizes)}: leave it out")
+    return sizes
 
 
 def _boundaries(
-    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, steps: int
+    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, bases: Sequence[int]
 ) -> list[int]:
-    """Return the nodes that bound the slices, or the ends for levels."""
+    """Return the nodes that bound the slices, or the ends for levels.
+
+    Where steps come in cycles, slices begin with a cycle if there are enough: `bases` says where each step's began.
+    """
+    steps = len(bases)
     if boundaries is not None:
         if slices != "auto":
             raise ValueError(f"boundaries already say how many slices there are: leave slices={slices!r} out")
-        given = [int(n) for n in boundaries]
+        given = [whole_number("boundaries: a node", n, 0) for n in boundaries]
         if len(given) < 2 or given[0] != 0 or given[-1] != steps:
             raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
         return given
-    return nodes(slices, levels, steps)
+    edges = nodes(slices, levels, steps)
+    starts = [*(i for i, base in enumerate(bases) if i == base), steps]
+    aligned = sorted({min(starts, key=lambda start: abs(start - edge)) for edge in edges})
+    return aligned if len(aligned) == len(edges) else edges

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_diffusers import Guidance, picard, sample, srds
+from parareal_diffusers import DDIM, Guidance, picard, sample, srds
 
 import parareal
 
@@ -100,6 +100,7 @@ def tiny_unet(**options):
 
 
 SCHEDULER = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+ZERO_SIGNAL = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", rescale_betas_zero_snr=True)
 
 
 def test_a_unet_with_labels_and_guidance():
@@ -240,31 +241,38 @@ def test_max_batch():
     [
         (ValueError, "latents must be a tensor of shape", {"latents": [1.0]}),
         (ValueError, "at least two dimensions", {"latents": torch.ones(3)}),
-        (TypeError, "float32 or float64, not torch.float16", {"latents": torch.ones(1, 2).half()}),
-        (TypeError, "no native solver for DDPMScheduler yet", {"solver": "ddpm"}),
+        (TypeError, "latents must be float32 or float64, not torch.float16", {"latents": torch.ones(1, 2).half()}),
+        (TypeError, "no native solver for PNDMScheduler yet", {"solver": PNDMScheduler()}),
+        (ValueError, r"DDIM needs the nodes to step over: DDIM\(scheduler\)", {"solver": DDIM()}),
         (ValueError, "num_inference_steps is needed", {"num_inference_steps": None}),
-        (ValueError, "thresholding", {"solver": DDIMScheduler(thresholding=True)}),
+        (
+            ValueError,
+            "zero signal",
+            {"solver": ZERO_SIGNAL},
+        ),
         (ValueError, "slices must be one of 'auto'", {"slices": "squrt"}),
         (ValueError, "slices must be a whole number between 1 and the 25 steps", {"slices": 26}),
         (ValueError, "boundaries must begin with node 0 and end with node 25", {"boundaries": [0, 10, 24]}),
         (ValueError, "boundaries must rise or fall strictly", {"boundaries": [0, 10, 10, 25]}),
         (ValueError, "coarse must be one of .* did you mean 'same'", {"coarse": "sane"}),
+        (TypeError, "no native solver for PNDMScheduler yet", {"coarse": PNDMScheduler()}),
         (ValueError, "tolerance must be positive, or 0", {"tolerance": -1.0}),
         (ValueError, "below 1.2e-07", {"tolerance": 1e-9}),
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
         (TypeError, "no option 'tolerence': did you mean 'tolerance'", {"tolerence": 1}),
         (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
+        (ValueError, "give max_batch, or the sizes", {"pad_batch": True}),
+        (TypeError, "pad_batch must be True, False or batch sizes", {"pad_batch": "8"}),
+        (ValueError, "is not the largest of", {"pad_batch": (1, 8), "max_batch": 4}),
+        (TypeError, "generator must be", {"generator": 3}),
+        (ValueError, "generator has 2 entries for 1 samples", {"generator": [torch.Generator(), torch.Generator()]}),
     ],
 )
 def test_errors_before_any_work(kind, message, change):
-    from diffusers import DDPMScheduler
-
     def never(x, t):
         raise AssertionError("work was done before the input was checked")
 
     arguments = {"latents": noise(1, 1, 4, 4), "solver": SCHEDULER, "num_inference_steps": 25} | change
-    if arguments["solver"] == "ddpm":
-        arguments["solver"] = DDPMScheduler()
     with pytest.raises(kind, match=message):
         sample(never, **arguments)
 
@@ -274,14 +282,15 @@ def test_errors_before_any_work(kind, message, change):
     [
         ("names label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
         ("structure and shapes", {"labels": torch.tensor([3])}),
+        ("a row for each of the 2 samples", {"shared": 9}),
         ("structure and shapes", {"labels": None}),
     ],
 )
 def test_guidance_that_does_not_fit(message, free):
-    kwargs = {"labels": torch.tensor([0, 1])}
+    kwargs = {"labels": torch.tensor([0, 1]), "shared": 1}
     with pytest.raises(ValueError, match=message):
         sample(
-            lambda x, t, labels: x,
+            lambda x, t, labels, shared: x,
             noise(2, 1, 4, 4),
             SCHEDULER,
             num_inference_steps=4,
@@ -301,18 +310,6 @@ def test_guidance_passes_shared_tensors_on_as_they_are():
     free = Guidance(2.0, {"labels": torch.tensor([2, 2])})
     sample(model, noise(2, 1, 4, 4), SCHEDULER, num_inference_steps=4, model_kwargs=kwargs, guidance=free)
     assert all(rows == labels and shape == (5, 3) for rows, labels, shape in seen)
-
-
-def test_the_default_pair_passes_the_check():
-    from parareal_diffusers import DDIM, DPMSolverPP2M, Grid
-
-    grid = Grid.of(SCHEDULER, 24)
-    model = mixture(SCHEDULER)
-    fine, coarse = (solver(grid, lambda x, t, sample: evaluate(x, t)) for solver in (DDIM, DPMSolverPP2M))
-    evaluate = model
-    nodes = [0, 6, 12, 18, 24]
-    report = parareal.check(parareal.Steps(fine), parareal.Steps(coarse, 1), noise(2, 1, 4, 4), nodes, batch_dims=1)
-    assert report.ok, str(report)
 
 
 def test_a_model_that_returns_no_tensor():

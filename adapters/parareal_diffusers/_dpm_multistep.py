@@ -1,0 +1,139 @@
+"""DPM-Solver and DPM-Solver++, multistep."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._dpm import DPM, Coefficients, check_finite
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._leg import Leg, Prediction
+
+
+class History(NamedTuple):
+    """The predictions made at earlier nodes, the latest first."""
+
+    predictions: Tensor
+    """shape (R, order - 1, *sample)"""
+    nodes: Tensor
+    """where they were made, int64 of shape (R, order - 1); -1 where there is none"""
+
+
+@final
+@dataclass(frozen=True)
+class DPMSolver(DPM):
+    """DPM-Solver and DPM-Solver++, multistep (Lu et al. 2022, arXiv 2206.00927 and 2211.01095, Algorithm 2).
+
+    From node to next node it is `diffusers.DPMSolverMultistepScheduler.step`. As a coarse solver it costs one
+    evaluation a jump, like DDIM, and remembers what was predicted at the starts of the jumps before.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        order: 1, 2 or 3; lower in the first steps, and 1 where a step ends at zero noise.
+        algorithm_type: `"dpmsolver"`, `"dpmsolver++"`, or one of their SDE variants `"sde-dpmsolver"` and
+            `"sde-dpmsolver++"`.
+        solver_type: `"midpoint"` or `"heun"`, for steps of second order.
+        lower_order_final: with fewer than 15 steps, take the last one with order 1 and the one before with order 2.
+        euler_at_final: take the last step with order 1.
+    """
+
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order == 3 and self.algorithm_type == "sde-dpmsolver":
+            raise ValueError(
+                "sde-dpmsolver has no third order (in diffusers its third step raises UnboundLocalError): use order=2"
+            )
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember no prediction."""
+        if self.order == 1:
+            return None
+        count = self.order - 1
+        nodes = torch.full((len(x), count), -1, device=x.device)
+        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        prediction = yield from leg.predict(x)
+        m0 = self.predicted(x, prediction, leg)
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+        new = self._kept(c, x, leg) + c.d0 * m0
+        if memory is not None:
+            new = self._higher(new, c, m0, memory, leg)
+            latest = torch.cat([m0[:, None], memory.predictions[:, :-1]], dim=1)
+            memory = History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+        return (new + leg.noise(c.noise) if self.stochastic else new), memory
+
+    def _kept(self, c: Coefficients, x: Tensor, leg: Leg) -> Tensor:
+        """Return what a step keeps of its state; the scheduler casts it to float32, whatever the states are."""
+        if x.dtype is not torch.float64:
+            return c.state * x
+        return torch.where(leg.rows(leg.stop == leg.start + 1), (c.state * x.float()).double(), c.state * x)
+
+    def _higher(self, new: Tensor, c: Coefficients, m0: Tensor, memory: History, leg: Leg) -> Tensor:
+        """Add the terms of second and third order, for rows that have them."""
+        weights = self._weights(c, memory.nodes, leg)
+        d1 = weights.inverse_r0 * (m0 - memory.predictions[:, 0])
+        if self.order == 2:
+            return new + weights.d1 * d1
+        difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
+        return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
+
+    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg) -> "_Weights":
+        order = self.orders(nodes, leg).reshape(c.d0.shape)
+        h = leg.t.half_log_snr - leg.s.half_log_snr
+        then = [leg.level(nodes[:, i].clamp(min=0)).half_log_snr for i in range(self.order - 1)]
+        second, third = order >= 2, order >= 3
+        r0 = torch.where(second, (leg.s.half_log_snr - then[0]) / h, 1.0)
+        plain = c.midpoint if self.solver_type == "midpoint" else c.heun
+        d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
+        if self.order == 2:
+            return _Weights(1.0 / r0, d1)
+        r1 = torch.where(third, (then[0] - then[1]) / h, 1.0)
+        d2, share = torch.where(third, c.d2, 0.0), torch.where(third, r0 / (r0 + r1), 0.0)
+        return _Weights(1.0 / r0, d1, d2, share, 1.0 / r1, 1.0 / (r0 + r1))
+
+    def orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+        """Return the order of each row's step: what the history allows, less at the end of the grid."""
+        order = 1 + (nodes >= 0).sum(dim=1)
+        few = self.lower_order_final and leg.grid.steps < 15
+        last, before = leg.stop == leg.grid.steps, leg.stop == leg.grid.steps - 1
+        if few:
+            order = torch.where(before, order.clamp(max=2), order)
+        lower = last if few or self.euler_at_final else torch.zeros_like(last)
+        return torch.where(lower | (leg.t.sigma.flatten() == 0), 1, order)
+
+    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+        """Change the remembered predictions as the coarse solver's have changed."""
+        return History(memory.predictions + self.integrated(shift)[:, None], memory.nodes)
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where a step's coefficients are not finite."""
+        super().check(grid)
+        leg = Leg.of_steps(grid)
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+        found = {"coefficient": c.state + c.d0 + c.noise}
+        if self.order > 1:
+            nodes = torch.stack([leg.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
+            weights = self._weights(c, nodes, leg)
+            found |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
+        check_finite({name: x.flatten() for name, x in found.items() if x is not None}, grid)
+
+    def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return float32: the scheduler draws noise in it whatever the states are."""
+        return torch.float32
+
+
+class _Weights(NamedTuple):
+    """What the terms of second and third order are made with; zero for rows of lower order."""
+
+    inverse_r0: Tensor
+    d1: Tensor
+    d2: Any = None
+    share: Any = None
+    inverse_r1: Any = None
+    inverse_r: Any = None

@@ -1,0 +1,142 @@
+"""DPM-Solver and DPM-Solver++, singlestep."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._dpm import DPM, Coefficients, check_finite
+from parareal_diffusers._grid import Grid, per_row
+from parareal_diffusers._leg import Leg, Prediction
+
+
+class Cycle(NamedTuple):
+    """The cycle of steps that a row is in: where it began, and the predictions made since."""
+
+    base: Tensor
+    """the state at the cycle's first node, shape (R, *sample)"""
+    predictions: Tensor
+    """at the cycle's first and second node, shape (R, order - 1, *sample)"""
+    nodes: Tensor
+    """where they were made, int64 of shape (R, order - 1); -1 where there is none"""
+
+
+@final
+@dataclass(frozen=True)
+class DPMSolverSinglestep(DPM):
+    """DPM-Solver and DPM-Solver++, singlestep (Lu et al. 2022, arXiv 2206.00927 and 2211.01095, Algorithm 1).
+
+    Steps come in cycles of orders 1, 2 or 1, 2, 3, each from the state at which its cycle began. From node to next node
+    it is `diffusers.DPMSolverSinglestepScheduler.step`; over several nodes it jumps with order 1.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        order: 1, 2 or 3, the length of a cycle.
+        algorithm_type: `"dpmsolver"`, `"dpmsolver++"` or `"sde-dpmsolver++"`.
+        solver_type: `"midpoint"` or `"heun"`.
+        lower_order_final: end a last cycle that is full with order 1.
+    """
+
+    lower_order_final: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm_type == "sde-dpmsolver":
+            raise ValueError("sde-dpmsolver has no singlestep form: use 'sde-dpmsolver++', or the multistep DPMSolver")
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember no cycle."""
+        if self.order == 1:
+            return None
+        count = self.order - 1
+        nodes = torch.full((len(x), count), -1, device=x.device)
+        return Cycle(x.new_zeros(x.shape), x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        prediction = yield from leg.predict(x)
+        m = self.predicted(x, prediction, leg)
+        if memory is None:
+            c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+            new = c.state * x + c.d0 * m
+            return (new + leg.noise(c.noise) if self.stochastic else new), None
+        order = self._orders(memory.nodes, leg)
+        base = torch.where(per_row(order == 1, x), x, memory.base)
+        new, noise = self._update(m, base, memory, order, leg)
+        return (new + leg.noise(noise) if self.stochastic else new), self._remembered(m, base, memory, order, leg)
+
+    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, order: Tensor, leg: Leg) -> Cycle:
+        """Add a prediction to each row's cycle, or begin a new one; at a cycle's end there is nothing to remember."""
+        predictions, nodes = memory.predictions.clone(), memory.nodes.clone()
+        nodes[order == 1] = -1
+        rows, place = torch.arange(len(m), device=m.device), (order - 1).clamp(max=self.order - 2)
+        predictions[rows, place], nodes[rows, place] = m, leg.start
+        begins = torch.cat([self.table(leg.grid) == 1, torch.tensor([True])]).to(leg.stop.device)
+        ended, blank = begins[leg.stop], self.begin(m)
+        return Cycle(
+            torch.where(per_row(ended, base), blank.base, base),
+            torch.where(per_row(ended, predictions), blank.predictions, predictions),
+            torch.where(ended[:, None], blank.nodes, nodes),
+        )
+
+    def _update(self, m: Tensor, base: Tensor, memory: Cycle, order: Tensor, leg: Leg) -> tuple[Tensor, Tensor]:
+        """Step from the base to level t; return the state and the scale of its noise."""
+        t, at_base = leg.t, leg.level(leg.start - (order - 1))
+        h = t.half_log_snr - at_base.half_log_snr
+        c = Coefficients.of(self.algorithm_type, at_base, t)
+        order = order.reshape(h.shape)
+        second, third = order >= 2, order >= 3
+        d0 = torch.where(order == 1, m, memory.predictions[:, 0])
+        r0 = torch.where(second, (leg.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
+        d1 = (1.0 / r0) * (m - d0)
+        plain = c.midpoint if self.solver_type == "midpoint" else c.heun
+        weight = torch.where(third, c.heun, torch.where(second, plain, 0.0))
+        if self.order < 3 or self.solver_type == "midpoint":
+            return c.state * base + c.d0 * d0 + weight * d1, c.noise
+        between = leg.level((leg.start - 1).clamp(min=0)).half_log_snr
+        r1 = torch.where(third, (between - at_base.half_log_snr) / h, 1.0)
+        gap = torch.where(third, r0 - r1, 1.0)
+        before = (1.0 / r1) * (memory.predictions[:, 1] - d0)
+        d2 = 2.0 * (d1 - before) / gap
+        d1 = torch.where(third, (r0 * before - r1 * d1) / gap, d1)
+        return c.state * base + c.d0 * d0 + weight * d1 + torch.where(third, c.d2, 0.0) * d2, c.noise
+
+    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+        """Return the order of each row's step: as the cycle says, less where its beginning is not known."""
+        table = self.table(leg.grid).to(leg.start.device)
+        known = 1 + (nodes >= 0).sum(dim=1)
+        order = torch.minimum(table[leg.start], known)
+        return torch.where((leg.stop != leg.start + 1) | (leg.t.sigma.flatten() == 0), 1, order)
+
+    def table(self, grid: Grid) -> Tensor:
+        """Return the order of every step, int64 of shape (N,)."""
+        orders = torch.arange(grid.steps) % self.order + 1
+        if self.lower_order_final and grid.steps % self.order == 0:
+            orders[-1] = 1
+        return orders
+
+    def bases(self, grid: Grid) -> list[int]:
+        """Return the node from which every step starts: the first of its cycle."""
+        return [i - (order - 1) for i, order in enumerate(self.table(grid).tolist())]
+
+    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+        """Move the cycle's first state with the state, and the predictions as the coarse solver's have changed."""
+        if bool((memory.nodes < 0).all()):  # no cycle is under way
+            return memory
+        return Cycle(memory.base + change, memory.predictions + self.integrated(shift)[:, None], memory.nodes)
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where a step's coefficients are not finite."""
+        super().check(grid)
+        start, leg = torch.arange(grid.steps), Leg.of_steps(grid, self.bases(grid))
+        h = leg.t.half_log_snr - leg.s.half_log_snr
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+        found: dict[str, Tensor] = {"coefficient": c.state + c.d0 + c.noise}
+        higher = (self.table(grid) >= 2) & (leg.t.sigma.flatten() > 0)
+        r0 = (leg.level(start).half_log_snr - leg.s.half_log_snr) / h
+        found["coefficient of its second order"] = torch.where(higher[:, None], c.heun / r0, 0.0)
+        third = (self.table(grid) == 3)[:, None] & (self.solver_type == "heun")
+        r1 = (leg.level((start - 1).clamp(min=0)).half_log_snr - leg.s.half_log_snr) / h
+        found["coefficient of its third order"] = torch.where(third, c.d2 / r1 / (r0 - r1), 0.0)
+        check_finite({name: x.flatten() for name, x in found.items()}, grid)

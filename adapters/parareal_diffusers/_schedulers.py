@@ -1,0 +1,130 @@
+"""From a diffusers scheduler to a solver and its grid. Schedulers are copied, never changed."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
+
+from parareal._checks import one_of, whole_number
+from parareal_diffusers._ddim import DDIM
+from parareal_diffusers._ddpm import DDPM
+from parareal_diffusers._dpm_multistep import DPMSolver
+from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
+from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._solver import Solver
+
+
+def check_known(scheduler: Any) -> None:
+    """Raise `TypeError` for a scheduler that has no native solver; a subclass may step otherwise."""
+    if type(scheduler) not in _GRIDS:
+        raise TypeError(
+            f"no native solver for {type(scheduler).__name__} yet: use one of "
+            f"{', '.join(t.__name__ for t in _GRIDS)}, made by its from_config(scheduler.config)"
+        )
+
+
+def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
+    """Return a copy of a scheduler with its timesteps set.
+
+    Raises:
+        TypeError: for a scheduler that has no native solver.
+        ValueError: if the number of steps is not known, or the scheduler refuses it.
+    """
+    check_known(scheduler)
+    scheduler = copy.deepcopy(scheduler)
+    if num_inference_steps is not None:
+        whole_number("num_inference_steps", num_inference_steps, 1)
+        scheduler.set_timesteps(num_inference_steps)
+    elif scheduler.num_inference_steps is None and not getattr(scheduler, "custom_timesteps", False):
+        raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
+    if getattr(scheduler, "begin_index", None):
+        raise ValueError(
+            f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
+        )
+    return scheduler
+
+
+def grid_of(scheduler: Any) -> Grid:
+    """Return the grid of a prepared scheduler.
+
+    Raises:
+        ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
+    """
+    config = scheduler.config
+    flows = config.get("use_flow_sigmas", False) and config["algorithm_type"].endswith("++")
+    one_of("prediction_type", config["prediction_type"], [*_PREDICTIONS, *(["flow_prediction"] if flows else [])])
+    return _GRIDS[type(scheduler)](scheduler)
+
+
+def solver_of(scheduler: Any) -> Solver:
+    """Return the solver that a scheduler is.
+
+    Raises:
+        ValueError: for options that cannot be right (docs/upstream.md).
+    """
+    config = scheduler.config
+    if isinstance(scheduler, DDIMScheduler):
+        return DDIM(scheduler)
+    if isinstance(scheduler, DDPMScheduler):
+        return DDPM(scheduler, scheduler.variance_type)
+    common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
+    if isinstance(scheduler, DPMSolverMultistepScheduler):
+        return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
+    if config["thresholding"] and config["algorithm_type"] == "dpmsolver":
+        raise ValueError(
+            "DPMSolverSinglestepScheduler with algorithm_type='dpmsolver' cannot threshold: its own loop looks levels "
+            "up at a timestep that it is not given (docs/upstream.md); use 'dpmsolver++' or thresholding=False"
+        )
+    return DPMSolverSinglestep(*common, config["lower_order_final"])
+
+
+def _ddim_grid(scheduler: Any) -> Grid:
+    timesteps = scheduler.timesteps.to("cpu", torch.int64)
+    targets = timesteps - scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
+    return _cumprod_grid(scheduler, timesteps, targets, scheduler.final_alpha_cumprod)
+
+
+def _ddpm_grid(scheduler: Any) -> Grid:
+    timesteps = scheduler.timesteps.to("cpu", torch.int64)
+    targets = torch.cat([timesteps[1:], torch.tensor([-1])])
+    return _cumprod_grid(scheduler, timesteps, targets, scheduler.one)
+
+
+def _cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor, final: torch.Tensor) -> Grid:
+    """Look levels up by timestep, as DDIM and DDPM do; a negative one counts from the end on departure only."""
+    alphas = scheduler.alphas_cumprod.cpu()
+    start, stop = alphas[timesteps], torch.where(targets >= 0, alphas[targets], final.cpu())
+    levels = Levels.of_alpha_cumprod(start), Levels.of_alpha_cumprod(stop)
+    config = scheduler.config
+    clip = config["clip_sample_range"] if config["clip_sample"] and not config["thresholding"] else None
+    return Grid(timesteps, *levels, config["prediction_type"], clip, _threshold(config))
+
+
+def _sigma_grid(scheduler: Any) -> Grid:
+    config, sigmas = scheduler.config, scheduler.sigmas.cpu()
+    timesteps = scheduler.timesteps.to("cpu", torch.int64)
+    start, stop = (Levels.of_sigma(x, config["use_flow_sigmas"]) for x in (sigmas[:-1], sigmas[1:]))
+    if len(timesteps) != len(sigmas) - 1:
+        raise ValueError(
+            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: leave its timesteps "
+            "as set_timesteps made them"
+        )
+    return Grid(timesteps, start, stop, config["prediction_type"], None, _threshold(config))
+
+
+def _threshold(config: Any) -> tuple[float, float] | None:
+    return (config["dynamic_thresholding_ratio"], config["sample_max_value"]) if config["thresholding"] else None
+
+
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_GRIDS: dict[type, Callable[[Any], Grid]] = {
+    DDIMScheduler: _ddim_grid,
+    DDPMScheduler: _ddpm_grid,
+    DPMSolverMultistepScheduler: _sigma_grid,
+    DPMSolverSinglestepScheduler: _sigma_grid,
+}

@@ -1,0 +1,162 @@
+"""What every sampler is made of: a frozen set of options and one step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from parareal import Stepper
+from parareal_diffusers._denoiser import Denoiser
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._leg import Leg, Prediction
+from parareal_diffusers._noise import Linear, Noise, posterior
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A sampler as an object: its options, and one step from level s to level t, vectorised over rows.
+
+    `scheduler`, a diffusers scheduler, says over which nodes a *fine* solver steps; a coarse one jumps over the fine
+    one's nodes and needs none. What an implementer owes (docs/new-solver.md writes one in 15 lines):
+
+    1. a frozen dataclass that derives from this class and whose fields are the method's options;
+    2. `step(x, memory, leg)`: a generator that asks the network by `yield from leg.predict(x)` and returns the state at
+       the level `leg.t` and the new memory. Rows differ in node and sample and must not influence each other. The same
+       step, given legs over many nodes, is the coarse solver;
+    3. `begin(x)`, for a multistep method: what is remembered before the first step, arrays with a leading axis of
+       length R. Arrays of integers in it are bookkeeping: the stop criterion compares those of floats only;
+    4. `correct(memory, change, shift)`, for a multistep method that is to be fine: its memory at a slice boundary where
+       the state is corrected;
+    5. for a stochastic method: the class attribute or property `stochastic`, `leg.noise(scale)` for the noise that a
+       step adds, `draws(grid)` for the steps whose noise the scheduler draws, and `linear(leg)`, by which coarse noise
+       is coupled to fine noise.
+
+    `parareal_diffusers.testing.check_solver` tells whether it is right.
+    """
+
+    scheduler: Any = None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps add noise."""
+        return False
+
+    @abstractmethod
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Generator[tuple[Tensor, Tensor], Tensor, tuple[Tensor, Any]]:
+        """Advance every row from level `leg.s` to level `leg.t`.
+
+        Args:
+            x: states of shape (R, *sample), float32 or float64.
+            memory: as `begin` or the step before returned it, a row each; None for a one-step method.
+            leg: where the rows are and go, what the network says of them, and their noise.
+
+        Returns:
+            States like x, and memory of unchanged structure, shapes and dtypes.
+        """
+
+    def begin(self, x: Tensor) -> Any:
+        """Return what is remembered before the first step from x, shape (R, *sample); None for a one-step method."""
+        return None
+
+    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+        """Return what a fine solver remembers at a slice boundary where its state is corrected.
+
+        Args:
+            memory: what it remembers there, leading axes of length 1.
+            change: by which the state is corrected, shape (1, *sample).
+            shift: the coarse solver's prediction at the start of its jump to this boundary, this iteration's minus the
+                last one's; `variance` is None.
+
+        By default memory is carried as it is.
+        """
+        return memory
+
+    def suits(self, grid: Grid) -> None:  # noqa: B027, by default it does
+        """Raise `ValueError` where this solver can neither step nor jump over the grid's nodes."""
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where this solver cannot step over the grid."""
+        self.suits(grid)
+        grid.check()
+
+    def draws(self, grid: Grid) -> Tensor:
+        """Say for which steps the scheduler draws noise: booleans of shape (N,)."""
+        return torch.ones(grid.steps, dtype=torch.bool)
+
+    def bases(self, grid: Grid) -> Sequence[int]:
+        """Return the node whose state each step starts from: its own, unless steps come in cycles."""
+        return range(grid.steps)
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what steps do to their states, the predicted clean samples held fixed, and how much noise they add.
+
+        Both of shape (R, 1). By default as DDPM's step with the posterior's variance.
+        """
+        return posterior(leg.s, leg.t)
+
+    def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which the scheduler draws noise for states of a dtype."""
+        return dtype
+
+
+def needs_variance_preserving(solver: Solver, grid: Grid) -> None:
+    """Raise `ValueError` where alpha^2 + sigma^2 is not one, on which a solver's variance rests."""
+    if not grid.variance_preserving:
+        raise ValueError(
+            f"{type(solver).__name__} adds noise as for schedules with alpha^2 + sigma^2 = 1, which a flow's is not: "
+            "use DPMSolver(algorithm_type='sde-dpmsolver++'), or a solver without noise"
+        )
+
+
+class Trail(NamedTuple):
+    """What a coarse stepper remembers: the solver's own memory, and what the network said where the jump began."""
+
+    memory: Any
+    clean: Tensor
+    noise: Tensor
+
+
+@final
+class SolverStepper(Stepper):
+    """A solver on a grid, with a network and a source of noise, as the engine runs it.
+
+    `records` makes a coarse stepper remember what the network said, by which a fine one corrects its history.
+    """
+
+    per_sample: ClassVar[bool] = True
+
+    def __init__(
+        self, solver: Solver, grid: Grid, denoiser: Denoiser, random: Noise | None = None, records: bool = False
+    ):
+        self.solver, self.grid, self.random, self.records = solver, grid, random, records
+        self.evaluate = denoiser
+
+    def begin(self, state: Tensor) -> Any:
+        """Ask the solver."""
+        memory = self.solver.begin(state)
+        if not self.records:
+            return memory
+        zero = torch.zeros_like(state)
+        return Trail(memory, zero, zero)
+
+    def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
+        """Ask the solver; the engine adds the last argument because of `per_sample`."""
+        leg = Leg(self.grid, start, stop, sample, state, self.random)
+        routine = self.solver.step(state, memory.memory if self.records else memory, leg)
+        if not isinstance(routine, Generator):
+            name = type(self.solver).__name__
+            raise TypeError(f"{name}.step must be a generator: ask the network by `yield from leg.predict(x)`")
+        state, own = yield from routine
+        if not self.records:
+            return state, own
+        if not leg.predictions:  # nothing was asked: all that changes is taken to be the clean sample
+            return state, Trail(own, state / leg.t.alpha, torch.zeros_like(state))
+        return state, Trail(own, leg.predictions[0].clean, leg.predictions[0].noise)
+
+    def correct(self, memory: Any, change: Tensor, node: int, trails: tuple[Trail, Trail]) -> Any:
+        """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
+        now, before = trails
+        return self.solver.correct(memory, change, Prediction(now.clean - before.clean, now.noise - before.noise))

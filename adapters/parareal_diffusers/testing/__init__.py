@@ -1,0 +1,7 @@
+"""For authors of solvers: what tells whether a solver is right, and a problem with an exact score to try it on."""
+
+from parareal_diffusers.testing._check_solver import check_solver as check_solver
+from parareal_diffusers.testing._errors import relative_error as relative_error
+from parareal_diffusers.testing._errors import relative_errors as relative_errors
+from parareal_diffusers.testing._loop import scheduler_loop as scheduler_loop
+from parareal_diffusers.testing._mixture import GaussianMixture as GaussianMixture

@@ -1,0 +1,172 @@
+"""`check_solver` passes what is right and names what is wrong."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
+from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, Solver
+from parareal_diffusers.testing import check_solver, scheduler_loop
+
+SCHEDULER = DDIMScheduler(clip_sample=False)
+NOISY = DDPMScheduler(clip_sample=False)
+
+
+def loop(scheduler):
+    return lambda model, x, steps, generator: scheduler_loop(model, x, scheduler, steps, generator)
+
+
+def failures(report):
+    return {f.name: f.message for f in report.findings if not f.passed}
+
+
+@dataclass(frozen=True)
+class Right(Solver):
+    """DDIM once more."""
+
+    def step(self, x, memory, leg: Leg):
+        clean, noise, _ = yield from leg.predict(x)
+        return leg.t.alpha * clean + leg.t.sigma * noise, memory
+
+
+def test_a_right_solver_passes():
+    report = check_solver(Right(SCHEDULER), reference=loop(SCHEDULER))
+    assert report.ok, str(report)
+    assert str(report).count("ok") == 6
+
+
+@dataclass(frozen=True)
+class Scaled(Solver):
+    def step(self, x, memory, leg: Leg):
+        clean, noise, _ = yield from leg.predict(x)
+        return 1.001 * leg.t.alpha * clean + leg.t.sigma * noise, memory
+
+
+@dataclass(frozen=True)
+class Mixes(Solver):
+    """Rows influence each other."""
+
+    def step(self, x, memory, leg: Leg):
+        clean, noise, _ = yield from leg.predict(x)
+        return leg.t.alpha * clean + leg.t.sigma * (noise + 0.01 * (x - x.mean(dim=0))), memory
+
+
+@dataclass(frozen=True)
+class StopsShort(Solver):
+    """A jump goes one node only."""
+
+    def step(self, x, memory, leg: Leg):
+        clean, noise, _ = yield from leg.predict(x)
+        sigma = leg.rows(leg.grid.stop.sigma[leg.start])
+        return (1 - sigma**2) ** 0.5 * clean + sigma * noise, memory
+
+
+@dataclass(frozen=True)
+class DrawsItself(Solver):
+    """Noise from torch's global generator."""
+
+    def step(self, x, memory, leg: Leg):
+        clean, noise, _ = yield from leg.predict(x)
+        return leg.t.alpha * clean + leg.t.sigma * noise + 0.1 * leg.t.sigma * torch.randn_like(x), memory
+
+
+@dataclass(frozen=True)
+class DrawsTooOften(Solver):
+    """DDPM, but noise is drawn for the last step too."""
+
+    stochastic = True
+
+    def step(self, x, memory, leg: Leg):
+        return (yield from DDPM().step(x, memory, leg))
+
+
+@dataclass(frozen=True)
+class Uncorrected(Solver):
+    """Linear multistep whose history is multiplied at every boundary that is corrected."""
+
+    def begin(self, x):
+        return torch.zeros_like(x), torch.full((len(x),), -1)
+
+    def step(self, x, memory, leg: Leg):
+        before, node = memory
+        clean, noise, _ = yield from leg.predict(x)
+        bent = torch.where(leg.rows(node >= 0), 1.5 * noise - 0.5 * before, noise)
+        clean = (x - leg.s.sigma * bent) / leg.s.alpha
+        return leg.t.alpha * clean + leg.t.sigma * bent, (noise, leg.start)
+
+    def correct(self, memory, change, shift):
+        return memory[0] * 3, memory[1]
+
+
+@dataclass(frozen=True)
+class NoGenerator(Solver):
+    def step(self, x, memory, leg: Leg):
+        return x, memory
+
+
+@pytest.mark.parametrize(
+    ("solver", "reference", "name", "message"),
+    [
+        (Scaled(SCHEDULER), loop(SCHEDULER), "sequential", "is off by"),
+        (Mixes(SCHEDULER), loop(SCHEDULER), "rows", "let rows not influence each other"),
+        (StopsShort(SCHEDULER), loop(SCHEDULER), "jumps", "from level leg.s to level leg.t"),
+        (DrawsItself(SCHEDULER), loop(SCHEDULER), "noise", "leg.noise"),
+        (DrawsItself(SCHEDULER), loop(SCHEDULER), "finish", "bit by bit"),
+        (DrawsTooOften(NOISY), loop(NOISY), "noise", "draws"),
+        (Uncorrected(SCHEDULER), loop(SCHEDULER), "memory", "correct"),
+        (NoGenerator(SCHEDULER), loop(SCHEDULER), "sequential", "must be a generator"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Solver) else None,
+)
+def test_mistakes_are_named(solver, reference, name, message):
+    assert message in failures(check_solver(solver, reference=reference))[name]
+
+
+@pytest.mark.parametrize(
+    ("message", "solver"),
+    [
+        ("does not know what Right must be equal to", Right(SCHEDULER)),
+        ("it is not what a DDIMScheduler does", DPMSolver(SCHEDULER)),
+        ("it is not what a DPMSolverMultistepScheduler does", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
+        ("it is not what a DDPMScheduler does", DDPM(DDPMScheduler(variance_type="fixed_large"))),
+        ("it is not what a DPMSolverMultistepScheduler does", DDIM(DPMSolverMultistepScheduler())),
+        ("needs the nodes to step over", DDIM()),
+        ("no model that predicts flows or variances", DDPMScheduler(variance_type="learned_range")),
+        (
+            "no model that predicts flows",
+            DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        ),
+    ],
+)
+def test_what_cannot_be_compared(message, solver):
+    with pytest.raises(ValueError, match=message):
+        check_solver(solver)
+
+
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler]
+)
+def test_schedulers_as_they_come(kind):
+    report = check_solver(kind())
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1),
+        DDIM(SCHEDULER, eta=0.3),
+        NOISY,
+        DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True),
+    ],
+    ids=["stable diffusion", "eta", "ddpm", "3m"],
+)
+def test_in_double_precision(solver):
+    report = check_solver(solver, dtype=torch.float64)
+    assert report.ok, str(report)
+
+
+def test_any_solver_steps_over_any_schedulers_nodes():
+    """DPM-Solver++ of order 1 on DDIM's nodes is DDIM."""
+    report = check_solver(DPMSolver(SCHEDULER, order=1), reference=loop(SCHEDULER))
+    assert report.ok, str(report)

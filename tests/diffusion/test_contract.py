@@ -1,0 +1,240 @@
+"""The parallel result is the result of the unmodified scheduler: solver x configuration x number of steps."""
+
+import warnings
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+)
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from parareal_diffusers import DDIM, sample
+from parareal_diffusers.testing import check_solver, relative_error, scheduler_loop
+
+import parareal
+
+STEPS = (1, 2, 7, 10, 25, 50, 100, 196, 250, 961, 1000)
+FEW = (1, 2, 7, 25, 50)
+DOUBLE, SINGLE = torch.float64, torch.float32
+PLAIN = {"clip_sample": False}
+
+
+def network(channels=1):
+    """A smooth, tame network; with two, the second half of its channels is a variance between -1 and 1."""
+
+    def model(x, t):
+        output = 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)) / 1000)
+        return output if channels == 1 else torch.cat([output, (0.1 * output).tanh()], dim=1)
+
+    return model
+
+
+def noise(dtype, samples=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(samples, 3, 4, 4, generator=generator, dtype=DOUBLE).to(dtype)
+
+
+def made(scheduler, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated algorithm types
+        return scheduler(**options)
+
+
+BOUNDS = {SINGLE: 1e-5, DOUBLE: 1e-10}
+
+
+def compare(scheduler, steps, dtype, eta=None, channels=1, seed=1, coarse="auto", slices=None):
+    """Hold one slice, and a run to the end, against the loop; the generator must be left where the loop leaves it."""
+    model, x = network(channels), noise(dtype)
+    solver, options = (scheduler, {}) if eta is None else (DDIM(scheduler, eta=eta), {"eta": eta})
+    generators = [torch.Generator().manual_seed(seed) for _ in range(3)]
+    expected = scheduler_loop(model, x, scheduler, steps, generators[0], **options)
+    count = min(4 if slices is None else slices, steps)
+    for slices, generator in zip((1, count), generators[1:], strict=True):
+        options = {"num_inference_steps": steps, "tolerance": 0, "coarse": coarse, "generator": generator}
+        solution = sample(model, x, solver, slices=slices, **options)
+        assert solution.outcome is parareal.Outcome.EXACT
+        assert relative_error(solution.final_state, expected) <= BOUNDS[dtype]
+        assert torch.equal(generator.get_state(), generators[0].get_state())
+
+
+def unbatched(scheduler, steps, dtype, eta=None, channels=1):
+    """Row by row, a run to the end is our own sequential run bit by bit."""
+    solver = scheduler if eta is None else DDIM(scheduler, eta=eta)
+    options = {"num_inference_steps": steps, "max_batch": 1, "tolerance": 0}
+    one, end = (
+        sample(
+            network(channels), noise(dtype), solver, slices=n, generator=torch.Generator().manual_seed(1), **options
+        ).final_state
+        for n in (1, 5)
+    )
+    assert torch.equal(one, end)
+
+
+MULTI, SINGLESTEP = DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
+CORE = {
+    "DDIM": (DDIMScheduler, PLAIN, {}),
+    "DDIM, trailing": (DDIMScheduler, PLAIN | {"timestep_spacing": "trailing"}, {}),
+    "DDIM, eta 0.5": (DDIMScheduler, PLAIN, {"eta": 0.5}),
+    "DDPM": (DDPMScheduler, PLAIN, {}),
+    "DDPM, trailing": (DDPMScheduler, PLAIN | {"timestep_spacing": "trailing"}, {}),
+    "DPM-Solver++(2M), trailing": (MULTI, {"timestep_spacing": "trailing"}, {}),
+    "DPM-Solver++(3M), karras": (MULTI, {"solver_order": 3, "use_karras_sigmas": True}, {}),
+    "SDE-DPM-Solver++(2M), karras": (MULTI, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}, {}),
+    "DPM-Solver++(2S)": (SINGLESTEP, {"lower_order_final": True}, {}),
+}
+SIGMA_MIN = {"final_sigmas_type": "sigma_min"}
+MORE = {
+    **{f"DDIM, {s}": (DDIMScheduler, PLAIN | {"timestep_spacing": s}, {}) for s in ("linspace", "leading")},
+    "DDIM, eta 1, clipped": (DDIMScheduler, {}, {"eta": 1.0}),
+    "DDIM, thresholding": (DDIMScheduler, PLAIN | {"thresholding": True}, {}),
+    "DDIM, Stable Diffusion's": (
+        DDIMScheduler,
+        PLAIN | {"beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1},
+        {},
+    ),
+    **{
+        f"{kind.__name__}, {p}, zero terminal SNR": (
+            kind,
+            PLAIN | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": p},
+            {},
+        )
+        for kind in (DDIMScheduler, DDPMScheduler)
+        for p in ("v_prediction", "sample")
+    },
+    **{f"DDPM, {v}": (DDPMScheduler, PLAIN | {"variance_type": v}, {}) for v in ("fixed_small_log", "fixed_large")},
+    "DDPM, learned range": (DDPMScheduler, PLAIN | {"variance_type": "learned_range"}, {"channels": 2}),
+    "DDPM, clipped": (DDPMScheduler, {}, {}),
+    "DDPM, thresholding": (DDPMScheduler, PLAIN | {"thresholding": True}, {}),
+    **{
+        f"{'multistep' if kind is MULTI else 'singlestep'} {algorithm} {order} {form}": (
+            kind,
+            {"algorithm_type": algorithm, "solver_order": order, "solver_type": form}
+            | ({} if algorithm.endswith("++") else SIGMA_MIN)
+            | ({} if kind is MULTI else {"lower_order_final": True}),
+            {},
+        )
+        for kind in (MULTI, SINGLESTEP)
+        for algorithm in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+        for order in (1, 2, 3)
+        for form in ("midpoint", "heun")
+        if not (algorithm == "sde-dpmsolver" and (order == 3 or kind is SINGLESTEP)) and (order > 1 or form == "heun")
+    },
+    **{f"DPM, {s} sigmas": (MULTI, {f"use_{s}_sigmas": True}, {}) for s in ("karras", "exponential", "beta")},
+    "DPM, cosine, karras": (MULTI, {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"}, {}),
+    "DPM, lambdas": (MULTI, {"use_lu_lambdas": True, "solver_order": 3}, {}),
+    "DPM, flow": (MULTI, {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}, {}),
+    "DPM, sigma_min": (MULTI, SIGMA_MIN, {}),
+    "DPM, Euler at the end": (MULTI, SIGMA_MIN | {"euler_at_final": True, "lower_order_final": False}, {}),
+    "DPM, no lower order": (MULTI, {"lower_order_final": False, "solver_order": 3}, {}),
+    "DPM, thresholding": (MULTI, {"thresholding": True}, {}),
+    "DPM-Solver, thresholding": (MULTI, SIGMA_MIN | {"thresholding": True, "algorithm_type": "dpmsolver"}, {}),
+    **{f"DPM, {p}": (MULTI, {"prediction_type": p}, {}) for p in ("sample", "v_prediction")},
+    **{
+        f"DPM-Solver, {p}": (MULTI, SIGMA_MIN | {"prediction_type": p, "algorithm_type": "dpmsolver"}, {})
+        for p in ("sample", "v_prediction")
+    },
+    "DPM, zero terminal SNR": (MULTI, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", CORE)
+def test_core(name, steps):
+    kind, config, options = CORE[name]
+    compare(made(kind, **config), steps, DOUBLE if steps % 2 else SINGLE, **options)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", MORE)
+def test_configurations(name, dtype):
+    kind, config, options = MORE[name]
+    scheduler = made(kind, **config)
+    for steps in FEW:
+        compare(scheduler, steps, dtype, **options)
+    unbatched(scheduler, 12, dtype, **options)
+
+
+@st.composite
+def schedulers(draw, most):
+    """Any scheduler of the three families, a number of steps, and for DDIM an eta."""
+    kind = draw(st.sampled_from([DDIMScheduler, DDPMScheduler, MULTI, SINGLESTEP]))
+    config = {"beta_schedule": draw(st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]))}
+    config["prediction_type"] = draw(st.sampled_from(["epsilon", "v_prediction", "sample"]))
+    config["thresholding"] = draw(st.sampled_from([False, False, True]))
+    if kind in (DDIMScheduler, DDPMScheduler, MULTI):
+        config["timestep_spacing"] = draw(st.sampled_from(["leading", "trailing", "linspace"]))
+        config["steps_offset"] = draw(st.integers(0, 1))
+        config["rescale_betas_zero_snr"] = draw(st.booleans())
+    if kind in (DDIMScheduler, DDPMScheduler):
+        config["clip_sample"] = draw(st.booleans())
+        config["clip_sample_range"] = draw(st.sampled_from([1.0, 2.5]))
+    if kind is DDIMScheduler:
+        config["set_alpha_to_one"] = draw(st.booleans())
+    if kind is DDPMScheduler:
+        config["variance_type"] = draw(st.sampled_from(["fixed_small", "fixed_small_log", "fixed_large"]))
+    if kind in (MULTI, SINGLESTEP):
+        config["algorithm_type"] = draw(
+            st.sampled_from(["dpmsolver++", "dpmsolver", "sde-dpmsolver++", *["sde-dpmsolver"] * (kind is MULTI)])
+        )
+        config["solver_order"] = draw(st.integers(1, 2 if config["algorithm_type"] == "sde-dpmsolver" else 3))
+        config["solver_type"] = draw(st.sampled_from(["midpoint", "heun"]))
+        config["lower_order_final"] = draw(st.booleans()) or kind is SINGLESTEP
+        plus = config["algorithm_type"].endswith("++")
+        config["final_sigmas_type"] = draw(st.sampled_from(["zero", "sigma_min"])) if plus else "sigma_min"
+        sigmas = draw(st.sampled_from(["", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]))
+        config |= {sigmas: True} if sigmas else {}
+    if kind is MULTI:
+        config["euler_at_final"] = draw(st.booleans())
+    assume(not (kind is SINGLESTEP and config["thresholding"] and config["algorithm_type"] == "dpmsolver"))
+    return made(kind, **config), draw(st.integers(1, most)), draw(st.sampled_from([0.0, 0.3, 1.0]))
+
+
+def holds(drawn, dtype, coarse, slices):
+    """Equal where the scheduler's own loop is finite, and refused before any work where it is not."""
+    scheduler, steps, eta = drawn
+    eta = eta if isinstance(scheduler, DDIMScheduler) else None
+    options = {} if eta is None else {"eta": eta}
+    loop = scheduler_loop(network(), noise(dtype), scheduler, steps, torch.Generator().manual_seed(1), **options)
+    if bool(torch.isfinite(loop).all()):
+        compare(scheduler, steps, dtype, eta=eta, coarse=coarse, slices=slices)
+        return
+    solver = scheduler if eta is None else DDIM(scheduler, eta=eta)
+
+    def never(x, t):
+        raise AssertionError("work was done before the input was checked")
+
+    with pytest.raises(ValueError, match="loop"):
+        sample(never, noise(dtype), solver, num_inference_steps=steps)
+
+
+DRAWS = {
+    "dtype": st.sampled_from([SINGLE, DOUBLE]),
+    "coarse": st.sampled_from(["auto", "same", "ddim", "dpmpp_2m", "identity"]),
+    "slices": st.integers(1, 7),
+}
+
+
+@settings(max_examples=120, deadline=None)
+@given(drawn=schedulers(60), **DRAWS)
+def test_drawn_configurations(drawn, dtype, coarse, slices):
+    holds(drawn, dtype, coarse, slices)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@given(drawn=schedulers(1000), **DRAWS)
+def test_many_drawn_configurations(drawn, dtype, coarse, slices):
+    holds(drawn, dtype, coarse, slices)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_our_own_solvers_go_through_the_public_check(name):
+    kind, config, options = CORE[name]
+    scheduler = made(kind, **config)
+    report = check_solver(DDIM(scheduler, **options) if options else scheduler)
+    assert report.ok, str(report)
