@@ -19,6 +19,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import models, sample
 from parareal_diffusers._report import markdown
+from parareal_diffusers.testing import relative_errors
 from tqdm.auto import tqdm
 
 import parareal
@@ -66,7 +67,7 @@ def inner_iterations(steps: int = 961) -> list[dict[str, str]]:
 
 def row(spacing: str, steps: int, levels: tuple[int, ...], count: int, solution, reference) -> dict[str, str]:
     """Return a row of the table."""
-    error = (solution.final_state - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    error = relative_errors(solution.final_state, reference)
     return {
         "steps": str(steps),
         "spacing": spacing,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 import torch
 from parareal_diffusers import _report, models, picard, sample
 from parareal_diffusers._demo import ddim_loop
-from parareal_diffusers._report import relative_error
+from parareal_diffusers.testing import relative_error, relative_errors
 
 import parareal
 from parareal import _cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/diffusion.md", "docs/odes.md", "docs/levels.md", "docs/windows.md", "docs/executors.md"]
+PAGES = ["README.md", *(f"docs/{p}.md" for p in ("diffusion", "solvers", "odes", "levels", "windows", "executors"))]
 SNIPPETS = [
     (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
 ]
@@ -27,6 +28,30 @@ def test_snippets_run(page, number, code, capsys):
     names = {}
     exec(compile(code, f"{page}, snippet {number}", "exec"), names)
     assert names["solution"].outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def test_the_tutorial_on_solvers_runs():
+    """Its snippets go on from each other; the solver takes less than 30 lines and is right."""
+    names: dict = {}
+    solver, check = snippets("docs/new-solver.md")
+    for code in (solver, check):
+        exec(compile(code, "docs/new-solver.md", "exec"), names)
+    assert names["report"].ok, str(names["report"])
+    assert names["solution"].outcome is parareal.Outcome.CONVERGED
+    assert len(re.findall(r"@dataclass.*?\n\n\n", solver, re.S)[0].strip().splitlines()) < 30
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", range(9))
+def test_upstream_is_as_we_say(number):
+    """The reproductions of docs/upstream.md hold for the pinned diffusers; each asserts what it shows."""
+    code = snippets("docs/upstream.md")
+    assert len(code) == 9
+    exec(compile(code[number], f"docs/upstream.md, snippet {number}", "exec"), {})
 
 
 def test_the_readme_shows_its_examples():
@@ -176,10 +201,26 @@ def test_the_training_script_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert sum(p.numel() for p in net.parameters()) > 1e6
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("script", ["ddim", "ddpm", "dpm_solver"])
+def test_the_examples_of_solvers_draw_a_picture(script, tmp_path, monkeypatch, capsys):
+    folder = ROOT / "examples" / "solvers"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "argv", [script, "--steps", "6", "--tolerance", "1e-3", "--out", str(tmp_path)])
+    runpy.run_path(str(folder / f"{script}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    errors = [float(x) for x in re.findall(r"worst error (\S+);", printed)]
+    assert len(errors) >= 2
+    assert max(errors) < 1e-2
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
 class _Bar(list):
     def set_postfix(self, **shown):
         pass
 
 
 def test_relative_error_is_the_rms_ratio():
-    assert relative_error(torch.full((3,), 1.1), torch.ones(3)) == pytest.approx(0.1, rel=1e-5)
+    x = torch.stack([torch.full((3,), 1.1), torch.full((3,), 1.3)])
+    assert relative_errors(x, torch.ones(2, 3)).tolist() == pytest.approx([0.1, 0.3], rel=1e-5)
+    assert relative_error(x, torch.ones(2, 3)) == pytest.approx(0.3, rel=1e-5)
