@@ -43,6 +43,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/pools.py
 	$(BIN)/python benchmarks/levels.py
 	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/support.py
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

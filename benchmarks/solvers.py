@@ -23,8 +23,13 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from parareal_diffusers import DDIM, _noise, models, sample
 from parareal_diffusers._report import markdown
 from parareal_diffusers._solver import SolverStepper
@@ -52,7 +57,8 @@ class Task:
         """Sample with the task's noise."""
         generator = torch.Generator().manual_seed(1)
         options = {"num_inference_steps": steps, "generator": generator, "model_kwargs": self.kwargs} | options
-        return sample(self.model, self.latents, solver, throw=False, **options)
+        latents = self.latents * float(getattr(solver, "init_noise_sigma", 1.0))
+        return sample(self.model, latents, solver, throw=False, **options)
 
     def errors(
         self, solver: Any, steps: int, reference: torch.Tensor, count: int, **options: Any
@@ -90,8 +96,13 @@ def solvers(config: dict[str, Any]) -> dict[str, Any]:
     multi, single = DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
     sde, eps = {"algorithm_type": "sde-dpmsolver++"}, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
     final = {"lower_order_final": True, **config}
+    nodes = {name: config[name] for name in config if name != "num_train_timesteps"}
     return {
         "DDIM": DDIMScheduler(**plain),
+        "Euler": EulerDiscreteScheduler(**nodes),
+        "Heun (own step)": HeunDiscreteScheduler(**nodes),
+        "UniPC (own step)": UniPCMultistepScheduler(**nodes),
+        "DEIS (own step)": DEISMultistepScheduler(**nodes),
         "DPM-Solver++(2M)": multi(**config),
         "DPM-Solver++(2M), karras": multi(use_karras_sigmas=True, **config),
         "DDIM, karras": DDIM(multi(use_karras_sigmas=True, **config)),
@@ -104,6 +115,7 @@ def solvers(config: dict[str, Any]) -> dict[str, Any]:
         "DDPM, fixed_large": DDPMScheduler(variance_type="fixed_large", **plain),
         "DDIM, eta 0.5": DDIM(DDIMScheduler(**plain), eta=0.5),
         "DDIM, eta 1": DDIM(DDIMScheduler(**plain), eta=1.0),
+        "Euler ancestral": EulerAncestralDiscreteScheduler(**nodes),
         "SDE-DPM-Solver++(2M)": multi(**sde, **config),
         "SDE-DPM-Solver++(2S)": single(**sde, **final),
     }

@@ -6,6 +6,7 @@ from parareal_diffusers._denoiser import Guidance as Guidance
 from parareal_diffusers._denoiser import denoised as denoised
 from parareal_diffusers._dpm_multistep import DPMSolver as DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep as DPMSolverSinglestep
+from parareal_diffusers._euler import Euler as Euler
 from parareal_diffusers._grid import Grid as Grid
 from parareal_diffusers._grid import Levels as Levels
 from parareal_diffusers._identity import Identity as Identity
@@ -15,4 +16,5 @@ from parareal_diffusers._noise import Linear as Linear
 from parareal_diffusers._presets import picard as picard
 from parareal_diffusers._presets import srds as srds
 from parareal_diffusers._sample import sample as sample
+from parareal_diffusers._solver import Shift as Shift
 from parareal_diffusers._solver import Solver as Solver

@@ -3,6 +3,7 @@
 from typing import Any
 
 from parareal._checks import one_of
+from parareal_diffusers._any_scheduler import AnyScheduler
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
@@ -23,15 +24,18 @@ COARSE: dict[str, Solver] = {
 
 def coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
     """Return a coarse solver, given by name, as a solver object or as a diffusers scheduler, for a grid."""
-    if isinstance(coarse, Solver):
-        return coarse
-    if not isinstance(coarse, str):
+    if isinstance(coarse, str):
+        one_of("coarse", coarse, ["auto", "same", *COARSE])
+        found = automatic(fine, grid) if coarse == "auto" else fine if coarse == "same" else COARSE[coarse]
+    elif isinstance(coarse, Solver):
+        found = coarse
+    else:
         check_known(coarse)
-        return solver_of(coarse)
-    one_of("coarse", coarse, ["auto", "same", *COARSE])
-    if coarse == "auto":
-        return automatic(fine, grid)
-    return fine if coarse == "same" else COARSE[coarse]
+        found = solver_of(coarse)
+    if isinstance(found, AnyScheduler):
+        name = type(found.scheduler).__name__
+        raise TypeError(f"{name} has no native solver, which a coarse solver must be: use coarse='auto'")
+    return found
 
 
 def automatic(fine: Solver, grid: Grid) -> Solver:

@@ -10,7 +10,7 @@ from parareal._checks import one_of
 from parareal_diffusers._grid import Grid, Levels
 from parareal_diffusers._leg import Leg, Prediction
 from parareal_diffusers._noise import Linear
-from parareal_diffusers._solver import Solver
+from parareal_diffusers._solver import Shift, Solver
 
 ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
 TYPES = ("midpoint", "heun")
@@ -105,8 +105,8 @@ class DPM(Solver):
                 f"use '{self.algorithm_type}++'"
             )
 
-    def integrated(self, prediction: Prediction) -> Tensor:
-        """Return the part of a prediction that the method integrates."""
+    def integrated(self, prediction: Prediction | Shift) -> Tensor:
+        """Return the part of a prediction, or of its change, that the method integrates."""
         return prediction.clean if self.plus else prediction.noise
 
     def linear(self, leg: Leg) -> Linear:

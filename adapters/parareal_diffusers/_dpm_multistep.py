@@ -8,7 +8,8 @@ from torch import Tensor
 
 from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid
-from parareal_diffusers._leg import Leg, Prediction
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._solver import Shift
 
 
 class History(NamedTuple):
@@ -83,10 +84,16 @@ class DPMSolver(DPM):
         difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
         return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
 
-    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg) -> "_Weights":
+    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg, guarded: bool = True) -> "_Weights":
+        """Return the weights; `guarded`, rows whose step or history has no length take a step of first order."""
         order = self.orders(nodes, leg).reshape(c.d0.shape)
         h = leg.t.half_log_snr - leg.s.half_log_snr
         then = [leg.level(nodes[:, i].clamp(min=0)).half_log_snr for i in range(self.order - 1)]
+        if guarded:
+            no_length = (h == 0) | (leg.s.half_log_snr == then[0])
+            if self.order == 3:
+                no_length |= (then[0] == then[1]) & (order == 3)
+            order = torch.where(no_length, 1, order)
         second, third = order >= 2, order >= 3
         r0 = torch.where(second, (leg.s.half_log_snr - then[0]) / h, 1.0)
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
@@ -107,7 +114,7 @@ class DPMSolver(DPM):
         lower = last if few or self.euler_at_final else torch.zeros_like(last)
         return torch.where(lower | (leg.t.sigma.flatten() == 0), 1, order)
 
-    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Change the remembered predictions as the coarse solver's have changed."""
         return History(memory.predictions + self.integrated(shift)[:, None], memory.nodes)
 
@@ -119,7 +126,7 @@ class DPMSolver(DPM):
         found = {"coefficient": c.state + c.d0 + c.noise}
         if self.order > 1:
             nodes = torch.stack([leg.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
-            weights = self._weights(c, nodes, leg)
+            weights = self._weights(c, nodes, leg, guarded=False)
             found |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
         check_finite({name: x.flatten() for name, x in found.items() if x is not None}, grid)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid, per_row
-from parareal_diffusers._leg import Leg, Prediction
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._solver import Shift
 
 
 class Cycle(NamedTuple):
@@ -120,7 +121,7 @@ class DPMSolverSinglestep(DPM):
         """Return the node from which every step starts: the first of its cycle."""
         return [i - (order - 1) for i, order in enumerate(self.table(grid).tolist())]
 
-    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Move the cycle's first state with the state, and the predictions as the coarse solver's have changed."""
         if bool((memory.nodes < 0).all()):  # no cycle is under way
             return memory

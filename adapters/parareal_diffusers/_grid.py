@@ -1,6 +1,6 @@
 """The grid of nodes that a solver steps over: levels of signal and noise, and what the network is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import torch
@@ -38,6 +38,11 @@ class Levels(NamedTuple):
         alpha = 1 / ((sigma**2 + 1) ** 0.5)
         return Levels(alpha**2, alpha, sigma * alpha)
 
+    @staticmethod
+    def exploding(sigma: Tensor) -> "Levels":
+        """Return levels of states clean + sigma * noise, as Euler's schedulers have them."""
+        return Levels(torch.ones_like(sigma), torch.ones_like(sigma), sigma)
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,7 @@ class Grid:
     """
 
     timesteps: Tensor
-    """what the network is told at the start of each step, int64 of shape (N,)"""
+    """what the network is told at the start of each step, int64, or float32 between timesteps, of shape (N,)"""
     start: Levels
     """at the start of each step, each of shape (N,)"""
     stop: Levels
@@ -62,6 +67,11 @@ class Grid:
     threshold: tuple[float, float] | None = None
     """dynamic thresholding of the predicted clean sample: the ratio, and the largest value (arXiv 2205.11487)"""
 
+    input_scale: Tensor | None = None
+    """states are divided by it on their way to the network, of shape (N,)"""
+    sigma_data: float | None = None
+    """of the preconditioning by which a network's output becomes the clean sample (EDM, arXiv 2206.00364, table 1)"""
+
     @property
     def steps(self) -> int:
         """The number of steps N that are really taken; it can differ from what was asked for."""
@@ -69,14 +79,19 @@ class Grid:
 
     @property
     def variance_preserving(self) -> bool:
-        """Whether alpha^2 + sigma^2 is one at all nodes, as it is for all schedules but flows."""
+        """Whether alpha^2 + sigma^2 is one at all nodes, as it is for most schedules, but not for flows and Euler's."""
         total = self.start.alpha**2 + self.start.sigma**2
-        return bool((total - 1).abs().max() < 1e-3)
+        return bool((total - 1).abs().max() < 1e-5)
 
     def to(self, device: torch.device) -> "Grid":
         """Return the grid on a device."""
         start, stop = (Levels(*(x.to(device) for x in levels)) for levels in (self.start, self.stop))
-        return Grid(self.timesteps.to(device), start, stop, self.prediction_type, self.clip, self.threshold)
+        scale = None if self.input_scale is None else self.input_scale.to(device)
+        return replace(self, timesteps=self.timesteps.to(device), start=start, stop=stop, input_scale=scale)
+
+    def scaled(self, x: Tensor, node: Tensor) -> Tensor:
+        """Return states of shape (R, *sample) at nodes of shape (R,) as the network is given them."""
+        return x if self.input_scale is None else x / per_row(self.input_scale[node], x)
 
     def constrained(self, clean: Tensor) -> Tensor:
         """Clamp or threshold predicted clean samples, a row each, as the schedulers do."""
@@ -89,6 +104,10 @@ class Grid:
 
     def check(self) -> None:
         """Raise `ValueError` where the network's prediction cannot be turned into a clean sample."""
+        if not all(bool(torch.isfinite(x).all()) for x in (*self.start, *self.stop)):
+            raise ValueError(
+                "the scheduler's levels are not finite, nor is its own loop: take more steps, or other options"
+            )
         if bool((self.start.sigma == 0).any()):
             raise ValueError(
                 "a step starts at zero noise, where the scheduler's own loop divides by zero: use betas above zero"

@@ -47,6 +47,9 @@ class Leg:
     predictions: list[Prediction] = field(default_factory=list)
     """what the network has said of the rows, in the order of evaluations"""
 
+    outputs: list[Tensor] = field(default_factory=list)
+    """the same as the network returned it, without a predicted variance"""
+
     @staticmethod
     def of_steps(grid: Grid, bases: Sequence[int] | None = None) -> "Leg":
         """Return a row for each of the N steps of a grid, from the nodes `bases` if steps do not start at their own."""
@@ -75,20 +78,39 @@ class Leg:
     def _rows(self, levels: Levels, index: Tensor) -> Levels:
         return Levels(*(self.rows(x[index]) for x in levels))
 
-    def predict(self, x: Tensor) -> Generator[tuple[Tensor, Tensor], Tensor, Prediction]:
+    def as_single_precision(self, x: Tensor) -> Tensor:
+        """Round states to float32 for single steps, whatever their dtype, as schedulers do that cast them."""
+        return (
+            x if x.dtype is torch.float32 else torch.where(self.rows(self.stop == self.start + 1), x.float().to(x), x)
+        )
+
+    def predict(self, x: Tensor, state: Tensor | None = None) -> Generator[tuple[Tensor, Tensor], Tensor, Prediction]:
         """Ask the network about x at the nodes `start`: one evaluation; `prediction = yield from leg.predict(x)`.
 
-        x has shape (R, *sample). Evaluations are made at nodes only: a method with more stages has nodes for them.
+        x has shape (R, *sample); the clean sample is that of `state`, if this is another. Evaluations are made at nodes
+        only: a method with more stages has nodes for them.
+
         Given the very tensor that `step` was given, the evaluation can be shared with the other propagator's.
         """
         output = yield x, self.start
         variance = None
         if output.shape[1] == 2 * x.shape[1]:
             output, variance = output.chunk(2, dim=1)
+        self.outputs.append(output)
+        x = x if state is None else state
         _, alpha, sigma = self.s
         match self.grid.prediction_type:
+            case kind if self.grid.sigma_data is not None:
+                total = sigma**2 + self.grid.sigma_data**2
+                gain = (-sigma if kind == "v_prediction" else sigma) * self.grid.sigma_data / total**0.5
+                clean = self.grid.sigma_data**2 / total * x + gain * output
+                noise = (x - clean) / sigma
             case "epsilon":
                 clean, noise = (x - sigma * output) / alpha, output
+            case "v_prediction" if self.grid.input_scale is not None:
+                scale = self.rows(self.grid.input_scale[self.start])
+                clean = x / (sigma**2 + 1) - sigma / scale * output
+                noise = (x - clean) / sigma
             case "v_prediction":
                 clean, noise = alpha * x - sigma * output, alpha * output + sigma * x
             case "flow_prediction":

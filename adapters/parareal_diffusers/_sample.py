@@ -10,12 +10,13 @@ from torch import Tensor
 import parareal
 from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
+from parareal_diffusers._any_scheduler import AnyScheduler
 from parareal_diffusers._coarse import coarse_solver
 from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Generators, Noise, Tape
-from parareal_diffusers._schedulers import grid_of, prepared, solver_of
+from parareal_diffusers._schedulers import check_nodes, grid_of, prepared, solver_of
 from parareal_diffusers._solver import Solver, SolverStepper
 
 
@@ -51,10 +52,10 @@ def sample(
             of x, (rows, *sample); t has shape (rows,). It may be in half precision.
         latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from. The
             network's output is cast to their dtype, in which the scheduler then works and draws noise.
-        solver: a diffusers `DDIMScheduler`, `DDPMScheduler`, `DPMSolverMultistepScheduler` or
-            `DPMSolverSinglestepScheduler`, which is copied, never changed; or one of our solvers with a scheduler whose
-            nodes to step over, as in `DDIM(scheduler, eta=0.5)`. From the scheduler it takes nodes, prediction type,
-            clipping and thresholding; order, algorithm, variance and eta are the object's own.
+        solver: a scheduler of diffusers, which is copied, never changed (docs/support.md says what becomes of each), or
+            one of our solvers with a scheduler whose nodes to step over, as in `DDIM(scheduler, eta=0.5)`. From the
+            scheduler it takes nodes, prediction type, clipping and thresholding; order, algorithm, variance and eta are
+            the object's own.
         num_inference_steps: steps N, as in `set_timesteps`.
         model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
             samples are gathered for the rows of each call; give one that is not meant so another leading dimension.
@@ -140,6 +141,7 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
         if solver.scheduler is None:
             name = type(solver).__name__
             raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler), with a diffusers scheduler")
+        check_nodes(solver.scheduler)
         scheduler = prepared(solver.scheduler, steps)
     else:
         scheduler = prepared(solver, steps)
@@ -147,12 +149,17 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
     grid = grid_of(scheduler)
     if not denoises:
         return solver, grid
+    if isinstance(solver, AnyScheduler):
+        name = type(scheduler).__name__
+        raise ValueError(
+            f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
+        )
     if getattr(solver, "variance_type", "").startswith("learned"):
         raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
     if bool((grid.start.alpha == 0).any()):
         raise ValueError(
-            "the grid starts at zero signal, where sigma would be infinite for a model marked denoised: use "
-            "timestep_spacing='leading', or a schedule without rescale_betas_zero_snr"
+            "the grid starts at zero signal, where sigma would be infinite for a model marked denoised: use another "
+            "schedule (no flow, no rescale_betas_zero_snr), or timestep_spacing='leading'"
         )
     return solver, replace(grid, prediction_type="sample")
 

@@ -9,30 +9,46 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from parareal._checks import one_of, whole_number
+from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
+from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid, Levels
 from parareal_diffusers._solver import Solver
 
 
 def check_known(scheduler: Any) -> None:
-    """Raise `TypeError` for a scheduler that has no native solver; a subclass may step otherwise."""
+    """Raise `TypeError` for what is no scheduler of diffusers, `ValueError` for one that cannot be right."""
+    name = type(scheduler).__name__
+    if not isinstance(scheduler, SchedulerMixin):
+        raise TypeError(f"solver must be a scheduler of diffusers, or a solver object, not {name}")
+    if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(f"{name} has no step that goes from one timestep to the next")
+    if name in _REFUSED:
+        raise ValueError(f"{name} cannot be sampled in parallel in time: {_REFUSED[name]}")
+
+
+def check_nodes(scheduler: Any) -> None:
+    """Raise `TypeError` unless a solver object can take its nodes from a scheduler."""
+    check_known(scheduler)
     if type(scheduler) not in _GRIDS:
-        raise TypeError(
-            f"no native solver for {type(scheduler).__name__} yet: use one of "
-            f"{', '.join(t.__name__ for t in _GRIDS)}, made by its from_config(scheduler.config)"
-        )
+        known = ", ".join(kind.__name__ for kind in _GRIDS)
+        raise TypeError(f"a solver object takes its nodes from one of {known}, not {type(scheduler).__name__}")
 
 
 def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
     """Return a copy of a scheduler with its timesteps set.
 
     Raises:
-        TypeError: for a scheduler that has no native solver.
+        TypeError: for what is no scheduler.
         ValueError: if the number of steps is not known, or the scheduler refuses it.
     """
     check_known(scheduler)
@@ -40,8 +56,10 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
     if num_inference_steps is not None:
         whole_number("num_inference_steps", num_inference_steps, 1)
         scheduler.set_timesteps(num_inference_steps)
-    elif scheduler.num_inference_steps is None and not getattr(scheduler, "custom_timesteps", False):
+    elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
+    if type(scheduler) not in _GRIDS and getattr(scheduler, "step_index", None) is not None:
+        raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
     if getattr(scheduler, "begin_index", None):
         raise ValueError(
             f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
@@ -55,9 +73,12 @@ def grid_of(scheduler: Any) -> Grid:
     Raises:
         ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
     """
+    if type(scheduler) not in _GRIDS:
+        return any_grid(scheduler)
     config = scheduler.config
     flows = config.get("use_flow_sigmas", False) and config["algorithm_type"].endswith("++")
-    one_of("prediction_type", config["prediction_type"], [*_PREDICTIONS, *(["flow_prediction"] if flows else [])])
+    kinds = _PREDICTIONS.get(type(scheduler), ("epsilon", "v_prediction", "sample"))
+    one_of("prediction_type", config.get("prediction_type", "flow"), [*kinds, *(["flow_prediction"] if flows else [])])
     return _GRIDS[type(scheduler)](scheduler)
 
 
@@ -68,10 +89,16 @@ def solver_of(scheduler: Any) -> Solver:
         ValueError: for options that cannot be right (docs/upstream.md).
     """
     config = scheduler.config
+    if type(scheduler) not in _GRIDS:
+        return AnyScheduler(scheduler)
     if isinstance(scheduler, DDIMScheduler):
         return DDIM(scheduler)
     if isinstance(scheduler, DDPMScheduler):
         return DDPM(scheduler, scheduler.variance_type)
+    if isinstance(scheduler, EulerDiscreteScheduler | FlowMatchEulerDiscreteScheduler):
+        return Euler(scheduler)
+    if isinstance(scheduler, EulerAncestralDiscreteScheduler):
+        return Euler(scheduler, ancestral=True)
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     if isinstance(scheduler, DPMSolverMultistepScheduler):
         return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
@@ -117,14 +144,43 @@ def _sigma_grid(scheduler: Any) -> Grid:
     return Grid(timesteps, start, stop, config["prediction_type"], None, _threshold(config))
 
 
+def _euler_grid(scheduler: Any) -> Grid:
+    sigmas = scheduler.sigmas.cpu()
+    start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
+    kind = scheduler.config["prediction_type"]
+    kind = "sample" if kind == "original_sample" else kind
+    return Grid(scheduler.timesteps.cpu(), start, stop, kind, input_scale=(sigmas[:-1] ** 2 + 1) ** 0.5)
+
+
+def _flow_grid(scheduler: Any) -> Grid:
+    config, sigmas = scheduler.config, scheduler.sigmas.cpu()
+    for option in ("stochastic_sampling", "invert_sigmas"):
+        if config[option]:
+            raise ValueError(
+                f"FlowMatchEulerDiscreteScheduler with {option}=True has no native solver yet: set it to False"
+            )
+    start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
+    return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
+
+
 def _threshold(config: Any) -> tuple[float, float] | None:
     return (config["dynamic_thresholding_ratio"], config["sample_max_value"]) if config["thresholding"] else None
 
 
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_REFUSED = {
+    "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
+}
+_PREDICTIONS = {
+    EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),
+    EulerAncestralDiscreteScheduler: ("epsilon", "v_prediction"),
+    FlowMatchEulerDiscreteScheduler: ("flow",),
+}
 _GRIDS: dict[type, Callable[[Any], Grid]] = {
     DDIMScheduler: _ddim_grid,
     DDPMScheduler: _ddpm_grid,
     DPMSolverMultistepScheduler: _sigma_grid,
     DPMSolverSinglestepScheduler: _sigma_grid,
+    EulerDiscreteScheduler: _euler_grid,
+    EulerAncestralDiscreteScheduler: _euler_grid,
+    FlowMatchEulerDiscreteScheduler: _flow_grid,
 }

@@ -10,9 +10,22 @@ from torch import Tensor
 
 from parareal import Stepper
 from parareal_diffusers._denoiser import Denoiser
-from parareal_diffusers._grid import Grid
-from parareal_diffusers._leg import Leg, Prediction
+from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear, Noise, posterior
+
+
+class Shift(NamedTuple):
+    """How what a solver may remember changes where its state is corrected; each of shape (1, *sample)."""
+
+    clean: Tensor
+    """of the predicted clean sample: the coarse solver's, this iteration's minus the last one's, each made where its
+    jump to this boundary began"""
+    noise: Tensor
+    """of the predicted noise, in the same way"""
+    previous: Tensor
+    """of the state one step earlier: such that a step of first order, its prediction changed by `clean`, makes of it
+    the change of the state"""
 
 
 @dataclass(frozen=True)
@@ -61,14 +74,13 @@ class Solver(ABC):
         """Return what is remembered before the first step from x, shape (R, *sample); None for a one-step method."""
         return None
 
-    def correct(self, memory: Any, change: Tensor, shift: Prediction) -> Any:
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Return what a fine solver remembers at a slice boundary where its state is corrected.
 
         Args:
             memory: what it remembers there, leading axes of length 1.
             change: by which the state is corrected, shape (1, *sample).
-            shift: the coarse solver's prediction at the start of its jump to this boundary, this iteration's minus the
-                last one's; `variance` is None.
+            shift: how predictions and the state before change with it.
 
         By default memory is carried as it is.
         """
@@ -79,8 +91,8 @@ class Solver(ABC):
 
     def check(self, grid: Grid) -> None:
         """Raise `ValueError` where this solver cannot step over the grid."""
-        self.suits(grid)
         grid.check()
+        self.suits(grid)
 
     def draws(self, grid: Grid) -> Tensor:
         """Say for which steps the scheduler draws noise: booleans of shape (N,)."""
@@ -106,8 +118,9 @@ def needs_variance_preserving(solver: Solver, grid: Grid) -> None:
     """Raise `ValueError` where alpha^2 + sigma^2 is not one, on which a solver's variance rests."""
     if not grid.variance_preserving:
         raise ValueError(
-            f"{type(solver).__name__} adds noise as for schedules with alpha^2 + sigma^2 = 1, which a flow's is not: "
-            "use DPMSolver(algorithm_type='sde-dpmsolver++'), or a solver without noise"
+            f"{type(solver).__name__} adds noise as for schedules with alpha^2 + sigma^2 = 1, which a flow's is not, "
+            "nor Euler's: use DPMSolver(algorithm_type='sde-dpmsolver++'), a solver without noise, or "
+            "Euler(ancestral=True) where it suits"
         )
 
 
@@ -159,4 +172,7 @@ class SolverStepper(Stepper):
     def correct(self, memory: Any, change: Tensor, node: int, trails: tuple[Trail, Trail]) -> Any:
         """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
         now, before = trails
-        return self.solver.correct(memory, change, Prediction(now.clean - before.clean, now.noise - before.noise))
+        clean, noise = now.clean - before.clean, now.noise - before.noise
+        s, t = (Levels(*(x[node - 1] for x in levels)) for levels in (self.grid.start, self.grid.stop))
+        along = torch.where(t.sigma > 0, (change - t.alpha * clean) / t.sigma, noise)
+        return self.solver.correct(memory, change, Shift(clean, noise, s.alpha * clean + s.sigma * along))

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, Solver
 from parareal_diffusers.testing import check_solver, scheduler_loop
 
@@ -131,11 +139,7 @@ def test_mistakes_are_named(solver, reference, name, message):
         ("it is not what a DDPMScheduler does", DDPM(DDPMScheduler(variance_type="fixed_large"))),
         ("it is not what a DPMSolverMultistepScheduler does", DDIM(DPMSolverMultistepScheduler())),
         ("needs the nodes to step over", DDIM()),
-        ("no model that predicts flows or variances", DDPMScheduler(variance_type="learned_range")),
-        (
-            "no model that predicts flows",
-            DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
-        ),
+        ("no model that predicts variances", DDPMScheduler(variance_type="learned_range")),
     ],
 )
 def test_what_cannot_be_compared(message, solver):
@@ -144,10 +148,21 @@ def test_what_cannot_be_compared(message, solver):
 
 
 @pytest.mark.parametrize(
-    "kind", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler]
+    "scheduler",
+    [
+        DDIMScheduler(),
+        DDPMScheduler(),
+        DPMSolverMultistepScheduler(),
+        DPMSolverSinglestepScheduler(),
+        EulerDiscreteScheduler(),
+        EulerAncestralDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ],
+    ids=lambda s: type(s).__name__,
 )
-def test_schedulers_as_they_come(kind):
-    report = check_solver(kind())
+def test_schedulers_as_they_come(scheduler):
+    report = check_solver(scheduler)
     assert report.ok, str(report)
 
 

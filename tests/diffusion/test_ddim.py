@@ -242,7 +242,7 @@ def test_max_batch():
         (ValueError, "latents must be a tensor of shape", {"latents": [1.0]}),
         (ValueError, "at least two dimensions", {"latents": torch.ones(3)}),
         (TypeError, "latents must be float32 or float64, not torch.float16", {"latents": torch.ones(1, 2).half()}),
-        (TypeError, "no native solver for PNDMScheduler yet", {"solver": PNDMScheduler()}),
+        (ValueError, "PNDMScheduler cannot be sampled in parallel in time", {"solver": PNDMScheduler()}),
         (ValueError, r"DDIM needs the nodes to step over: DDIM\(scheduler\)", {"solver": DDIM()}),
         (ValueError, "num_inference_steps is needed", {"num_inference_steps": None}),
         (
@@ -255,7 +255,7 @@ def test_max_batch():
         (ValueError, "boundaries must begin with node 0 and end with node 25", {"boundaries": [0, 10, 24]}),
         (ValueError, "boundaries must rise or fall strictly", {"boundaries": [0, 10, 10, 25]}),
         (ValueError, "coarse must be one of .* did you mean 'same'", {"coarse": "sane"}),
-        (TypeError, "no native solver for PNDMScheduler yet", {"coarse": PNDMScheduler()}),
+        (ValueError, "PNDMScheduler cannot be sampled in parallel in time", {"coarse": PNDMScheduler()}),
         (ValueError, "tolerance must be positive, or 0", {"tolerance": -1.0}),
         (ValueError, "below 1.2e-07", {"tolerance": 1e-9}),
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),

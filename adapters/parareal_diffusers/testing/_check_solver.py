@@ -80,10 +80,15 @@ def _finding(experiment: Callable[[], str]) -> parareal.Finding:
 
 def _mixture_model(solver: Solver, shape: tuple[int, ...]) -> Model:
     """Return a perfect network of the kind that the solver's scheduler wants."""
-    kind = solver.scheduler.config["prediction_type"]
-    if kind == "flow_prediction" or getattr(solver, "variance_type", "").startswith("learned"):
-        raise ValueError("check_solver has no model that predicts flows or variances: give one as model=")
-    return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, kind)
+    if getattr(solver, "variance_type", "").startswith("learned"):
+        raise ValueError("check_solver has no model that predicts variances: give one as model=")
+    return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, _kind(solver.scheduler))
+
+
+def _kind(scheduler: Any) -> str:
+    """Return what the network predicts."""
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    return "sample" if kind == "original_sample" else kind
 
 
 def _scheduler_reference(solver: Solver, steps: int) -> Reference:
@@ -123,7 +128,7 @@ class _Case:
     def latents(self, samples: int = 2) -> Tensor:
         """Return noise to start from."""
         noise = torch.randn(samples, *self.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return noise.to(self.dtype)
+        return (noise * float(getattr(_scheduler(self.solver), "init_noise_sigma", 1.0))).to(self.dtype)
 
     def run(self, steps: int, latents: Tensor | None = None, generator: Any = None, **options: Any) -> Tensor:
         """Return the sample; the generator is new unless one is given."""
@@ -165,7 +170,7 @@ class _Case:
         """See that jumps over a few nodes make a sketch, on a single Gaussian, where nothing can go astray."""
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping leaves it alone
-        one = replace(self, model=mixture.model(scheduler, scheduler.config["prediction_type"]))
+        one = replace(self, model=mixture.model(scheduler, _kind(scheduler)))
         sketch = one.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(sketch, one.run(48, slices=1))
         return (

@@ -39,6 +39,7 @@ def scheduler_loop(
         step_options["generator"] = generator
     x = latents
     for t in scheduler.timesteps:
-        output = model(scheduler.scale_model_input(x, t), t.expand(len(x)))
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = model(scaled, t.expand(len(x)))
         x = scheduler.step(output, t, x, **step_options).prev_sample
     return x

@@ -52,23 +52,42 @@ class GaussianMixture:
         return self.clean(x, torch.ones_like(sigma), sigma)
 
     def model(self, scheduler: Any, prediction_type: str = "epsilon") -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a perfect network `model(x, t)` for a scheduler's alphas_cumprod.
+        """Return a perfect network `model(x, t)` for a scheduler.
 
         Args:
-            scheduler: any diffusers scheduler with `alphas_cumprod`.
-            prediction_type: what the network predicts: `"epsilon"`, `"v_prediction"` or `"sample"`.
+            scheduler: any diffusers scheduler with `alphas_cumprod`, or a flow's.
+            prediction_type: what the network predicts: `"epsilon"`, `"v_prediction"`, `"sample"`, of inputs with
+                alpha^2 + sigma^2 = 1, or `"flow_prediction"`, the velocity noise - clean at sigma = t / T.
         """
-        one_of("prediction_type", prediction_type, ("epsilon", "v_prediction", "sample"))
-        alphas_cumprod = scheduler.alphas_cumprod.double()
+        one_of("prediction_type", prediction_type, ("epsilon", "v_prediction", "sample", "flow_prediction"))
+        flow = prediction_type == "flow_prediction"
+        levels = _flow_levels if flow else _levels
 
         def model(x: Tensor, t: Tensor) -> Tensor:
-            at = alphas_cumprod.to(x.device)[t].expand(len(x))
-            alpha, sigma = at.sqrt(), (1 - at).sqrt()
+            alpha, sigma = (level.expand(len(x)) for level in levels(scheduler, t.to(x.device)))
             clean = self.clean(x, alpha, sigma).double()
             if prediction_type == "sample":
                 return clean.to(x.dtype)
             noise = (x.double() - per_row(alpha, x) * clean) / per_row(sigma, x)
+            if flow:
+                return (noise - clean).to(x.dtype)
             velocity = per_row(alpha, x) * noise - per_row(sigma, x) * clean
             return (noise if prediction_type == "epsilon" else velocity).to(x.dtype)
 
         return model
+
+
+def _levels(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma at timesteps; between two of them sigma / alpha is interpolated in its logarithm."""
+    alphas_cumprod = scheduler.alphas_cumprod.to(t.device).double()
+    ratio = 0.5 * (torch.log1p(-alphas_cumprod) - torch.log(alphas_cumprod))
+    below = t.double().floor()
+    share, at = t.double() - below, below.long()
+    ratio = torch.exp((1 - share) * ratio[at] + share * ratio[(at + 1).clamp(max=len(ratio) - 1)])
+    alpha = 1 / (1 + ratio**2).sqrt()
+    return alpha, alpha * ratio
+
+
+def _flow_levels(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    sigma = t.double() / scheduler.config["num_train_timesteps"]
+    return 1 - sigma, sigma

@@ -1,0 +1,148 @@
+"""Any other deterministic scheduler: its own step, row by row, on a state that is taken out and put back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._snapshot import SMALL, Snapshots, small_run
+from parareal_diffusers._solver import Shift, Solver
+
+_STATES = ("sample", "last_sample", "cur_sample")
+_NOISES = ("derivatives", "ets")
+
+
+class Remembered(NamedTuple):
+    """What schedulers remember, a row each."""
+
+    data: Tensor
+    """shape (R, places, *sample)"""
+    skeletons: Tensor
+    """what the data hang in, by number, int64 of shape (R,); -1 for a scheduler that has not begun"""
+
+
+@final
+@dataclass(frozen=True)
+class AnyScheduler(Solver):
+    """A scheduler for which there is no native solver, as a fine solver.
+
+    Each row's step is `scheduler.step`, on a copy of the scheduler that has been put into the row's state. That costs
+    some hundred microseconds a row, where native solvers take that for all rows. `sample` makes it by itself.
+
+    Args:
+        scheduler: a diffusers scheduler that draws no noise, with its timesteps set.
+    """
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The scheduler's states."""
+        return Snapshots(self.scheduler)
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember a scheduler that has not begun."""
+        places = len(self.snapshots.places)
+        return Remembered(x.new_zeros(len(x), places, *x.shape[1:]), torch.full((len(x),), -1, device=x.device))
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row by one `scheduler.step`; one evaluation."""
+        _ = yield from leg.predict(x)
+        output = leg.outputs[-1]
+        rows = zip(leg.start.tolist(), memory.skeletons.tolist(), strict=True)
+        states, data, skeletons = [], [], []
+        for i, (node, skeleton) in enumerate(rows):
+            scheduler = self.snapshots.put(memory.data[i], skeleton, node)
+            t = scheduler.timesteps[node]
+            stepped = scheduler.step(output[i : i + 1], t, x[i : i + 1], return_dict=False)[0]
+            kept, number = self.snapshots.take(scheduler, x[i])
+            states.append(stepped[0].to(x.dtype))
+            data.append(kept)
+            skeletons.append(number)
+        numbers = torch.tensor(skeletons, device=x.device)
+        return torch.stack(states), Remembered(torch.stack(data), numbers)
+
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+        """Change the state before and predictions as they go with the change of the state."""
+        data = memory.data.clone()
+        for name, place in self.snapshots.held(int(memory.skeletons)):
+            data[:, place] += shift.previous if name in _STATES else self._shift(name, shift)
+        return Remembered(data, memory.skeletons)
+
+    def _shift(self, name: str, shift: Shift) -> Tensor:
+        config = self.scheduler.config
+        if is_flow(self.scheduler):
+            return shift.noise - shift.clean
+        plus = config.get("predict_x0", str(config.get("algorithm_type", "")).endswith("++"))
+        return shift.clean if plus and name not in _NOISES and name != "prev_derivative" else shift.noise
+
+    def bases(self, grid: Grid) -> Sequence[int]:
+        """Return the node from which every step starts: schedulers of order 2 make two calls a step."""
+        order = int(getattr(self.scheduler, "order", 1))
+        return [i - i % order for i in range(grid.steps)]
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` for a scheduler whose state cannot be carried."""
+        check_carried(self.scheduler, self.snapshots)
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a scheduler follows a flow."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
+
+
+def any_grid(scheduler: Any) -> Grid:
+    """Return the grid of any scheduler, for coarse solvers to jump over and for the network's input.
+
+    Raises:
+        ValueError: where the scheduler shows no levels of noise, or cannot be run.
+    """
+    name, count, sigmas = type(scheduler).__name__, len(scheduler.timesteps), getattr(scheduler, "sigmas", None)
+    if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
+        raise ValueError(
+            f"{name} shows no sigma for each of its steps, so it has no place on a grid; use another scheduler"
+        )
+    try:
+        scale = torch.tensor(Snapshots(scheduler).input_scale)
+    except Exception as error:  # what a scheduler's own code raises
+        raise ValueError(f"{name} does not run with these options: {type(error).__name__}: {error}") from error
+    sigmas, timesteps = sigmas.cpu().float()[: count + 1], scheduler.timesteps.cpu()
+    if is_flow(scheduler):
+        start, stop = (Levels.of_sigma(x, flow=True) for x in (sigmas[:-1], sigmas[1:]))
+        return Grid(timesteps, start, stop, "flow_prediction")
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    kind = "sample" if kind == "original_sample" else kind
+    if bool((scale == 1).all()):
+        return Grid(timesteps, Levels.of_sigma(sigmas[:-1]), Levels.of_sigma(sigmas[1:]), kind)
+    start, stop, data = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:]), scheduler.config.get("sigma_data")
+    return Grid(timesteps, start, stop, kind, input_scale=scale, sigma_data=data)
+
+
+def check_carried(scheduler: Any, snapshots: Snapshots) -> None:
+    """Raise `ValueError` unless steps, sample by sample, on states taken out and put back are the scheduler's own."""
+    name = type(scheduler).__name__
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        moments = list(small_run(scheduler))
+        if not torch.equal(torch.get_rng_state(), before):
+            raise ValueError(
+                f"{name} draws noise, which native solvers reproduce only: those of DDPMScheduler, "
+                "EulerAncestralDiscreteScheduler, DDIMScheduler and DPMSolverMultistepScheduler"
+            )
+    problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
+    rows = [(x[None], SMALL.new_zeros(len(snapshots.places), *x.shape), -1) for x in SMALL]
+    for node, (t, moment) in enumerate(zip(scheduler.timesteps, moments, strict=True)):
+        if not bool(torch.isfinite(moment.state).all()):
+            raise ValueError(f"{name}'s own loop gives NaN in step {node} with these options")
+        for i, (x, data, skeleton) in enumerate(rows):
+            try:
+                again = snapshots.put(data, skeleton, node)
+                x = again.step(0.5 * x, t, x, return_dict=False)[0]
+                rows[i] = x, *snapshots.take(again, x[0])
+            except (KeyError, RuntimeError, IndexError) as error:  # places that move, or of another shape
+                raise ValueError(problem) from error
+        if not torch.allclose(torch.cat([x for x, _, _ in rows]), moment.state, rtol=1e-5, atol=1e-6):
+            raise ValueError(problem)

@@ -1,0 +1,63 @@
+"""Euler's method in sigma, with and without ancestral noise."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._noise import Linear
+from parareal_diffusers._solver import Solver
+
+
+@final
+@dataclass(frozen=True)
+class Euler(Solver):
+    """Euler's method in sigma (Karras et al. 2022, arXiv 2206.00364, Algorithm 1 without its correction).
+
+    States are clean + sigma * noise, or a flow's (1 - sigma) * clean + sigma * noise (Liu, Gong, Liu 2023, arXiv
+    2209.03003); in both the slope is (x - clean) / sigma. From node to next node it is the step of
+    `diffusers.EulerDiscreteScheduler`, `FlowMatchEulerDiscreteScheduler` or, with noise,
+    `EulerAncestralDiscreteScheduler` (k-diffusion, `sample_euler_ancestral`), in their order of operations.
+
+    Args:
+        scheduler: one of these; not needed for a coarse solver.
+        ancestral: step to a lower level, and add noise up to the next; not along a flow.
+    """
+
+    ancestral: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added."""
+        return self.ancestral
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        kept = leg.as_single_precision(x)
+        clean, _, _ = yield from leg.predict(x, kept)
+        slope = (kept - clean) / leg.s.sigma
+        if not self.ancestral:
+            return kept + slope * (leg.t.sigma - leg.s.sigma), memory
+        up = leg.std(self._up(leg.s, leg.t))
+        down = (leg.t.sigma**2 - up**2).clamp(min=0) ** 0.5
+        return kept + slope * (down - leg.s.sigma) + leg.noise(up), memory
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, and how much noise it adds."""
+        up = self._up(leg.s, leg.t)
+        return Linear((leg.t.sigma**2 - up**2) ** 0.5 / leg.s.sigma, up)
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` where states are not clean + sigma * noise."""
+        alpha, sigma = grid.start.alpha, grid.start.sigma
+        flow = bool((alpha + sigma - 1).abs().max() < 1e-5)
+        if not bool((alpha == 1).all()) and not (flow and not self.ancestral):
+            raise ValueError(
+                "Euler steps over the nodes of EulerDiscreteScheduler, EulerAncestralDiscreteScheduler and, without "
+                "noise, flows; on others DDIM is the same method, and DDPM with ancestral noise"
+            )
+
+    def _up(self, s: Levels, t: Levels) -> Tensor:
+        return (t.sigma**2 * (s.sigma**2 - t.sigma**2) / s.sigma**2) ** 0.5

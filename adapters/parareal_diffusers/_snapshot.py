@@ -1,0 +1,144 @@
+"""Taking what a scheduler remembers out of it, and putting it into another copy: the state of a run as tensors.
+
+What changes in a scheduler while it runs is found by running it once on a small sample. Of that, tensors of the
+sample's shape are the data; all else (counters, flags, what they hang in) is a skeleton, of which few occur.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+SMALL = torch.linspace(-1, 1, 16).reshape(2, 2, 2, 2)  # two samples
+_GIVEN = ("_step_index", "_begin_index", "is_scale_input_called")  # known at every node, not remembered
+_ABSENT = "absent"  # an attribute that the scheduler has not got yet
+
+
+class Moment(NamedTuple):
+    """One step of the small run."""
+
+    before: dict[str, Any]
+    """what the scheduler held before"""
+    after: Any
+    """the scheduler after it"""
+    state: Tensor
+    """the state after it"""
+    input_scale: float
+    """by what states are divided on their way to the network"""
+
+
+@final
+class Snapshots:
+    """The states of one scheduler, with its timesteps set, at the starts of its steps.
+
+    `names` are the attributes that change in a run; `places` those, or entries of lists in them, that hold tensors of
+    the sample's shape, in the order in which `take` stacks them.
+    """
+
+    def __init__(self, scheduler: Any):
+        self.scheduler = scheduler
+        self.names: list[str] = []
+        self.places: dict[tuple[str, int], int] = {}
+        self.input_scale: list[float] = []
+        self._skeletons: list[dict[str, Any]] = []
+        self._numbers: dict[str, int] = {}
+        with torch.random.fork_rng(devices=[]):
+            for moment in small_run(scheduler):
+                self._note(moment)
+
+    def _note(self, moment: Moment) -> None:
+        """Add what has changed in a step to names and places."""
+        self.input_scale.append(moment.input_scale)
+        for name, value in moment.after.__dict__.items():
+            then = moment.before.get(name, _ABSENT)
+            if then is not value and _key(then) != _key(value) and name not in (*_GIVEN, *self.names):
+                self.names.append(name)
+        for name in self.names:
+            for i, x in _entries(getattr(moment.after, name, _ABSENT)):
+                if _is_data(x):
+                    self.places.setdefault((name, i), len(self.places))
+
+    def take(self, scheduler: Any, like: Tensor) -> tuple[Tensor, int]:
+        """Return the data of a scheduler, of shape (places, *sample), zero where there is none, and its skeleton."""
+        data, skeleton = like.new_zeros(len(self.places), *like.shape), {}
+        for name in self.names:
+            value = getattr(scheduler, name, _ABSENT)
+            entries = []
+            for i, x in _entries(value):
+                if _is_data(x):
+                    place = self.places[name, i]  # KeyError: a place that the small run had no data in
+                    data[place] = x[0]
+                    x = _Place(place)
+                entries.append(x)
+            skeleton[name] = entries if isinstance(value, list) else entries[0]
+        key = _key(skeleton)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._skeletons)
+            self._skeletons.append(skeleton)
+        return data, self._numbers[key]
+
+    def held(self, skeleton: int) -> list[tuple[str, int]]:
+        """Return the places that hold data in a skeleton, with the attributes that they are in."""
+        filled = {} if skeleton < 0 else self._skeletons[skeleton]
+        return [(name, x.index) for name, value in filled.items() for _, x in _entries(value) if isinstance(x, _Place)]
+
+    def put(self, data: Tensor, skeleton: int, node: int) -> Any:
+        """Return a scheduler in a state; skeleton -1 is a fresh one that begins at the node."""
+        scheduler = copy.copy(self.scheduler)
+        for name in self.names:
+            if skeleton < 0:
+                if hasattr(self.scheduler, name):
+                    setattr(scheduler, name, copy.deepcopy(getattr(self.scheduler, name)))
+                continue
+            value = self._skeletons[skeleton][name]
+            filled = [data[x.index][None].clone() if isinstance(x, _Place) else x for _, x in _entries(value)]
+            if value is not _ABSENT:
+                setattr(scheduler, name, filled if isinstance(value, list) else filled[0])
+        given = {"_step_index": node, "_begin_index": node, "is_scale_input_called": True}
+        scheduler.__dict__.update({name: value for name, value in given.items() if hasattr(scheduler, name)})
+        return scheduler
+
+
+@final
+class _Place:
+    """Stands for a tensor in a skeleton."""
+
+    def __init__(self, index: int):
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"<{self.index}>"
+
+
+def small_run(scheduler: Any) -> Iterator[Moment]:
+    """Run a copy of a scheduler on `SMALL`, with half the state as the network's output."""
+    scheduler, x = copy.deepcopy(scheduler), SMALL
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    for t in scheduler.timesteps:
+        scale = 1 / float(scheduler.scale_model_input(one, t)) if hasattr(scheduler, "scale_model_input") else 1.0
+        before = {n: list(v) if isinstance(v, list) else v for n, v in scheduler.__dict__.items()}
+        x = scheduler.step(0.5 * x, t, x, return_dict=False)[0]
+        yield Moment(before, scheduler, x, scale)
+
+
+def _entries(value: Any) -> Iterator[tuple[int, Any]]:
+    return iter(enumerate(value)) if isinstance(value, list) else iter([(0, value)])
+
+
+def _is_data(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 1
+
+
+def _key(x: Any) -> str:
+    """Return what tells two values apart exactly; a tensor's repr would round."""
+    if isinstance(x, Tensor):
+        return f"{x.dtype}{x.tolist()}"
+    if isinstance(x, list):
+        return f"[{','.join(map(_key, x))}]"
+    if isinstance(x, dict):
+        return f"{{{','.join(f'{k}:{_key(v)}' for k, v in x.items())}}}"
+    return repr(x)

@@ -1,0 +1,111 @@
+"""What `sample` makes of every scheduler of diffusers: native, its own step row by row, or refused, and how exact.
+
+    python benchmarks/support.py            # prints the table, in half a minute
+    python benchmarks/support.py --write    # and puts it into docs/support.md
+
+Each is run to the end over five slices of 25 steps and held against the loop over the unmodified scheduler, from the
+same latents and generator, with a smooth function as network: the relative error of the worse of two samples.
+"""
+
+import argparse
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import schedulers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from parareal_diffusers import sample
+from parareal_diffusers._report import markdown
+from parareal_diffusers._schedulers import _GRIDS
+from parareal_diffusers.testing import relative_error, scheduler_loop
+from tqdm.auto import tqdm
+
+import parareal
+
+PAGE = Path(__file__).parent.parent / "docs" / "support.md"
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "DDPMScheduler": [{}, {"variance_type": "fixed_large"}, {"variance_type": "fixed_large_log"}],
+    "DDIMScheduler": [{}, {"timestep_spacing": "trailing"}, {"thresholding": True, "clip_sample": False}],
+    "DPMSolverMultistepScheduler": [
+        {},
+        {"solver_order": 3, "use_karras_sigmas": True},
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    ],
+    "DPMSolverSinglestepScheduler": [{"lower_order_final": True}, {"lower_order_final": True, "solver_order": 3}],
+    "EulerDiscreteScheduler": [{}, {"use_karras_sigmas": True}, {"prediction_type": "v_prediction"}],
+    "FlowMatchEulerDiscreteScheduler": [{}, {"shift": 3.0}, {"stochastic_sampling": True}],
+    "UniPCMultistepScheduler": [
+        {},
+        {"solver_order": 3},
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    ],
+    "DEISMultistepScheduler": [{}, {"solver_order": 3}],
+    "HeunDiscreteScheduler": [{}, {"use_karras_sigmas": True}],
+}
+
+
+def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Return something smooth."""
+    return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)).float() / 1000)
+
+
+def outcome(scheduler: Any) -> tuple[str, str]:
+    """Return how a scheduler is sampled, and how far from its own loop."""
+    how = "native" if type(scheduler) in _GRIDS else "own step"
+    errors = []
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = (x * float(getattr(scheduler, "init_noise_sigma", 1.0))).to(dtype)
+        ends = []
+        try:
+            options = {"num_inference_steps": 25, "slices": 5, "tolerance": 0.0}
+            generator = torch.Generator().manual_seed(1)
+            ends.append(sample(network, x, scheduler, generator=generator, **options).final_state)
+        except (ValueError, TypeError, parareal.PararealError) as error:
+            return "refused", str(error)
+        ends.append(scheduler_loop(network, x, scheduler, 25, torch.Generator().manual_seed(1)))
+        errors.append(relative_error(*ends))
+    return how, f"{errors[0]:.0e}, {errors[1]:.0e}"
+
+
+def rows() -> list[dict[str, str]]:
+    """Return the table."""
+    found = []
+    kinds = sorted(n for n in dir(schedulers) if n.endswith("Scheduler") and not n.startswith("Flax"))
+    for name in tqdm(kinds):
+        kind = getattr(diffusers, name, None)
+        if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
+            continue
+        for options in OPTIONS.get(name, [{}]):
+            shown = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "as it comes"
+            try:
+                how, error = outcome(kind(**options))
+            except Exception as broken:  # of the scheduler itself: another kind of model, or a library that is missing
+                how, error = "not a sampler of this kind", f"{type(broken).__name__}: {broken}"
+            error = " ".join(error.split())
+            found.append(
+                {"scheduler": name, "options": shown, "how": how, "error in float32, float64; or why not": error}
+            )
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/support.md")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    text = markdown(rows())
+    print(text)
+    if given.write:
+        head = PAGE.read_text().split("| scheduler")[0]
+        PAGE.write_text(f"{head}{text}\n")
+
+
+if __name__ == "__main__":
+    main()
