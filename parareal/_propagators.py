@@ -131,9 +131,8 @@ def corrector(fine: Any) -> Callable[..., Any]:
     def correct(memory: Any, change: Any, boundary: Any, trails: tuple[Any, Any]) -> Any:
         if memory is None or not isinstance(fine, Steps):
             return memory
-        return fine.stepper.correct(
-            memory, stack([change]), int(boundary), trails
-        )  # all with a leading axis of one row
+        row = stack([change])  # all have a leading axis of one row
+        return fine.stepper.correct(memory, row, int(boundary), trails)
 
     return correct
 

@@ -134,3 +134,8 @@ def identical(a: Any, b: Any) -> bool:
     return tree == other and all(
         type(x) is type(y) and np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(xs, ys, strict=True)
     )
+
+
+def smooth_network(x, t):
+    """A tame stand-in for a diffusion model, for rows x at timesteps t."""
+    return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)) / 1000)

@@ -9,7 +9,7 @@ from torch import Tensor
 from parareal._checks import StructureError, one_of
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
-from parareal_diffusers._noise import Linear, posterior_variance
+from parareal_diffusers._noise import Linear, posterior, posterior_variance
 from parareal_diffusers._solver import Solver, needs_variance_preserving
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
@@ -47,6 +47,11 @@ class DDPM(Solver):
         """Always."""
         return True
 
+    @property
+    def wants_variance(self) -> bool:
+        """Whether the variance is learned."""
+        return self.variance_type.startswith("learned")
+
     def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
         """Advance every row; one evaluation."""
         s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
@@ -65,9 +70,8 @@ class DDPM(Solver):
 
     def linear(self, leg: Leg) -> Linear:
         """Say what a step does to its state, and how much noise it adds; if that is learned, the posterior's."""
-        s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
-        fixed = self.variance_type.startswith("fixed")
-        return Linear((s / t) ** 0.5 * (1 - t) / (1 - s), self._std(leg, None) if fixed else _posterior(leg) ** 0.5)
+        small = posterior(leg.s, leg.t)
+        return small if self.wants_variance else small._replace(std=self._std(leg, None))
 
     def _std(self, leg: Leg, predicted: Tensor | None) -> Tensor:
         beta = 1 - leg.s.alpha_cumprod / leg.t.alpha_cumprod

@@ -32,10 +32,11 @@ class Denoiser:
     """Calls a network for rows of several samples and nodes at once.
 
     `model` is called as `model(x, t, **kwargs)` with x of shape (rows, *sample) in the model's own dtype and t of
-    shape (rows,), int64; a model marked `denoised` as `model(x, sigma, **kwargs)`. It returns a tensor like x, a tuple
-    that begins with one, or an object whose attribute `sample` is one, as diffusers' networks do. Tensors among the
-    `kwargs`, at any depth, whose first dimension is the number of samples are gathered row by row; everything else is
-    passed on as it is. Calls are filled up to the next of `sizes`, if there are any, by repeating the last row.
+    shape (rows,), as the scheduler has it; a model marked `denoised` as `model(x, sigma, **kwargs)`. It returns a
+    tensor like x, a tuple that begins with one, or an object whose attribute `sample` is one, as diffusers' networks
+    do. Tensors among the `kwargs`, at any depth, whose first dimension is the number of samples are gathered row by
+    row; everything else is passed on as it is. Calls are filled up to the next of `sizes`, if there are any, by
+    repeating the last row.
     """
 
     def __init__(

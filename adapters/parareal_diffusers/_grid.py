@@ -1,5 +1,6 @@
 """The grid of nodes that a solver steps over: levels of signal and noise, and what the network is told."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
@@ -19,6 +20,10 @@ class Levels(NamedTuple):
     """the factor of the clean sample"""
     sigma: Tensor
     """the factor of the noise; not the sigma of the schedulers, which is sigma / alpha"""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Levels":
+        """Return levels of which each number has gone through a function."""
+        return Levels(*map(function, self))
 
     @property
     def half_log_snr(self) -> Tensor:
@@ -66,7 +71,6 @@ class Grid:
     """the predicted clean sample is clamped to [-clip, clip]"""
     threshold: tuple[float, float] | None = None
     """dynamic thresholding of the predicted clean sample: the ratio, and the largest value (arXiv 2205.11487)"""
-
     input_scale: Tensor | None = None
     """states are divided by it on their way to the network, of shape (N,)"""
     sigma_data: float | None = None
@@ -85,7 +89,7 @@ class Grid:
 
     def to(self, device: torch.device) -> "Grid":
         """Return the grid on a device."""
-        start, stop = (Levels(*(x.to(device) for x in levels)) for levels in (self.start, self.stop))
+        start, stop = (levels.map(lambda x: x.to(device)) for levels in (self.start, self.stop))
         scale = None if self.input_scale is None else self.input_scale.to(device)
         return replace(self, timesteps=self.timesteps.to(device), start=start, stop=stop, input_scale=scale)
 
@@ -118,6 +122,12 @@ class Grid:
                 "about the sample: the scheduler's own loop divides by zero. Use a network with prediction_type "
                 "'v_prediction' or 'sample', or timestep_spacing='leading'"
             )
+
+
+def predicted_kind(scheduler: Any, default: str = "epsilon") -> str:
+    """Return what a scheduler takes the network's output for, by one name each."""
+    kind = scheduler.config.get("prediction_type", default)
+    return "sample" if kind == "original_sample" else kind
 
 
 def per_row(values: Any, state: Tensor) -> Any:

@@ -47,9 +47,6 @@ class Leg:
     predictions: list[Prediction] = field(default_factory=list)
     """what the network has said of the rows, in the order of evaluations"""
 
-    outputs: list[Tensor] = field(default_factory=list)
-    """the same as the network returned it, without a predicted variance"""
-
     @staticmethod
     def of_steps(grid: Grid, bases: Sequence[int] | None = None) -> "Leg":
         """Return a row for each of the N steps of a grid, from the nodes `bases` if steps do not start at their own."""
@@ -76,7 +73,7 @@ class Leg:
         return per_row(values, self.state)
 
     def _rows(self, levels: Levels, index: Tensor) -> Levels:
-        return Levels(*(self.rows(x[index]) for x in levels))
+        return levels.map(lambda x: self.rows(x[index]))
 
     def as_single_precision(self, x: Tensor) -> Tensor:
         """Round states to float32 for single steps, whatever their dtype, as schedulers do that cast them."""
@@ -96,7 +93,6 @@ class Leg:
         variance = None
         if output.shape[1] == 2 * x.shape[1]:
             output, variance = output.chunk(2, dim=1)
-        self.outputs.append(output)
         x = x if state is None else state
         _, alpha, sigma = self.s
         match self.grid.prediction_type:

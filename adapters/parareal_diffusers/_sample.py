@@ -154,7 +154,7 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
         raise ValueError(
             f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
         )
-    if getattr(solver, "variance_type", "").startswith("learned"):
+    if solver.wants_variance:
         raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
     if bool((grid.start.alpha == 0).any()):
         raise ValueError(

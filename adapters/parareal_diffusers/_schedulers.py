@@ -21,7 +21,7 @@ from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
 from parareal_diffusers._euler import Euler
-from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._grid import Grid, Levels, predicted_kind
 from parareal_diffusers._solver import Solver
 
 
@@ -147,9 +147,8 @@ def _sigma_grid(scheduler: Any) -> Grid:
 def _euler_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
-    kind = scheduler.config["prediction_type"]
-    kind = "sample" if kind == "original_sample" else kind
-    return Grid(scheduler.timesteps.cpu(), start, stop, kind, input_scale=(sigmas[:-1] ** 2 + 1) ** 0.5)
+    scale = (sigmas[:-1] ** 2 + 1) ** 0.5
+    return Grid(scheduler.timesteps.cpu(), start, stop, predicted_kind(scheduler), input_scale=scale)
 
 
 def _flow_grid(scheduler: Any) -> Grid:

@@ -16,7 +16,7 @@ _GIVEN = ("_step_index", "_begin_index", "is_scale_input_called")  # known at ev
 _ABSENT = "absent"  # an attribute that the scheduler has not got yet
 
 
-class Moment(NamedTuple):
+class _Moment(NamedTuple):
     """One step of the small run."""
 
     before: dict[str, Any]
@@ -34,7 +34,8 @@ class Snapshots:
     """The states of one scheduler, with its timesteps set, at the starts of its steps.
 
     `names` are the attributes that change in a run; `places` those, or entries of lists in them, that hold tensors of
-    the sample's shape, in the order in which `take` stacks them.
+    the sample's shape, in the order in which `take` stacks them. `states` are those of the run on `SMALL`, in which it
+    `draws` noise or not, and `input_scale` is by what states are divided on their way to the network.
     """
 
     def __init__(self, scheduler: Any):
@@ -42,15 +43,19 @@ class Snapshots:
         self.names: list[str] = []
         self.places: dict[tuple[str, int], int] = {}
         self.input_scale: list[float] = []
+        self.states: list[Tensor] = []
         self._skeletons: list[dict[str, Any]] = []
         self._numbers: dict[str, int] = {}
         with torch.random.fork_rng(devices=[]):
-            for moment in small_run(scheduler):
+            before = torch.get_rng_state()
+            for moment in _small_run(scheduler):
                 self._note(moment)
+            self.draws = not torch.equal(torch.get_rng_state(), before)
 
-    def _note(self, moment: Moment) -> None:
+    def _note(self, moment: _Moment) -> None:
         """Add what has changed in a step to names and places."""
         self.input_scale.append(moment.input_scale)
+        self.states.append(moment.state)
         for name, value in moment.after.__dict__.items():
             then = moment.before.get(name, _ABSENT)
             if then is not value and _key(then) != _key(value) and name not in (*_GIVEN, *self.names):
@@ -112,7 +117,7 @@ class _Place:
         return f"<{self.index}>"
 
 
-def small_run(scheduler: Any) -> Iterator[Moment]:
+def _small_run(scheduler: Any) -> Iterator[_Moment]:
     """Run a copy of a scheduler on `SMALL`, with half the state as the network's output."""
     scheduler, x = copy.deepcopy(scheduler), SMALL
     if hasattr(scheduler, "set_begin_index"):
@@ -122,7 +127,7 @@ def small_run(scheduler: Any) -> Iterator[Moment]:
         scale = 1 / float(scheduler.scale_model_input(one, t)) if hasattr(scheduler, "scale_model_input") else 1.0
         before = {n: list(v) if isinstance(v, list) else v for n, v in scheduler.__dict__.items()}
         x = scheduler.step(0.5 * x, t, x, return_dict=False)[0]
-        yield Moment(before, scheduler, x, scale)
+        yield _Moment(before, scheduler, x, scale)
 
 
 def _entries(value: Any) -> Iterator[tuple[int, Any]]:

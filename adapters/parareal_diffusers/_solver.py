@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parareal import Stepper
 from parareal_diffusers._denoiser import Denoiser
-from parareal_diffusers._grid import Grid, Levels
+from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear, Noise, posterior
 
@@ -55,6 +55,11 @@ class Solver(ABC):
     @property
     def stochastic(self) -> bool:
         """Whether steps add noise."""
+        return False
+
+    @property
+    def wants_variance(self) -> bool:
+        """Whether the network must predict a variance, in a second half of its channels."""
         return False
 
     @abstractmethod
@@ -173,6 +178,6 @@ class SolverStepper(Stepper):
         """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
         now, before = trails
         clean, noise = now.clean - before.clean, now.noise - before.noise
-        s, t = (Levels(*(x[node - 1] for x in levels)) for levels in (self.grid.start, self.grid.stop))
+        s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))
         along = torch.where(t.sigma > 0, (change - t.alpha * clean) / t.sigma, noise)
         return self.solver.correct(memory, change, Shift(clean, noise, s.alpha * clean + s.sigma * along))

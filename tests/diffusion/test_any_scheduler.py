@@ -6,6 +6,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
 from parareal_diffusers import DDIM, denoised, sample
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
+from problems import smooth_network as network
 
 import parareal
 
@@ -35,10 +36,6 @@ KINDS = {
 def made(name):
     kind, options = KINDS[name]
     return getattr(diffusers, kind)(**options)
-
-
-def network(x, t):
-    return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)).float() / 1000)
 
 
 def noise(scheduler, dtype=torch.float32, samples=2):

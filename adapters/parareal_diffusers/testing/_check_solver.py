@@ -9,6 +9,7 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._ddim import DDIM
+from parareal_diffusers._grid import predicted_kind
 from parareal_diffusers._sample import sample
 from parareal_diffusers._schedulers import prepared, solver_of
 from parareal_diffusers._solver import Solver
@@ -80,15 +81,10 @@ def _finding(experiment: Callable[[], str]) -> parareal.Finding:
 
 def _mixture_model(solver: Solver, shape: tuple[int, ...]) -> Model:
     """Return a perfect network of the kind that the solver's scheduler wants."""
-    if getattr(solver, "variance_type", "").startswith("learned"):
+    if solver.wants_variance:
         raise ValueError("check_solver has no model that predicts variances: give one as model=")
-    return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, _kind(solver.scheduler))
-
-
-def _kind(scheduler: Any) -> str:
-    """Return what the network predicts."""
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    return "sample" if kind == "original_sample" else kind
+    kind = predicted_kind(solver.scheduler, "flow_prediction")
+    return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, kind)
 
 
 def _scheduler_reference(solver: Solver, steps: int) -> Reference:
@@ -170,7 +166,7 @@ class _Case:
         """See that jumps over a few nodes make a sketch, on a single Gaussian, where nothing can go astray."""
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping leaves it alone
-        one = replace(self, model=mixture.model(scheduler, _kind(scheduler)))
+        one = replace(self, model=mixture.model(scheduler, predicted_kind(scheduler, "flow_prediction")))
         sketch = one.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(sketch, one.run(48, slices=1))
         return (
