@@ -9,7 +9,7 @@ import torch
 
 from parareal._checks import StructureError, check_result
 from parareal._propagators import Costed, Vectorized, takes_iteration
-from parareal._state import Layout, copy, has_rows, stack, structure, tree_leaves
+from parareal._state import Layout, copy, has_rows, stack, structure, subtract, tree_leaves
 from parareal._tally import Tally
 from parareal._values import Delivery, Kind, Request, Result
 
@@ -33,13 +33,15 @@ class Call:
 
     def result(self, request: Request, answer: Any) -> Result:
         """Check an answer and say what it cost."""
-        answer, cost = (answer.state, answer.cost) if isinstance(answer, Costed) else (answer, self.cost)
+        costed = answer if isinstance(answer, Costed) else Costed(answer, self.cost)
         state = copy(
-            check_result(self.kind.value, answer, self.layout)
+            check_result(self.kind.value, costed.state, self.layout)
         )  # it may be a buffer of the caller's, or a view
+        cost, second = float(costed.cost), costed.embedded
         if not self.graded or request.in_full:
-            return Result(state, None, float(cost))
-        return Result(state, None, float(cost), exact=False, accepted=False, serial=float("nan"))
+            gap = None if second is None else subtract(check_result(self.kind.value, second, self.layout), state)
+            return Result(state, None, cost, gap=gap)
+        return Result(state, None, cost, exact=False, accepted=False, serial=float("nan"))
 
 
 class Boxes:
@@ -87,7 +89,8 @@ class Boxes:
         states = stack([r.value.state for r in requests])
         t0, t1 = self._times([r.start for r in requests]), self._times([r.stop for r in requests])
         ends = self.box(states, t0, t1)
-        ends, cost = (ends.state, ends.cost) if isinstance(ends, Costed) else (ends, self.call.cost)
+        costed = ends if isinstance(ends, Costed) else Costed(ends, self.call.cost)
+        ends, cost = costed.state, costed.cost
         if not has_rows(ends, len(requests)):
             found = [tuple(getattr(x, "shape", ())) for x in tree_leaves(ends)]
             raise StructureError(
@@ -98,8 +101,11 @@ class Boxes:
             check_result(self.kind.value, ends, self.layout)
         rows = [self.layout.row(ends, i) for i in range(len(requests))]
         costs = np.broadcast_to(np.asarray(cost, dtype=float), len(rows)).tolist()
+        gaps = None if costed.embedded is None else subtract(costed.embedded, ends)
+        found = [None if gaps is None else self.layout.row(gaps, i) for i in range(len(rows))]
         return [
-            Result(check_result(self.kind.value, row, self.layout), None, c) for row, c in zip(rows, costs, strict=True)
+            Result(check_result(self.kind.value, row, self.layout), None, c, gap=gap)
+            for row, c, gap in zip(rows, costs, found, strict=True)
         ]
 
     def _times(self, times: list[Any]) -> Any:

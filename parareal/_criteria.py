@@ -24,6 +24,21 @@ class Evidence(NamedTuple):
     """the largest error estimate of the boundaries further left, relative"""
     previous: float = float("inf")
     """norm of the increment of the iteration before; infinite in the first"""
+    error: float = float("inf")
+    """estimated norm of U(k, n) - u(n), u being the sequential solution (docs/theory.md); infinite if there is none"""
+    last: bool = False
+    """whether this is the last boundary"""
+
+
+def propagated_error(evidence: Evidence) -> float:
+    """Return the estimated relative error of an iterate, as it comes through the slices (docs/theory.md, eq. 15 to 18).
+
+    Every slice passes on what reaches it, times its measured gain, and adds what its own correction has left, from the
+    measured rate at which it contracts; in the first iterations an embedded pair of coarse propagators stands in.
+    """
+    if evidence.error == 0:
+        return 0.0
+    return evidence.error / evidence.size if evidence.size else float("inf")
 
 
 def worst_increment(evidence: Evidence) -> float:
@@ -34,6 +49,8 @@ def worst_increment(evidence: Evidence) -> float:
     times rho / (1 - rho). It takes every boundary into account, because a change that has not yet reached the last
     boundary cannot be seen there.
     """
+    if evidence.increment == float("inf"):  # the sketch
+        return float("inf")
     own = evidence.increment / evidence.size if evidence.size else float(evidence.increment > 0)
     rho = min(evidence.increment / evidence.previous, 0.9) if evidence.previous else 0.0
     return max(own * max(1.0, rho / (1 - rho)), evidence.upstream)
@@ -47,6 +64,8 @@ class AbstractCriterion(ABC):
     """
 
     local: ClassVar[bool] = True
+    cumulative: ClassVar[bool] = False
+    """whether what it asks of the last boundary takes into account what is still under way to it"""
     norm: str = "rms"
     consecutive: int = 1
 
@@ -61,7 +80,11 @@ class AbstractCriterion(ABC):
 
     def estimate(self, evidence: Evidence) -> float:
         """Estimate the relative error of the state that the evidence is about."""
-        return worst_increment(evidence)
+        return propagated_error(evidence)
+
+    def overlooks(self, change: float, size: float, evidence: Evidence) -> bool:
+        """Return whether a change of what F remembers, both norms given, is as good as none."""
+        return self.accepts(evidence._replace(increment=change, defect=change, size=size))
 
     def nested(self, outer: int, inner: int) -> "AbstractCriterion":
         """Return the criterion of the solves over `inner` slices within each of `outer`: the same."""
@@ -146,22 +169,32 @@ class Defect(_Relative):
 @final
 @dataclass(frozen=True)
 class Tolerance(AbstractCriterion):
-    """Accept when the estimated relative error is at most `rtol`.
+    """Stop at the first iterate whose final state has an estimated relative error of at most `rtol`, sample by sample.
 
-    Slices settle one by one. Where the iteration contracts slowly, as Picard's does, what is left of their errors adds
-    up on the way to the last boundary, and the final state's estimate can exceed `rtol`: `Solution.error_estimate` has
-    it, and `Solution.message` says so.
+    A boundary further left settles, and its slice stops, where its own estimate is below a hundredth of `rtol` and its
+    increment below a tenth. Where a flow amplifies errors more than that, the final state's estimate can stay above
+    `rtol` when all boundaries have settled: `Solution.error_estimate` has it, and `Solution.message` says so.
 
-    `estimator` maps an `Evidence` to an estimate; the default, the largest relative increment of any boundary,
-    is simple and, where the iteration contracts fast, pessimistic: it may ask for an iteration more than needed.
+    `estimator` maps an `Evidence` to an estimate. The default, `propagated_error`, costs no evaluation; how often it
+    errs, and how many iterations it wastes, is measured (docs/theory.md). `worst_increment` is simple and pessimistic:
+    the largest relative increment of any boundary, which may ask for an iteration more than needed.
     """
 
     rtol: float
-    estimator: Callable[[Evidence], float] = worst_increment
+    estimator: Callable[[Evidence], float] = propagated_error
     norm: str = "rms"
+    interior: float = 0.01
+    """the fraction of `rtol` that boundaries before the last settle at, if `estimator` is `propagated_error`"""
 
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
+        if not 0 < self.interior <= 1:
+            raise ValueError(f"interior must be a fraction of rtol, above 0 and at most 1, got {self.interior}")
+
+    @property
+    def cumulative(self) -> bool:  # pyright: ignore
+        """Whether the estimate is carried from boundary to boundary."""
+        return self.estimator is propagated_error
 
     def resolved(self, layout: Layout) -> AbstractCriterion:
         """Check the tolerance against the dtype."""
@@ -172,9 +205,21 @@ class Tolerance(AbstractCriterion):
         """Ask the estimator."""
         return self.estimator(evidence)
 
+    def overlooks(self, change: float, size: float, evidence: Evidence) -> bool:
+        """Compare the change with the tolerance: what it does to a state is not known before F has run with it."""
+        return change <= self.rtol * size
+
+    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+        """Return the criterion of the solves within slices, whose ends are boundaries before the last."""
+        return replace(self, rtol=self.rtol * self.interior, interior=1.0) if self.cumulative else self
+
     def accepts(self, evidence: Evidence) -> bool:
         """Compare the estimate."""
-        return self.estimator(evidence) <= self.rtol
+        if evidence.last or not self.cumulative:
+            return self.estimator(evidence) <= self.rtol
+        # what flows on from here may be amplified, and F on the right will not see the last increment
+        steady = evidence.increment <= 10 * self.interior * self.rtol * evidence.size
+        return steady and self.estimator(evidence) <= self.interior * self.rtol
 
 
 @final

@@ -41,6 +41,7 @@ class Machine:
         self._ready: list[Request] = []
         self._running: Counter[int] = Counter()
         self._deepest: dict[int, float] = {}
+        self._judged = -1  # the newest iteration of the last slice, seen not to do
         self._open = 0  # in the synchronous schedule, the iteration that may be made
         self._front = 0  # the first slice that is not final
         self._admitted = len(slices) if rules.window is None else min(rules.window, len(slices))
@@ -120,6 +121,11 @@ class Machine:
             if not pending and self.rules.synchronous and self._complete(self._open):
                 self._open += 1
                 pending.extend(range(self._front, self._admitted))
+        if self.reached > self._judged and not self.done:
+            self._judged = self.reached
+            for here in self._slices[: self._admitted]:
+                here.release(self._judged)
+                self._ask(here)
 
     def _admit(self, window: int) -> None:
         """Let slices in below front + window; each starts from the newest value at its left boundary."""

@@ -43,6 +43,7 @@ class Nest:
             correct=corrector(leaves(parareal)[0]),
             record=_unrecorded,
             window=None,
+            eager=float("inf"),
             inexact=rounds(parareal.fine) > 1,
         )
         self.send: dict[Kind, Send] = {}  # where the inner propagations go
@@ -100,7 +101,7 @@ class Nest:
         self.solves[path] = _Solve(request, machine, time.perf_counter())
         coarse = request.kind is Kind.COARSE
         memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
-        machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth))
+        machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth, size=value.size))
         hand_out(machine.take(), self.send)
 
     def _rules(self, request: Request) -> Rules:
@@ -127,7 +128,13 @@ class Nest:
         cost = outlet.depth - request.value.depth
         estimate = 0.0 if outlet.exact else outlet.estimate
         result = Result(
-            outlet.state, outlet.memory, cost, outlet.exact, outlet.final, estimate, sum(solve.serial.values())
+            outlet.state,
+            outlet.memory,
+            cost,
+            exact=outlet.exact,
+            accepted=outlet.final,
+            estimate=estimate,
+            serial=sum(solve.serial.values()),
         )
         return request, result, solve.began
 

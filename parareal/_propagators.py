@@ -47,6 +47,8 @@ class Costed:
     state: Any
     cost: Any
     """evaluations, or any unit that fine and coarse have in common; of a vectorised function also one number a row"""
+    embedded: Any = None
+    """of a coarse propagator: a second answer from the same evaluations, by which errors are estimated (`Tolerance`)"""
 
 
 class Stepper(ABC):
@@ -65,6 +67,8 @@ class Stepper(ABC):
        It yields `(state, where)` for each evaluation it needs, is sent the value, and returns
        `(state, memory)`. Yield the state object it was given, unchanged, where the evaluation is at the start of
        the step: only such an evaluation can be shared. Rows must not influence each other.
+       A coarse stepper may return `(state, memory, embedded)`: the step's result by another method from the same
+       evaluations, of lower or higher order, by which errors are estimated (`Tolerance`).
     3. `begin(state)`: what is remembered before the first step: arrays with a leading axis of length R, or None
        for a one-step method. Memory keeps its structure, shapes and dtypes. Integers in it are bookkeeping:
        they have no size, but a boundary where they still change does not settle.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from parareal._propagators import Stepper, StepRoutine
-from parareal._state import concatenate, stack, take
+from parareal._state import concatenate, stack, subtract, take
 from parareal._state import rows as count_rows
 from parareal._values import Kind, Request
 
@@ -28,6 +28,8 @@ class Rows:
     memory: Any
     fresh: bool = False
     """some row has not made a step yet"""
+    gap: Any = None
+    """by how much an embedded second answer differs, summed over steps; None where there is none"""
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -38,8 +40,8 @@ class Rows:
             return self
         chosen = index.tolist()
         requests, began = [self.requests[i] for i in chosen], [self.began[i] for i in chosen]
-        state, memory = pick(self.state, index), pick(self.memory, index)
-        return Rows(requests, began, self.columns[index], state, memory, self.fresh)
+        state, memory, gap = pick(self.state, index), pick(self.memory, index), pick(self.gap, index)
+        return Rows(requests, began, self.columns[index], state, memory, self.fresh, gap)
 
     def next_node(self) -> np.ndarray:
         """Return where each row stands after its next step."""
@@ -72,7 +74,15 @@ class Rows:
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
             fresh=any(p.fresh for p in parts),
+            gap=_gaps(parts),
         )
+
+
+def _gaps(parts: Sequence[Rows]) -> Any:
+    """Join gaps; rows that have not made a step yet have none."""
+    if all(p.gap is None for p in parts):
+        return None
+    return concatenate([subtract(p.state, p.state) if p.gap is None else p.gap for p in parts])
 
 
 def _memory(requests: list[Request], stepper: Stepper, state: Any) -> Any:

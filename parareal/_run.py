@@ -22,7 +22,7 @@ from parareal._problem import Problem
 from parareal._propagators import corrector
 from parareal._slice import Rules
 from parareal._solution import Refinement, Solution, Stats
-from parareal._state import State, copy, missing
+from parareal._state import NORMS, State, copy, missing
 from parareal._values import Delivery, Kind, Value
 
 SCHEDULES = ("pipelined", "synchronous")
@@ -39,6 +39,7 @@ class Options:
     schedule: str = "pipelined"
     executor: AbstractExecutor | Executor | None = None
     window: int | None = None
+    eager: int | None = None
 
 
 @final
@@ -60,7 +61,8 @@ class Run:
         last = last_iteration(problem.propagators[Kind.FINE], problem.slices, self.window)
         self.limit = min(x for x in (last, limit, self.criterion.last_iteration) if x is not None)
         self.history = History(problem.slices + 1, len(problem.samples))
-        rules = self._rules(options.schedule == "synchronous")
+        eager = options.eager if options.eager is None else checks.whole_number("eager", options.eager, 0)
+        rules = self._rules(options.schedule == "synchronous", float("inf") if eager is None else eager)
         self.runner = problem.runner(options.executor, rules)
         self.machines = self._machines(rules, options.guess)
         self.serial: dict[tuple[int, int], float] = {}  # what F costs each sample on each slice, step by step
@@ -83,7 +85,7 @@ class Run:
             )
         return window
 
-    def _rules(self, synchronous: bool) -> Rules:
+    def _rules(self, synchronous: bool, eager: float) -> Rules:
         problem, fine = self.problem, self.problem.propagators[Kind.FINE]
         return Rules(
             criterion=self.criterion,
@@ -93,6 +95,7 @@ class Run:
             record=self.history.corrected,
             synchronous=synchronous,
             window=self.window,
+            eager=eager,
             inexact=rounds(fine) > 1,
             full=(self.criterion.last_iteration or 0) >= problem.slices,
         )
@@ -115,7 +118,7 @@ class Run:
     def _iterations(self) -> Iterator[int]:
         began = time.perf_counter()
         for machine, state in zip(self.machines, self.problem.samples, strict=True):
-            machine.enter(Value(0, state, exact=True))
+            machine.enter(Value(0, state, exact=True, size=NORMS[self.criterion.norm](state)))
         shown = -1
         while not self.cancelled and not all(m.done for m in self.machines):
             try:

@@ -44,7 +44,16 @@ class BoxPart(Part, Protocol):
         ...
 
 
+class StepPart(Part, Protocol):
+    """A part that runs steppers."""
+
+    def add(self, steps: Steps, requests: list[Request]) -> None:
+        """Put requests in the queue."""
+        ...
+
+
 MakeBoxes = Callable[[Kind, Callable[..., Any], Layout, Tally], BoxPart]
+MakeTicks = Callable[[Layout, Tally], StepPart]
 
 
 @final
@@ -52,7 +61,7 @@ class Runner:
     """Runs requests. Black-box coarse propagations go first, for everything waits for them.
 
     `rules` are those of the outermost level, which inner levels follow; without them a nested solve is one call, as
-    any black box. `make_boxes` says where black boxes run.
+    any black box. `make_boxes` says where black boxes run, `make_ticks` where steppers do.
     """
 
     def __init__(
@@ -62,11 +71,12 @@ class Runner:
         rules: Rules | None,
         most: int | None,
         make_boxes: MakeBoxes | None = None,
+        make_ticks: MakeTicks | None = None,
     ):
         self.tally = Tally()
         self._layout = layout
         self._make_boxes = partial(_own_boxes, most) if make_boxes is None else make_boxes
-        self._ticks = Ticks(layout, most, self.tally)
+        self._ticks = Ticks(layout, most, self.tally) if make_ticks is None else make_ticks(layout, self.tally)
         self._boxes: dict[tuple[Kind, int], BoxPart] = {}
         self._nests: list[Nest] = []
         self._send = self._places(propagators, rules)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
-from parareal._state import NORMS, add, finite, inexact_and_counts, same, subtract
+from parareal._estimate import SKETCH, ErrorModel
+from parareal._state import NORMS, State, add, finite, inexact_and_counts, same, subtract
 from parareal._values import Kind, Request, Result, Value
 
 
@@ -35,6 +36,8 @@ class Rules:
     """hold every iteration back until the one before it is complete"""
     window: int | None = None
     """how many slices, from the first one that is not final, may be under way"""
+    eager: float = float("inf")
+    """from this iteration on, F waits until it is known that the iteration's final state will not do"""
     full: bool = False
     """the fine propagator is never to answer roughly: this is a run to the end"""
     inexact: bool = False
@@ -73,12 +76,15 @@ class Slice:
         self.complete = guess is not None and rules.limit == 0  # no further output can come
         self.wanted: list[Request] = []  # propagations that have become ready
         self.asked: list[int] = []  # iterations that have asked for F
+        self.held: list[Value] = []  # inputs whose F waits for the end of their iteration
         self.used: Result | None = None  # what the newest output was made from
         self.first = float("inf")  # the iteration of the first input
         self.full = rules.full  # F must not answer roughly any more
         self.opened: float = 0  # the depth at which a window let this slice in
         self.streak = 0
         self.increment = float("inf")  # norm of the newest
+        self.change: State = None  # by which the newest output is corrected
+        self.errors = ErrorModel()
 
     @property
     def made(self) -> int:
@@ -103,7 +109,16 @@ class Slice:
         if not unchanged:
             self.wanted.append(self._request(Kind.COARSE, k, value))
             if k < self.rules.limit and (last is None or not value.settled):
-                self._ask_fine(k, value, full=False)
+                if k < self.rules.eager:
+                    self._ask_fine(k, value, full=False)
+                else:
+                    self.held.append(value)
+
+    def release(self, k: int) -> None:
+        """Ask for the F that were held back up to iteration k, which has come to an end that will not do."""
+        free, self.held = [u for u in self.held if u.iteration <= k], [u for u in self.held if u.iteration > k]
+        for value in [] if self.complete else free:
+            self._ask_fine(value.iteration, value, full=False)
 
     def receive(self, request: Request, result: Result, depth: float) -> None:
         """Keep a result until the corrections that need it are made."""
@@ -127,14 +142,21 @@ class Slice:
             return None
         k = int(self.first)
         coarse, depth = self.coarse[k]
-        return self._publish(Value(k, coarse.state, trail=coarse.memory, depth=depth, estimate=float("inf")))
+        drift = self._drift(self.inputs[k].value, coarse)
+        return self._publish(Value(k, coarse.state, trail=coarse.memory, depth=depth, drift=drift))
+
+    def _drift(self, left: Value, coarse: Result) -> State:
+        """Return by how much the sketch is estimated to miss the solution: the sum of the embedded pairs' gaps."""
+        if coarse.gap is None or not (left.exact or left.drift is not None):
+            return None
+        return coarse.gap if left.drift is None else add(left.drift, coarse.gap)
 
     def _next(self, k: int, barrier: float) -> Value | None:
         newest = self.newest
         if k not in self.inputs and newest is not None and newest.value.final:
             if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
                 # the slice has stopped: what it gave last stands
-                self.output = self.output._replace(iteration=k, settled=True, estimate=newest.value.estimate)
+                self.output = self.output._replace(iteration=k, settled=True)
                 return self.output
             self._keep(k, newest._replace(unchanged=True))
         return self._correct(k, barrier) if k in self.inputs else None
@@ -146,10 +168,10 @@ class Slice:
             return None
         fine, fine_depth = found
         coarse, coarse_depth = self.coarse[now.source]
-        state, memory = fine.state, fine.memory
+        state, memory, self.change = fine.state, fine.memory, None
         if not now.unchanged:
             before, _ = self.coarse[then.source]
-            change = subtract(coarse.state, before.state)
+            self.change = change = subtract(coarse.state, before.state)
             node = self.rules.boundaries[self.index + 1]
             trails = coarse.memory, before.memory
             state, memory = add(fine.state, change), self.rules.correct(fine.memory, change, node, trails)
@@ -180,10 +202,23 @@ class Slice:
                 f"the state at the end of slice {self.index} is not finite in iteration {k}, sample {self.sample}: "
                 f"{'the fine propagator overflows' if value.exact else advice}"
             )
-        self.output = value if self.output is None else self._judge(value, self.output, size)
+        value = value._replace(size=size)
+        self.output = self._judge_sketch(value) if self.output is None else self._judge(value, self.output)
         return self.output
 
-    def _judge(self, value: Value, before: Value, size: float) -> Value:
+    def _judge_sketch(self, value: Value) -> Value:
+        """Estimate the error of the sketch, where an embedded pair makes that possible; at the end it may do."""
+        criterion, last = self.rules.criterion, self.index + 1 == self.rules.slices
+        if value.drift is None:
+            return value._replace(estimate=float("inf"), error=float("inf"))
+        error, unknown = SKETCH * NORMS[criterion.norm](value.drift), float("inf")
+        evidence = Evidence(
+            value.iteration, self.index + 1, unknown, unknown, value.size, unknown, error=error, last=last
+        )
+        settled = last and criterion.accepts(evidence)
+        return value._replace(settled=settled, error=error, estimate=criterion.estimate(evidence))
+
+    def _judge(self, value: Value, before: Value) -> Value:
         """Record increment and defect, and let the criterion decide whether the boundary settles."""
         criterion, boundary, now, fine = self.rules.criterion, self.index + 1, self.inputs[value.iteration], self.used
         assert fine is not None
@@ -195,14 +230,20 @@ class Slice:
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.value.exact and now.unchanged
         last = boundary == self.rules.slices
+        error = self._error(value.iteration, defect) + fine.estimate * value.size
+        error = 0.0 if value.exact else error
+        # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
+        unseen = 0.0 if last else self.errors.rate * increment
         evidence = Evidence(
             iteration=value.iteration,
             boundary=boundary,
             increment=increment,
             defect=defect,
-            size=size,
+            size=value.size,
             upstream=max(0.0 if steady else now.value.estimate, fine.estimate),
             previous=self.increment,
+            error=error + unseen,
+            last=last,
         )
         self.increment = increment
         fresh = not self._remembers(value.memory, before.memory, evidence)
@@ -210,11 +251,26 @@ class Slice:
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
         if self.streak >= criterion.consecutive and not fine.accepted:
             self.full = True  # what F is asked to do roughly has been reached
-        chain = steady or now.value.settled or not criterion.local
+        chain = steady or now.value.settled or not criterion.local or (last and criterion.cumulative)
         settled = chain and self.streak >= criterion.consecutive
         if last and now.value.settled and not fresh:  # to the left, nothing can change any more
             settled = True
-        return value._replace(settled=settled and fine.accepted, estimate=criterion.estimate(evidence))
+        estimate = criterion.estimate(evidence)
+        return value._replace(settled=settled and fine.accepted, increment=increment, error=error, estimate=estimate)
+
+    def _error(self, k: int, defect: float) -> float:
+        """Return the estimated norm of the error of U(k, n+1)."""
+        now, then, norm = self.inputs[k], self.inputs[k - 1], NORMS[self.rules.criterion.norm]
+        after, before, gaps = now.value, then.value, (0.0, 0.0)
+        if now.unchanged:
+            after = after._replace(increment=0.0)
+        if k - 1 == self.first and self.used is not None:
+            new, old = self.coarse[now.source][0], self.coarse[then.source][0]
+            defect = norm(subtract(self.used.state, old.state))  # of the sketch, also where a guess is in its place
+            gaps = gaps if new.gap is None or old.gap is None else (norm(old.gap), norm(subtract(new.gap, old.gap)))
+            before = before._replace(increment=float("inf"))
+        change = 0.0 if self.change is None else norm(self.change)
+        return self.errors.corrected(after, before, change, defect, gaps)
 
     def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
         """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""
@@ -226,9 +282,7 @@ class Slice:
         if not same(counts, old_counts):
             return False
         change = norm(subtract(now, then))
-        return change == 0 or criterion.accepts(
-            evidence._replace(increment=change, defect=change, size=norm(now), upstream=0.0, previous=float("inf"))
-        )
+        return change == 0 or criterion.overlooks(change, norm(now), evidence)
 
     def _let_go(self) -> None:
         """Forget what no later output is made from."""

@@ -32,6 +32,7 @@ def solve(
     schedule: str = "pipelined",
     executor: AbstractExecutor | Executor | None = None,
     window: int | None = None,
+    eager: int | None = None,
     levels: Sequence[int] | None = None,
     callback: Callable[[Refinement], Any] | None = None,
     progress: bool = False,
@@ -65,6 +66,9 @@ def solve(
             fine propagations of a plain function are submitted as they become ready. Coarse ones run in this thread.
         window: let only so many slices, counted from the first that is not final, be under way; a slice that is let in
             starts from the newest state at its left boundary. Bounds work ahead of the front and states under way.
+        eager: from this iteration on, fine propagations wait until it is known that the iteration's final state is not
+            good enough; None for no waiting. Where that is the last iteration it spares work in vain, and else it costs
+            the time of a coarse sweep, and the evaluations that F would have shared with G. It changes no iterate.
         levels: slices of nested levels, outermost first, as in `(12, 9)`; `boundaries` are then those of the outermost
             level, or its two ends only. See `Parareal`.
         callback: called with a `Refinement` after every iteration; returning False cancels.
@@ -79,7 +83,7 @@ def solve(
     """
     no_unknown(solve, unknown)
     problem = _problem(fine, coarse, initial, boundaries, batch_dims, levels)
-    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window))
+    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window, eager))
     with bar(run, progress):
         for iteration in run.iterations():
             if callback is not None and callback(run.refinement(iteration)) is False:
@@ -103,6 +107,7 @@ def refine(
     schedule: str = "pipelined",
     executor: AbstractExecutor | Executor | None = None,
     window: int | None = None,
+    eager: int | None = None,
     levels: Sequence[int] | None = None,
     **unknown: Any,
 ) -> Iterator[Refinement]:
@@ -113,7 +118,7 @@ def refine(
     """
     no_unknown(refine, unknown)
     problem = _problem(fine, coarse, initial, boundaries, batch_dims, levels)
-    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window))
+    run = Run(problem, Options(guess, criterion, max_iterations, schedule, executor, window, eager))
     return _refinements(run)
 
 

@@ -16,7 +16,7 @@ from parareal._checks import StructureError, check_result
 from parareal._gather import Gathered, by_evaluate
 from parareal._propagators import Evaluate, Stepper, Steps
 from parareal._rows import AT, COST, COUNT, NODE, SAMPLE, Group, Rows, pick
-from parareal._state import Layout, concatenate, copy, has_rows, structure, take, tree_leaves
+from parareal._state import Layout, add, concatenate, copy, has_rows, structure, subtract, take, tree_leaves
 from parareal._state import rows as count_rows
 from parareal._tally import Tally
 from parareal._values import Delivery, Request, Result
@@ -56,15 +56,20 @@ class Ticks:
 
     def tick(self) -> list[Delivery]:
         """Make batched calls until rows arrive at their boundaries, for nothing else can change what runs."""
-        while not self.results:
-            if self.fresh or self.waiting:
-                self._start()
-            elif not self.groups:
-                break
-            if not self.results:  # a step may end without an evaluation
-                self._evaluate_all()
+        while not self.results and self.call():
+            pass
         results, self.results = self.results, []
         return results
+
+    def call(self) -> bool:
+        """Let all rows that may advance go on to their next evaluation, and make it; return False if there are none."""
+        if self.fresh or self.waiting:
+            self._start()
+        elif not self.groups:
+            return False
+        if not self.results:  # a step may end without an evaluation
+            self._evaluate_all()
+        return True
 
     def _start(self) -> None:
         """Regroup all rows that stand at the start of a step, and begin their steps."""
@@ -133,8 +138,10 @@ class Ticks:
         try:
             group.state, group.where = next(group.routine) if value is None else group.routine.send(value)
         except StopIteration as end:
-            if not isinstance(end.value, tuple) or len(end.value) != 2:
-                raise StructureError(f"{type(group.stepper).__name__}.step must return (state, memory)") from None
+            if not isinstance(end.value, tuple) or len(end.value) not in (2, 3):
+                raise StructureError(
+                    f"{type(group.stepper).__name__}.step must return (state, memory) or (state, memory, embedded)"
+                ) from None
             group.rows.columns[:, NODE] = group.next_node
             group.rows.columns[:, COST] += group.evaluations
             self._finish(group.stepper, group.rows, *end.value)
@@ -146,9 +153,12 @@ class Ticks:
             group.shares = False
             self.groups.append(group)
 
-    def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any) -> None:
+    def _finish(self, stepper: Stepper, rows: Rows, state: Any, memory: Any, embedded: Any = None) -> None:
         """Hand out the rows that have reached their boundary, and queue the others for their next step."""
         self._check(stepper, rows, state, memory)
+        if embedded is not None:
+            gap = subtract(embedded, state)
+            rows.gap = gap if rows.gap is None else add(rows.gap, gap)
         rows.state, rows.memory, rows.fresh = state, memory, False
         columns = rows.columns
         columns[:, AT] += 1
@@ -158,7 +168,8 @@ class Ticks:
             return
         for i in np.flatnonzero(arrived).tolist():
             kept = None if memory is None else copy(take(memory, slice(i, i + 1)))
-            result = Result(self.layout.row(state, i), kept, int(columns[i, COST]))
+            gap = None if rows.gap is None else self.layout.row(rows.gap, i)
+            result = Result(self.layout.row(state, i), kept, int(columns[i, COST]), gap=gap)
             self.results.append((rows.requests[i], result, rows.began[i]))
         if not arrived.all():
             self.waiting.setdefault(id(stepper), []).append(rows.take(np.flatnonzero(~arrived)))

@@ -30,7 +30,15 @@ class Value(NamedTuple):
     depth: float = 0
     """evaluations on the critical path up to here"""
     estimate: float = 0.0
-    """the largest error estimate that the criterion made on the way here"""
+    """the relative error that the criterion estimates"""
+    size: float = 0.0
+    """norm of the state"""
+    increment: float = float("inf")
+    """norm of U(k, n) - U(k-1, n); infinite where there is no iterate before"""
+    error: float = 0.0
+    """estimated norm of the error"""
+    drift: Any = None
+    """of the sketch: by how much it is estimated to miss the solution, a state; None where that is not known"""
 
     @property
     def final(self) -> bool:
@@ -109,6 +117,8 @@ class Result(NamedTuple):
     """whether the answer is as good as the criterion asks; an inner solve that ran out of iterations says False"""
     estimate: float = 0.0
     """the estimated relative error of an inner solve's answer"""
+    gap: Any = None
+    """of a coarse propagation: by how much its embedded second answer differs, a state; None where it has none"""
     serial: float | None = None
     """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
 

@@ -1,5 +1,6 @@
 """Coarse solvers by name."""
 
+from dataclasses import replace
 from typing import Any
 
 from parareal._checks import one_of
@@ -7,6 +8,7 @@ from parareal_diffusers._any_scheduler import AnyScheduler
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
+from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._identity import Identity
 from parareal_diffusers._schedulers import check_known, solver_of
@@ -36,6 +38,21 @@ def coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
         name = type(found.scheduler).__name__
         raise TypeError(f"{name} has no native solver, which a coarse solver must be: use coarse='auto'")
     return found
+
+
+def embedded_solver(coarse: Solver) -> Solver | None:
+    """Return a solver of another order that makes do with a coarse solver's evaluations; None if none is known."""
+    match coarse:
+        case DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++") | DDIM(eta=0.0) | Euler(ancestral=False):
+            return COARSE["dpmpp_2m"]
+        case DPMSolver(algorithm_type="dpmsolver" | "dpmsolver++", order=order):
+            return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]
+        case DDPM() | DPMSolver(order=1):
+            return COARSE["dpmpp_2m_sde"]
+        case DPMSolver():
+            return replace(coarse, order=1)
+        case _:
+            return None
 
 
 def automatic(fine: Solver, grid: Grid) -> Solver:

@@ -87,6 +87,18 @@ class Grid:
         total = self.start.alpha**2 + self.start.sigma**2
         return bool((total - 1).abs().max() < 1e-5)
 
+    @property
+    def chained(self) -> bool:
+        """Whether steps start where the ones before ended, up to a twentieth of their way in log-SNR.
+
+        Where they do not, steps and jumps are not two discretisations of one flow, and what two solvers' jumps disagree
+        by says nothing about the steps.
+        """
+        ways = (self.stop.half_log_snr - self.start.half_log_snr).abs()
+        gaps = (self.start.half_log_snr[1:] - self.stop.half_log_snr[:-1]).abs()
+        total, lost = (x[torch.isfinite(x)].sum() for x in (ways, gaps))
+        return bool(lost <= 0.05 * total)
+
     def to(self, device: torch.device) -> "Grid":
         """Return the grid on a device."""
         start, stop = (levels.map(lambda x: x.to(device)) for levels in (self.start, self.stop))

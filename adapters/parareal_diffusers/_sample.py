@@ -11,9 +11,10 @@ import parareal
 from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
 from parareal_diffusers._any_scheduler import AnyScheduler
-from parareal_diffusers._coarse import coarse_solver
+from parareal_diffusers._coarse import coarse_solver, embedded_solver
 from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
+from parareal_diffusers._jumps import Jumps
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Generators, Noise, Tape
 from parareal_diffusers._schedulers import check_nodes, grid_of, prepared, solver_of
@@ -114,9 +115,11 @@ def sample(
     grid = grid.to(latents.device)
     denoiser = Denoiser(model, grid, len(latents), model_kwargs or {}, guidance, sizes)
     records = fine.begin(latents[:1]) is not None
+    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
+    embedded = embedded_solver(jumps) if estimates and grid.chained else None
     solution = parareal.solve(
         parareal.Steps(SolverStepper(fine, grid, denoiser, random)),
-        parareal.Steps(SolverStepper(jumps, grid, denoiser, random, records), steps=1),
+        parareal.Steps(Jumps(jumps, grid, denoiser, random, embedded, records), steps=1),
         latents,
         edges,
         batch_dims=1,

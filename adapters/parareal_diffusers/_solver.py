@@ -130,54 +130,47 @@ def needs_variance_preserving(solver: Solver, grid: Grid) -> None:
 
 
 class Trail(NamedTuple):
-    """What a coarse stepper remembers: the solver's own memory, and what the network said where the jump began."""
+    """What is remembered of coarse jumps: the solvers' own memories, and what the network said where the last began."""
 
     memory: Any
-    clean: Tensor
-    noise: Tensor
+    embedded: Any
+    """of the embedded solver"""
+    clean: Any
+    noise: Any
 
 
 @final
 class SolverStepper(Stepper):
-    """A solver on a grid, with a network and a source of noise, as the engine runs it.
-
-    `records` makes a coarse stepper remember what the network said, by which a fine one corrects its history.
-    """
+    """A fine solver on a grid, with a network and a source of noise, as the engine runs it."""
 
     per_sample: ClassVar[bool] = True
 
-    def __init__(
-        self, solver: Solver, grid: Grid, denoiser: Denoiser, random: Noise | None = None, records: bool = False
-    ):
-        self.solver, self.grid, self.random, self.records = solver, grid, random, records
+    def __init__(self, solver: Solver, grid: Grid, denoiser: Denoiser, random: Noise | None = None):
+        self.solver, self.grid, self.random = solver, grid, random
         self.evaluate = denoiser
 
     def begin(self, state: Tensor) -> Any:
         """Ask the solver."""
-        memory = self.solver.begin(state)
-        if not self.records:
-            return memory
-        zero = torch.zeros_like(state)
-        return Trail(memory, zero, zero)
+        return self.solver.begin(state)
 
     def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
         """Ask the solver; the engine adds the last argument because of `per_sample`."""
-        leg = Leg(self.grid, start, stop, sample, state, self.random)
-        routine = self.solver.step(state, memory.memory if self.records else memory, leg)
-        if not isinstance(routine, Generator):
-            name = type(self.solver).__name__
-            raise TypeError(f"{name}.step must be a generator: ask the network by `yield from leg.predict(x)`")
-        state, own = yield from routine
-        if not self.records:
-            return state, own
-        if not leg.predictions:  # nothing was asked: all that changes is taken to be the clean sample
-            return state, Trail(own, state / leg.t.alpha, torch.zeros_like(state))
-        return state, Trail(own, leg.predictions[0].clean, leg.predictions[0].noise)
+        return routine(self.solver, state, memory, Leg(self.grid, start, stop, sample, state, self.random))
 
     def correct(self, memory: Any, change: Tensor, node: int, trails: tuple[Trail, Trail]) -> Any:
         """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
         now, before = trails
+        assert now.clean is not None  # jumps record where there is a memory to correct
         clean, noise = now.clean - before.clean, now.noise - before.noise
         s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))
         along = torch.where(t.sigma > 0, (change - t.alpha * clean) / t.sigma, noise)
         return self.solver.correct(memory, change, Shift(clean, noise, s.alpha * clean + s.sigma * along))
+
+
+def routine(solver: Solver, state: Tensor, memory: Any, leg: Leg) -> Generator[Any, Any, tuple[Tensor, Any]]:
+    """Return a solver's step, begun."""
+    made = solver.step(state, memory, leg)
+    if not isinstance(made, Generator):
+        name = type(solver).__name__
+        raise TypeError(f"{name}.step must be a generator: ask the network by `yield from leg.predict(x)`")
+    return made

@@ -25,14 +25,18 @@ def check_coarse(coarse: Any, method: str) -> None:
         )
 
 
-def coarse_propagator(coarse: Any, fine: Method, problem: Problem, arrays: Arrays) -> Any:
-    """Return what the engine is given. A method named shares the first evaluation of a slice with the fine one."""
+def coarse_propagator(coarse: Any, fine: Method, problem: Problem, arrays: Arrays, embedded: bool) -> Any:
+    """Return what the engine is given. A method named shares the first evaluation of a slice with the fine one.
+
+    `embedded` asks for a second result of lower order, where there is one.
+    """
     if coarse in (None, "auto"):
-        return parareal.Steps(fine, 1)
+        return parareal.Steps(fine.with_embedded() if embedded else fine, 1)
     if isinstance(coarse, str):
         method = METHODS[coarse]
         same = isinstance(fine, method)
-        return parareal.Steps(fine if same else method(fine.evaluate, fine.times, fine.dtype, fine.perturb), 1)
+        named = fine if same else method(fine.evaluate, fine.times, fine.dtype, fine.perturb)
+        return parareal.Steps(named.with_embedded() if embedded else named, 1)
     if isinstance(coarse, parareal.Steps):
         return coarse
     if isinstance(coarse, type(parareal.vectorized(_timed))):

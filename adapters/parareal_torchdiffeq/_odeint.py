@@ -102,7 +102,8 @@ def odeint(
             fine = METHODS[problem.method](
                 arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
             )
-            coarse_steps = coarse_propagator(coarse, fine, problem, arrays)
+            embedded = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
+            coarse_steps = coarse_propagator(coarse, fine, problem, arrays, embedded)
             try:
                 solution = parareal.solve(
                     parareal.Steps(fine), coarse_steps, arrays.of(problem.y0), boundaries, **options

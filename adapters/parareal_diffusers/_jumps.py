@@ -1,0 +1,82 @@
+"""The coarse propagator: a solver's jumps over many nodes, and what is learned from them."""
+
+from collections.abc import Generator
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from parareal import Stepper
+from parareal_diffusers._denoiser import Denoiser
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._leg import Leg
+from parareal_diffusers._noise import Noise
+from parareal_diffusers._solver import Solver, Trail, routine
+
+
+@final
+class Jumps(Stepper):
+    """A coarse solver on a grid, as the engine runs it.
+
+    Args:
+        solver, grid, denoiser, random: as of a `SolverStepper`.
+        embedded: another solver, which is given the same evaluations; by what the two disagree by errors are estimated
+            (docs/theory.md). Both must make one evaluation a step.
+        records: remember what the network said, by which a fine solver corrects its history.
+    """
+
+    per_sample: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        solver: Solver,
+        grid: Grid,
+        denoiser: Denoiser,
+        random: Noise | None = None,
+        embedded: Solver | None = None,
+        records: bool = False,
+    ):
+        self.solver, self.grid, self.random, self.embedded, self.records = solver, grid, random, embedded, records
+        self.evaluate = denoiser
+
+    def begin(self, state: Tensor) -> Any:
+        """Return what is remembered before the first jump; None for nothing."""
+        memory = self.solver.begin(state)
+        second = None if self.embedded is None else self.embedded.begin(state)
+        if memory is None and second is None and not self.records:
+            return None
+        zero = torch.zeros_like(state) if self.records else None
+        return Trail(memory, second, zero, zero)
+
+    def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
+        """Jump, by both solvers."""
+        trail = Trail(None, None, None, None) if memory is None else memory
+        leg = Leg(self.grid, start, stop, sample, state, self.random)
+        step = routine(self.solver, state, trail.memory, leg)
+        if self.embedded is None:
+            new, own = yield from step
+            return new, self._trail(memory, leg, new, own, None)
+        output = yield next(step)
+        new, own = _finished(step, output)
+        other = routine(self.embedded, state, trail.embedded, Leg(self.grid, start, stop, sample, state, self.random))
+        next(other)
+        second, its = _finished(other, output)
+        return new, self._trail(memory, leg, new, own, its), second
+
+    def _trail(self, before: Any, leg: Leg, new: Tensor, own: Any, second: Any) -> Trail | None:
+        if before is None:
+            return None
+        if not self.records:
+            return Trail(own, second, None, None)
+        if not leg.predictions:  # nothing was asked: all that changes is taken to be the clean sample
+            return Trail(own, second, new / leg.t.alpha, torch.zeros_like(new))
+        return Trail(own, second, leg.predictions[0].clean, leg.predictions[0].noise)
+
+
+def _finished(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) -> tuple[Tensor, Any]:
+    """Return the result of a step of one evaluation."""
+    try:
+        step.send(output)
+    except StopIteration as end:
+        return end.value
+    raise TypeError("an embedded pair of solvers must make one evaluation a step")

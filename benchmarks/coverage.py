@@ -1,0 +1,205 @@
+"""How often `Tolerance` keeps its promise, and how many iterations it wastes.
+
+    python benchmarks/coverage.py [--samples 16] [--write]
+
+For every setting, tolerance and sample: the error of the sample at which the solve stopped, relative to the sequential
+one, and the first iteration whose error is within the tolerance, which an oracle would have stopped at. Coverage is the
+share of samples whose error is within the tolerance, cost the mean number of iterations beyond the oracle's. It takes
+some minutes; `--write` puts the table into docs/theory.md.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from parareal_diffusers import models, sample
+from parareal_diffusers.testing import GaussianMixture, relative_errors
+from parareal_torchdiffeq import odeint
+from torch import Tensor
+
+import parareal
+
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
+PAGE = Path(__file__).parents[1] / "docs" / "theory.md"
+MARKS = "<!-- coverage: python benchmarks/coverage.py --write -->", "<!-- end of coverage -->"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one setting gave, for each tolerance and sample."""
+
+    kept: Tensor
+    """whether the error is within the tolerance, shape (tolerances, samples)"""
+    extra: Tensor
+    """iterations beyond the oracle's, shape (tolerances, samples)"""
+    ratio: Tensor
+    """the estimate over the error, where the solve stopped"""
+
+
+Solve = Callable[[parareal.AbstractCriterion, Callable[[parareal.Refinement], None] | None], parareal.Solution]
+
+
+def study(solve: Solve, answer: Tensor, most: int = 10) -> Found:
+    """Run a setting to a fixed number of iterations for the oracle, then to each tolerance."""
+    errors: list[Tensor] = []
+    solve(parareal.Iterations(most), lambda r: errors.append(relative_errors(r.final_state, answer)))
+    table = torch.stack(errors)
+    kept, extra, ratio = [], [], []
+    for tolerance in TOLERANCES:
+        oracle = (table <= tolerance).int().argmax(dim=0)
+        solution = solve(parareal.Tolerance(tolerance), None)
+        found = relative_errors(solution.final_state, answer)
+        kept.append(found <= tolerance)
+        extra.append(torch.from_numpy(solution.slice_iterations[-1]).to(torch.int64) - oracle)
+        ratio.append(torch.from_numpy(solution.error_estimate).to(found) / found)
+    return Found(torch.stack(kept), torch.stack(extra).double(), torch.stack(ratio))
+
+
+def network(steps: int, slices: int, samples: int) -> Found:
+    """The shipped network, DDIM, float32."""
+    net, scheduler = models.load("fashion-mnist")
+    latents = torch.randn(samples, 1, 28, 28, generator=torch.Generator().manual_seed(21))
+    labels = {"class_labels": torch.arange(samples) % 10}
+    options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices, "model_kwargs": labels}
+    exact = sample(net, latents, scheduler, num_inference_steps=steps, slices=1, model_kwargs=labels, tolerance=0)
+
+    def solve(criterion, callback):
+        return sample(net, latents, scheduler, criterion=criterion, callback=callback, **options)
+
+    return study(solve, exact.final_state, most=min(slices, 5))
+
+
+def mixture(steps: int, slices: int, samples: int) -> Found:
+    """The exact score of a Gaussian mixture, DDIM, float64."""
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
+    score = GaussianMixture.random(components=6, shape=(1, 4, 4)).model(scheduler, "epsilon")
+    latents = torch.randn(4 * samples, 1, 4, 4, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
+    options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices}
+    exact = sample(score, latents, scheduler, num_inference_steps=steps, slices=1, tolerance=0)
+
+    def solve(criterion, callback):
+        return sample(score, latents, scheduler, criterion=criterion, callback=callback, **options)
+
+    return study(solve, exact.final_state, most=min(slices, 9))
+
+
+def lotka_volterra(t: Tensor, u: Tensor) -> Tensor:
+    """Return the slope of predator and prey."""
+    x, y = u.unbind(-1)
+    return torch.stack([1.1 * x - 0.4 * x * y, 0.1 * x * y - 0.4 * y], -1)
+
+
+def pendulum(t: Tensor, u: Tensor) -> Tensor:
+    """Return the slope of a damped pendulum that is driven."""
+    x, v = u.unbind(-1)
+    return torch.stack([v, -torch.sin(x) - 0.1 * v + 0.5 * torch.cos(t).expand_as(x)], -1)
+
+
+def reaction(t: Tensor, u: Tensor) -> Tensor:
+    """Return the slope of a reaction and diffusion equation on 32 points (Allen and Cahn), forced."""
+    padded = torch.nn.functional.pad(u, (1, 1))
+    diffusion = (padded[..., 2:] - 2 * u + padded[..., :-2]) * 33**2 / 400
+    return diffusion + u - u**3 + 0.1 * torch.sin(t)
+
+
+def van_der_pol(t: Tensor, u: Tensor) -> Tensor:
+    """Return the slope of a relaxation oscillator."""
+    x, v = u.unbind(-1)
+    return torch.stack([v, 2 * (1 - x * x) * v - x], -1)
+
+
+def lorenz(t: Tensor, u: Tensor) -> Tensor:
+    """Return the slope of a chaotic system."""
+    x, y, z = u.unbind(-1)
+    return torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
+
+
+ODES = {
+    "Lotka-Volterra": (lotka_volterra, 20.0, lambda n, g: 2 + 8 * torch.rand(n, 2, generator=g)),
+    "pendulum": (pendulum, 10.0, lambda n, g: torch.randn(n, 2, generator=g)),
+    "reaction-diffusion": (reaction, 2.0, lambda n, g: torch.randn(n, 32, generator=g)),
+    "van der Pol": (van_der_pol, 10.0, lambda n, g: torch.randn(n, 2, generator=g) / 10 + torch.tensor([2.0, 0.0])),
+    "Lorenz": (lorenz, 2.0, lambda n, g: torch.randn(n, 3, generator=g) + torch.tensor([1.0, 1.0, 20.0])),
+}
+
+
+def equation(name: str, method: str, coarse: str, samples: int, steps: int = 1024) -> Found:
+    """An ODE in float64, sample by sample, with as many slices as `odeint` takes."""
+    slope, end, start = ODES[name]
+    states = start(samples, torch.Generator().manual_seed(21)).double()
+    times = torch.tensor([0.0, end], dtype=torch.float64)
+    options = {"method": method, "options": {"step_size": end / steps}, "return_solution": True}
+    found = []
+    for u in states:
+        exact = odeint(slope, u, times, criterion=parareal.Iterations(1024), slices=1, **options)[1].final_state[None]
+
+        def solve(criterion, callback, u=u):
+            def show(refinement):
+                callback(replace(refinement, final_state=refinement.final_state[None]))
+
+            given = None if callback is None else show
+            solution = odeint(slope, u, times, coarse=coarse, criterion=criterion, callback=given, **options)[1]
+            return replace(solution, final_state=solution.final_state[None])
+
+        found.append(study(solve, exact))
+    return Found(*(torch.cat([getattr(f, name) for f in found], dim=1) for name in ("kept", "extra", "ratio")))
+
+
+def groups(samples: int) -> dict[str, Callable[[], list[Found]]]:
+    """Return what is run for each row of the table."""
+    methods = (("rk4", "auto"), ("rk4", "heun2"), ("midpoint", "auto"))
+
+    def ode(name: str) -> Callable[[], list[Found]]:
+        return lambda: [equation(name, *method, samples) for method in methods]
+
+    return {
+        "trained network": lambda: [network(*s, samples) for s in ((25, 5), (25, 9), (100, 12), (100, 17), (196, 24))],
+        "Gaussian mixture": lambda: [
+            mixture(*s, samples) for s in ((25, 5), (25, 9), (100, 12), (100, 17), (196, 24), (1000, 55))
+        ],
+        **{name: ode(name) for name in ODES},
+    }
+
+
+def row(name: str, found: list[Found]) -> str:
+    """Return a line of the table."""
+    cells = []
+    for i in range(len(TOLERANCES)):
+        kept = torch.cat([f.kept[i] for f in found]).double().mean()
+        extra = torch.cat([f.extra[i] for f in found]).mean()
+        cells.append(f"{100 * kept:.1f} %, {extra:+.2f}")
+    kept = torch.cat([f.kept.flatten() for f in found]).double().mean()
+    extra = torch.cat([f.extra.flatten() for f in found]).mean()
+    return f"| {name} | " + " | ".join(cells) + f" | {100 * kept:.1f} %, {extra:+.2f} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--only", help="a part of the name of the rows to run")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/theory.md")
+    given = parser.parse_args()
+    print(f"{platform.machine()}, torch {torch.__version__}, {given.samples} samples", flush=True)
+    lines = [
+        "| | " + " | ".join(f"{t:g}" for t in TOLERANCES) + " | all |",
+        "|" + "---|" * (len(TOLERANCES) + 2),
+    ]
+    promised: list[Found] = []
+    for name, run in groups(given.samples).items():
+        if given.only and given.only not in name:
+            continue
+        found = run()
+        lines.append(row(name, found))
+        print(lines[-1], flush=True)
+        if name == "reaction-diffusion":
+            lines.append(row("**all of these**", promised := [*promised, *found]))
+            print(lines[-1], flush=True)
+        promised += found
+    if given.write:
+        before, rest = PAGE.read_text().split(MARKS[0])
+        PAGE.write_text(before + MARKS[0] + "\n\n" + "\n".join(lines) + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])

@@ -1,0 +1,57 @@
+"""What the error of an iterate is estimated to be, from numbers that the iteration makes anyway (docs/theory.md).
+
+To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
+
+    e(k, n+1) = G' e(k, n) + (F' - G') e(k-1, n),   and e(k-1, n) is about -(U(k, n) - U(k-1, n)),
+
+the increment, where iteration k gained on iteration k-1. G' is known along the increments: the gain
+|G(k, n) - G(k-1, n)| / |increment|. F' - G' is known along those of the iteration before, where the defect
+F(k-1, n) - U(k-1, n+1) is (F' - G') times the increment of iteration k-1: the rate at which a slice contracts.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+from parareal._values import Value
+
+SKETCH = 2.0
+"""safety factor of the embedded pair's estimate of the sketch; like the others set by benchmarks/coverage.py"""
+PAIR = 0.5
+"""of the embedded pair in the first correction"""
+SCALE = 3.5
+"""of the first correction's other estimate: that F - G changes relatively as its argument does"""
+RATE = 1.0
+"""of the measured rate"""
+
+
+@final
+@dataclass
+class ErrorModel:
+    """What one slice does to errors, learned as it is corrected."""
+
+    gain: float = 1.0
+    """of G, along the last increment"""
+    rate: float = 0.0
+    """of F - G, along the increment before"""
+
+    def corrected(self, now: Value, then: Value, change: float, defect: float, gaps: tuple[float, float]) -> float:
+        """Return the estimated norm of the error of U(k, n+1).
+
+        Args:
+            now, then: U(k, n) and U(k-1, n), with their increments, sizes and errors; an increment of `then` that is
+                infinite says that U(k-1, n+1) is the sketch.
+            change: norm of G(k, n) - G(k-1, n).
+            defect: norm of F(k-1, n) - U(k-1, n+1), and of F(k-1, n) - G(k-1, n) in the first correction.
+            gaps: norms of what the embedded pair of coarse propagators disagreed by in iteration k-1, and of how much
+                that has changed in iteration k; zeros where there is no pair.
+        """
+        if now.increment > 0:
+            self.gain = change / now.increment
+        if then.increment == float("inf"):
+            before, moved = gaps
+            scale = SCALE * defect / then.size if then.size > 0 else float(defect > 0)
+            pair = PAIR * defect / before * moved / now.increment if before > 0 and now.increment > 0 else 0.0
+            self.rate = max(scale, pair)
+        elif then.increment > 0 and now.increment > 0:
+            self.rate = RATE * defect / then.increment
+        return self.gain * now.error + self.rate * now.increment

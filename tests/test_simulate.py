@@ -1,0 +1,178 @@
+"""Simulated solves count as real ones do, and obey the closed laws."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import METHODS
+
+import parareal
+
+CURVE = {1: 1.0, 2: 1.2, 4: 1.7, 8: 2.9, 16: 5.5}
+
+
+def real(steps, slices, iterations, method="euler", levels=None, **options):
+    """Run the engine itself for a number of iterations."""
+    grid = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
+    stepper = METHODS[method](lambda u, t: torch.sin(3 * u) - u + torch.cos(5 * t), grid)
+    nodes = [0, steps] if levels else [round(i * steps / slices) for i in range(slices + 1)]
+    state = torch.tensor([0.7, -0.3], dtype=torch.float64)
+    criterion = parareal.Iterations(iterations)
+    fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, 1)
+    return parareal.solve(fine, coarse, state, nodes, criterion=criterion, levels=levels, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    slices=st.integers(2, 9),
+    size=st.integers(2, 9),  # with one step a slice, F would be G here
+    iterations=st.integers(1, 4),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    extra=st.integers(0, 3),
+)
+def test_counts_are_the_engines_own(slices, size, iterations, schedule, extra):
+    steps, iterations = slices * size + extra, min(iterations, slices)
+    solution = real(steps, slices, iterations, schedule=schedule)
+    found = parareal.simulate(steps, slices, iterations, schedule=schedule)
+    names = ("work", "span", "calls", "peak_batch", "sequential_work", "sequential_span")
+    assert [getattr(found.stats, n) for n in names] == [getattr(solution.stats, n) for n in names]
+    assert found.wall_time == found.stats.calls  # a call takes one second, whatever its rows
+
+
+@pytest.mark.parametrize("levels", [(3, 2), (2, 3, 2), (4, 4)])
+def test_levels_are_counted_as_the_engine_counts_them(levels):
+    solution = real(48, None, 1, levels=levels)
+    found = parareal.simulate(48, levels=levels, iterations=1)
+    assert (found.stats.work, found.stats.span, found.stats.calls) == (
+        solution.stats.work,
+        solution.stats.span,
+        solution.stats.calls,
+    )
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_bounded_batches_and_stages_as_well(method, most):
+    stages = {"euler": 1, "heun": 2}[method]
+    solution = real(40, 5, 2, method=method, executor=parareal.BatchedExecutor(most))
+    found = parareal.simulate(
+        40, 5, 2, stages=stages, coarse_stages=stages, max_batch=most, batch_time={1: 1.0, 2: 2.0}
+    )
+    assert (found.stats.work, found.stats.calls) == (solution.stats.work, solution.stats.calls)
+    assert found.wall_time == pytest.approx(solution.stats.work)  # here a call takes as long as its rows one by one
+
+
+@settings(max_examples=40, deadline=None)
+@given(slices=st.integers(2, 12), size=st.integers(1, 12), iterations=st.integers(1, 5), devices=st.integers(1, 5))
+def test_closed_laws(slices, size, iterations, devices):
+    """Theory, eq. 9 and 10: a call takes one second whatever its rows, and no number of devices beats the span."""
+    p, steps = min(iterations, slices), slices * size
+    found = parareal.simulate(steps, slices, p, devices=devices)
+    assert found.wall_time == found.stats.span == slices + p * (size - 1)
+    assert found.stats.work == slices + sum((slices - j + 1) * (size - 1) + slices - j for j in range(1, p + 1))
+    assert found.speedup == pytest.approx(steps / found.stats.span)
+
+
+@settings(max_examples=20, deadline=None)
+@given(slices=st.integers(2, 8), size=st.integers(2, 8), cost=st.integers(1, 2), iterations=st.integers(1, 4))
+def test_the_law_without_sharing(slices, size, cost, iterations):
+    p, cost = min(iterations, slices), min(cost, size)
+    found = parareal.simulate(
+        slices * size, slices, p, coarse_steps=cost, shared=False, devices=None, batch_time={1: 1.0}
+    )
+    assert found.stats.span == p * size + (slices - p) * cost
+
+
+def test_picard_has_no_coarse_cost():
+    found = parareal.simulate(30, 30, 6, coarse_stages=0, devices=None)
+    assert found.stats.span == 6
+
+
+def test_messages_delay_what_crosses_devices():
+    """The first correction goes through all slices: its every step to another device costs a message."""
+    quick, slow = (parareal.simulate(64, 8, 1, devices=8, message_time=t) for t in (0.0, 0.5))
+    assert slow.wall_time == pytest.approx(quick.wall_time + 7 * 0.5)
+    assert parareal.simulate(64, 8, 1, devices=1, message_time=0.5).wall_time == quick.wall_time
+
+
+def test_more_devices_are_not_slower_and_efficiency_is_a_share():
+    times = [parareal.simulate(96, 8, 2, devices=p, batch_time={1: 1.0, 2: 2.0}) for p in (1, 2, 4, 8)]
+    assert all(a.wall_time >= b.wall_time for a, b in pairwise(times))
+    assert all(0 < t.busy <= 1 and 0 < t.efficiency <= 1.01 for t in times)
+
+
+def test_windows_and_waiting():
+    full = parareal.simulate(96, 12, [3] * 12)
+    narrow = parareal.simulate(96, 12, [3] * 12, window=3)
+    assert narrow.stats.peak_batch < full.stats.peak_batch
+    eager = parareal.simulate(96, 12, [*[3] * 11, 2])
+    waits = parareal.simulate(96, 12, [*[3] * 11, 2], eager=2)
+    assert waits.stats.work < eager.stats.work
+    assert waits.stats.span == eager.stats.span
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slices": 3, "levels": (2, 2)}, "one of slices, levels and boundaries"),
+        ({"slices": 200}, "at most the 96 steps"),
+        ({"slices": 4, "batch_time": {1: -1.0}}, "must be positive"),
+        ({"slices": 4, "iterations": [1, 2]}, "2 numbers for 4 slices"),
+        ({"slices": 4, "message_time": -1}, "message_time"),
+        ({"boundaries": [0, 5]}, "end with 96"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        parareal.simulate(96, **options)
+
+
+def test_a_plan_is_the_fastest_candidate_and_says_so():
+    plan = parareal.plan(100, iterations=2, batch_time=CURVE)
+    assert plan.worthwhile
+    assert plan.predicted_wall_time == min(c.wall_time for c in plan.candidates)
+    assert plan.predicted_speedup == pytest.approx(100 / plan.predicted_wall_time)
+    assert "in parallel" in plan.explain()
+    assert str(plan.slices) in plan.table()
+
+
+def test_a_plan_advises_the_sequential_solve_where_batches_gain_nothing():
+    plan = parareal.plan(100, iterations=2, batch_time={1: 1.0, 2: 2.0})
+    assert not plan.worthwhile
+    assert (plan.slices, plan.predicted_wall_time) == (1, 100.0)
+    assert plan.predicted_speedup < 1
+    assert "sequentially" in plan.explain()
+
+
+def test_waiting_is_advised_where_the_last_iteration_is_known():
+    plan = parareal.plan(400, iterations=1, batch_time=CURVE, slices=[20])
+    assert plan.eager == 1
+
+
+def test_a_batch_time_interpolates_and_goes_on():
+    curve = parareal.BatchTime((1, 3), (1.0, 2.0))
+    np.testing.assert_allclose([curve(n) for n in (1, 2, 3, 5)], [1.0, 1.5, 2.0, 3.0])
+    calls = []
+    measured = parareal.BatchTime.measured(calls.append, sizes=(1, 4), seconds=0.05)
+    assert measured.rows == (1, 4)
+    assert set(calls) == {1, 4}
+
+
+@settings(max_examples=30, deadline=None)
+@given(slices=st.integers(2, 7), eager=st.integers(0, 4), seed=st.integers(0, 20), rtol=st.sampled_from([1e-2, 1e-5]))
+def test_waiting_changes_no_iterate(slices, eager, seed, rtol):
+    """F that waits for the last state to be judged gives the same result."""
+    grid = torch.linspace(0, 2, 41, dtype=torch.float64)
+    stepper = METHODS["euler"](lambda u, t: torch.sin(3 * u) - u + torch.cos(5 * t), grid)
+    state = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    nodes = [round(i * 40 / slices) for i in range(slices + 1)]
+    fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, 1)
+    for criterion in (parareal.Tolerance(rtol), parareal.Increment(rtol), parareal.Iterations(slices)):
+        plain, waiting = (
+            parareal.solve(fine, coarse, state, nodes, criterion=criterion, eager=e) for e in (None, eager)
+        )
+        torch.testing.assert_close(plain.final_state, waiting.final_state, rtol=1e-12, atol=1e-12)
+        assert plain.iterations == waiting.iterations
