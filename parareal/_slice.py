@@ -156,7 +156,8 @@ class Slice:
         if k not in self.inputs and newest is not None and newest.value.final:
             if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
                 # the slice has stopped: what it gave last stands
-                self.output = self.output._replace(iteration=k, settled=True)
+                estimate = self.output.estimate if self.rules.criterion.cumulative else newest.value.estimate
+                self.output = self.output._replace(iteration=k, settled=True, estimate=estimate)
                 return self.output
             self._keep(k, newest._replace(unchanged=True))
         return self._correct(k, barrier) if k in self.inputs else None

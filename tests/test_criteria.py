@@ -169,9 +169,8 @@ def test_each_sample_of_a_batch_is_solved_as_if_alone(seed, slices, schedule, li
     for i in range(5):
         alone = parareal.solve(fine, coarse, initial[i], times, **options)
         assert identical(together.final_state[i], alone.final_state)
-        # stopping by the estimate at the end leaves boundaries before it where they are, which is a matter of time
-        assert identical(together.final_state[i], alone.final_state)
-        assert together.slice_iterations[-1, i] == alone.slice_iterations[-1, 0]
+        assert identical(together.states[:, i], alone.states)
+        np.testing.assert_array_equal(together.slice_iterations[:, i], alone.slice_iterations[:, 0])
         rows = alone.increments.shape[0]
         np.testing.assert_array_equal(together.increments[:rows, :, i], alone.increments[:, :, 0])
         assert np.isnan(together.increments[rows:, 1:, i]).all()
@@ -201,8 +200,9 @@ def test_each_sample_of_a_stepped_batch_is_solved_as_if_alone(seed, steps, slice
     together = parareal.solve(*propagators, initial, nodes, batch_dims=1, **options)
     for i in range(6):
         alone = parareal.solve(*propagators, initial[i], nodes, **options)
-        assert identical(together.states[:, i], alone.states)
-        np.testing.assert_array_equal(together.slice_iterations[:, i], alone.slice_iterations[:, 0])
+        # stopping by the estimate at the end leaves boundaries before it where they are, which is a matter of time
+        assert identical(together.final_state[i], alone.final_state)
+        assert together.slice_iterations[-1, i] == alone.slice_iterations[-1, 0]
 
 
 @pytest.mark.parametrize("criterion", [parareal.Increment(1e-7), parareal.Tolerance(1e-6), parareal.LastChange(1e-9)])

@@ -108,7 +108,7 @@ def test_the_trained_model_denoises():
 
 
 def test_slow_contraction_is_priced_or_admitted():
-    """Picard contracts slowly on a real score: the carried estimate sees it, the largest increment's message names it."""
+    """Picard contracts slowly on a real score: the carried estimate sees it, the largest increment."""
     net, scheduler = models.load("fashion-mnist")
     x, labels = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([3])
     reference = ddim_loop(net, scheduler, 25, x, labels)
