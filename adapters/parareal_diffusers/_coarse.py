@@ -7,6 +7,7 @@ from parareal_diffusers._any_scheduler import AnyScheduler
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
+from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._identity import Identity
 from parareal_diffusers._schedulers import check_known, solver_of
@@ -42,4 +43,7 @@ def automatic(fine: Solver, grid: Grid) -> Solver:
     """Return the coarse solver that converged fastest on the shipped network (docs/solvers.md)."""
     if not fine.stochastic:
         return COARSE["dpmpp_2m"]
+    if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
+        exploding = bool((grid.start.alpha == 1).all())
+        return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")
     return COARSE["ddpm"] if grid.variance_preserving and not isinstance(fine, DDIM) else fine

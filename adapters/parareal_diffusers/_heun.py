@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid import Grid
-from parareal_diffusers._two_stage import TwoStage
+from parareal_diffusers._two_stage import Stage, TwoStage
 
 
 @final
@@ -17,15 +17,15 @@ class Heun(TwoStage):
 
     The slope of a step is the mean of those at its two ends, so each level but the first and last has two nodes: at the
     first the step before is completed. From node to next node it is the step of `diffusers.HeunDiscreteScheduler` or
-    `FlowMatchHeunDiscreteScheduler`; k-diffusion's `sample_heun` on `Sigmas`.
+    `FlowMatchHeunDiscreteScheduler`; on `Sigmas` it is k-diffusion's `sample_heun`.
 
     Args:
         scheduler: one of these, or `Sigmas`; not needed for a coarse solver, which makes Euler's step.
     """
 
-    def whole(self, first: Tensor, second: Tensor) -> Tensor:
+    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
         """Return the mean of the slopes at both ends."""
-        return (first + second) / 2
+        return ((memory.base - memory.clean) / origin + (x - clean) / sigma) / 2
 
     def check(self, grid: Grid) -> None:
         """Raise `ValueError` unless levels come in pairs."""
@@ -38,5 +38,5 @@ class Heun(TwoStage):
             )
 
     def nodes(self, sigmas: Tensor) -> Tensor:
-        """Return the sigmas of nodes, two at each level but the first and the last, (2N,), from N + 1 levels."""
+        """Return two nodes at each level but the first and the last."""
         return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])

@@ -1,6 +1,7 @@
 """Linear multistep: Adams-Bashforth in sigma."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -20,8 +21,7 @@ class LMS(Solver):
     """Linear multistep in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
 
     The slope dx / dsigma is extrapolated by the polynomial through the slopes at the nodes before. From node to next
-    node it is `diffusers.LMSDiscreteScheduler.step` up to the rounding of its coefficients, which it integrates
-    numerically in float32.
+    node it is `diffusers.LMSDiscreteScheduler.step`, whose coefficients, integrated numerically in float32, are used.
 
     Args:
         scheduler: a LMSDiscreteScheduler, EulerDiscreteScheduler or `Sigmas`; not needed for a coarse solver.
@@ -52,11 +52,33 @@ class LMS(Solver):
         euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
         finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
         weights = torch.where(finite, weights, euler).to(x.dtype)
+        weights = self._upstream(weights, memory.nodes, leg)
         total = per_row(weights[:, 0], x) * slope
         for k in range(1, self.order):
             total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
         latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
         return x + total, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+
+    def _upstream(self, weights: Tensor, nodes: Tensor, leg: Leg) -> Tensor:
+        """Put the scheduler's own weights in for rows that make one of its steps."""
+        if self._table is None:
+            return weights
+        before = leg.start - 1
+        own = (leg.stop == leg.start + 1) & (nodes[:, 0] == before)
+        return torch.where(own[:, None], self._table.to(weights)[leg.start], weights)
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """The weights of LMSDiscreteScheduler for every step, (N, order); None for other schedulers."""
+        if not hasattr(self.scheduler, "get_lms_coefficient"):
+            return None
+        steps = len(self.scheduler.timesteps)
+        table = torch.zeros(steps, self.order, dtype=torch.float64)
+        for i in range(steps):
+            order = min(i + 1, self.order)
+            for k in range(order):
+                table[i, k] = self.scheduler.get_lms_coefficient(order, i, k)
+        return table
 
     def _weights(self, nodes: Tensor, leg: Leg) -> Tensor:
         """Integrate the Lagrange polynomials through the row's nodes from level s to level t: shape (R, order).

@@ -72,13 +72,16 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
         scheduler.set_timesteps(num_inference_steps)
     elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
-    if type(scheduler) not in _GRIDS and getattr(scheduler, "step_index", None) is not None:
-        raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
     if getattr(scheduler, "begin_index", None):
         raise ValueError(
             f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
         )
     return scheduler
+
+
+def has_native(scheduler: Any) -> bool:
+    """Return whether a scheduler has a native solver; only its own step knows flows that are noised again."""
+    return type(scheduler) in _GRIDS and not scheduler.config.get("stochastic_sampling", False)
 
 
 def grid_of(scheduler: Any) -> Grid:
@@ -87,7 +90,7 @@ def grid_of(scheduler: Any) -> Grid:
     Raises:
         ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
     """
-    if type(scheduler) not in _GRIDS:
+    if not has_native(scheduler):
         return any_grid(scheduler)
     config = scheduler.config
     clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
@@ -103,7 +106,7 @@ def solver_of(scheduler: Any) -> Solver:
     Raises:
         ValueError: for options that cannot be right (docs/upstream.md).
     """
-    if type(scheduler) not in _GRIDS:
+    if not has_native(scheduler):
         return AnyScheduler(scheduler)
     return _SOLVERS[type(scheduler)](scheduler)
 
@@ -204,11 +207,8 @@ def _flow_heun_grid(scheduler: Any) -> Grid:
 
 def _flow_grid(scheduler: Any) -> Grid:
     config, sigmas = scheduler.config, scheduler.sigmas.cpu()
-    for option in ("stochastic_sampling", "invert_sigmas"):
-        if config[option]:
-            raise ValueError(
-                f"FlowMatchEulerDiscreteScheduler with {option}=True has no native solver yet: set it to False"
-            )
+    if config["invert_sigmas"]:
+        raise ValueError("FlowMatchEulerDiscreteScheduler with invert_sigmas=True is not covered: set it to False")
     start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
     return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
 
@@ -219,6 +219,10 @@ def _threshold(config: Any) -> tuple[float, float] | None:
 
 _REFUSED = {
     "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
+    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
+    "CosineDPMSolverMultistepScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
+    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
 }
 _PREDICTIONS = {
     EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),
