@@ -15,6 +15,7 @@ from parareal_diffusers._snapshot import SMALL, Snapshots
 from parareal_diffusers._solver import Shift, Solver
 
 _STATES = ("sample", "last_sample", "cur_sample")
+_RANDOM = ("last_noise",)
 _NOISES = ("derivatives", "ets")
 
 
@@ -75,6 +76,8 @@ class AnyScheduler(Solver):
         self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, random: Any
     ) -> tuple[Tensor, Tensor, int]:
         """Advance one row; where samples draw from one generator, in its place among copies of itself."""
+        if skeleton < 0 and node % self._order:  # a sketch's state, in the midst of a step that nobody has begun
+            return x, data, skeleton
         copies, options = (random.copies, random.options(node, sample)) if isinstance(random, Replay) else (1, {})
         place = sample if copies > 1 else 0
         scheduler, t = self.snapshots.put(data, skeleton, node, copies), self.scheduler.timesteps[node]
@@ -86,7 +89,8 @@ class AnyScheduler(Solver):
         """Change the state before and predictions as they go with the change of the state."""
         data = memory.data.clone()
         for name, place in self.snapshots.held(int(memory.skeletons)):
-            data[:, place] += shift.previous if name in _STATES else self._shift(name, shift)
+            if name not in _RANDOM:
+                data[:, place] += shift.previous if name in _STATES else self._shift(name, shift)
         return Remembered(data, memory.skeletons)
 
     def _shift(self, name: str, shift: Shift) -> Tensor:
@@ -98,8 +102,11 @@ class AnyScheduler(Solver):
 
     def bases(self, grid: Grid) -> Sequence[int]:
         """Return the node from which every step starts: schedulers of order 2 make two calls a step."""
-        order = int(getattr(self.scheduler, "order", 1))
-        return [i - i % order for i in range(grid.steps)]
+        return [i - i % self._order for i in range(grid.steps)]
+
+    @property
+    def _order(self) -> int:
+        return int(getattr(self.scheduler, "order", 1))
 
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` for a scheduler whose state cannot be carried."""
@@ -147,19 +154,20 @@ def check_carried(scheduler: Any, snapshots: Snapshots) -> None:
             "'sde-dpmsolver++'"
         )
     problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
+    copies = len(SMALL) if snapshots.draws else 1
     rows = [(x[None], SMALL.new_zeros(len(snapshots.places), *x.shape), -1) for x in SMALL]
     for node, (t, own) in enumerate(zip(scheduler.timesteps, snapshots.states, strict=True)):
         if not bool(torch.isfinite(own).all()):
             raise ValueError(f"{name}'s own loop gives NaN in step {node} with these options")
         for i, (x, data, skeleton) in enumerate(rows):
             try:
-                again = snapshots.put(data, skeleton, node, len(SMALL))
-                alike = x.expand(SMALL.shape)
+                again, alike = snapshots.put(data, skeleton, node, copies), x.expand(copies, *x.shape[1:])
+                place = i if copies > 1 else 0
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(snapshots.random[node])
                     many = again.step(0.5 * alike, t, alike, return_dict=False)[0]
-                x = many[i : i + 1]
-                rows[i] = x, *snapshots.take(again, x[0], i)
+                x = many[place : place + 1]
+                rows[i] = x, *snapshots.take(again, x[0], place)
             except (KeyError, RuntimeError, IndexError) as error:  # places that move, or of another shape
                 raise ValueError(problem) from error
         if not torch.allclose(torch.cat([x for x, _, _ in rows]), own, rtol=1e-5, atol=1e-6):

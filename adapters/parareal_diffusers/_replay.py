@@ -19,8 +19,8 @@ class Replay:
 
     One run of the loop on zeros, of the shape of the batch, records the generators' states before each step and leaves
     the generators where the sequential loop leaves them. What comes out of each of its steps, from zeros, is the noise
-    that the step adds; coarse jumps get what these noises add up to, as if the decay between were that of the
-    posterior (see `Noise`), which affects speed only.
+    that the step adds, and is kept; coarse jumps get what these noises add up to, as if the decay between were that of
+    the posterior (see `Noise`), which affects speed only.
 
     Args:
         scheduler: with its timesteps set.
@@ -33,7 +33,6 @@ class Replay:
         self.scheduler, self.like = scheduler, torch.zeros_like(latents)
         self.generators = as_list(generator, latents.device)
         self.decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
-        self.noise = lru_cache(64)(self._noise)
         self.jump = lru_cache(64)(self._jump)
 
     @property
@@ -44,20 +43,39 @@ class Replay:
     @cached_property
     def states(self) -> list[list[Tensor]]:
         """The generators' states before each step."""
-        kept, scheduler = [], _begun(self.scheduler)
+        return [states for states, _ in self._recorded]
+
+    @cached_property
+    def _recorded(self) -> list[tuple[list[Tensor], Tensor]]:
+        """The generators' states before each step, and the noise that the step adds.
+
+        That is measured with a scheduler that begins where the step, or its cycle of calls, begins: what others remember
+        of earlier noise would be counted again.
+        """
+        kept, scheduler, order = [], _begun(self.scheduler, 0), int(getattr(self.scheduler, "order", 1))
         for node in range(len(scheduler.timesteps)):
-            kept.append([g.get_state() for g in self.generators])
-            _zero_step(scheduler, node, self.like, self.generators)
+            states = [g.get_state() for g in self.generators]
+            self._from_zeros(scheduler, node, self.generators)
+            fresh = fresh if node % order else _begun(self.scheduler, node)
+            noise = self._from_zeros(fresh, node, self._again(states))
+            kept.append((states, torch.nan_to_num(noise, 0.0, 0.0, 0.0)))
         return kept
+
+    def _from_zeros(self, scheduler: Any, node: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return what a step makes of zeros, the network's output being zero, too."""
+        t = scheduler.timesteps[node]
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(self.like, t)
+        return scheduler.step(self.like, t, self.like, return_dict=False, generator=_one_or_all(generators))[0]
 
     def finish(self) -> None:
         """Leave the generators where the sequential loop does, also if no noise was needed."""
-        _ = self.states
+        _ = self._recorded
 
     def options(self, node: int, sample: int) -> dict[str, Any]:
         """Return the keyword argument of `step` by which a row draws what the loop draws for its sample's batch."""
         mine = self.states[node] if self.copies > 1 or len(self.generators) == 1 else [self.states[node][sample]]
-        return {"generator": self._again(mine)}
+        return {"generator": _one_or_all(self._again(mine))}
 
     def __call__(self, start: Tensor, stop: Tensor, sample: Tensor, scale: Tensor) -> Tensor:
         """Return the noise of each row's jump, of shape (R, *sample), whatever its scale."""
@@ -72,18 +90,11 @@ class Replay:
     def _jump(self, a: int, b: int) -> Tensor:
         total = torch.zeros_like(self.like)
         for i in range(a, b):
-            total = self.decay[i] * total + self.noise(i)
+            total = self.decay[i] * total + self._recorded[i][1]
         return total
 
-    def _noise(self, node: int) -> Tensor:
-        """Return what a step makes of zeros."""
-        scheduler = _begun(self.scheduler, node)
-        noise = _zero_step(scheduler, node, self.like, self._again(self.states[node]))
-        return torch.nan_to_num(noise, 0.0, 0.0, 0.0)
-
-    def _again(self, states: Sequence[Tensor]) -> Any:
-        found = [torch.Generator(g.device).set_state(x) for g, x in zip(self.generators, states, strict=False)]
-        return found[0] if len(found) == 1 else found
+    def _again(self, states: Sequence[Tensor]) -> list[torch.Generator]:
+        return [torch.Generator(g.device).set_state(x) for g, x in zip(self.generators, states, strict=False)]
 
 
 def takes_generator(scheduler: Any) -> bool:
@@ -91,19 +102,13 @@ def takes_generator(scheduler: Any) -> bool:
     return "generator" in signature(scheduler.step).parameters
 
 
-def _begun(scheduler: Any, node: int = 0) -> Any:
-    """Return a copy that begins at a node."""
+def _begun(scheduler: Any, node: int) -> Any:
+    """Return a copy of a scheduler that begins at a node."""
     scheduler = copy.deepcopy(scheduler)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(node)
     return scheduler
 
 
-def _zero_step(scheduler: Any, node: int, zeros: Tensor, generators: Any) -> Tensor:
-    """Make one step from zeros, the network's output zero, too."""
-    t = scheduler.timesteps[node]
-    if hasattr(scheduler, "scale_model_input"):
-        scheduler.scale_model_input(zeros, t)
-    if isinstance(generators, list) and len(generators) == 1:
-        generators = generators[0]
-    return scheduler.step(zeros, t, zeros, return_dict=False, generator=generators)[0]
+def _one_or_all(generators: Sequence[torch.Generator]) -> Any:
+    return generators[0] if len(generators) == 1 else list(generators)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-SMALL = torch.linspace(-1, 1, 16).reshape(2, 2, 2, 2)  # two samples
+SMALL = torch.linspace(-1, 1.5, 16).reshape(2, 2, 2, 2)  # two samples, of different norms
 _GIVEN = ("_step_index", "_begin_index", "is_scale_input_called")  # known at every node, not remembered
 _ABSENT = "absent"  # an attribute that the scheduler has not got yet
 
