@@ -38,5 +38,6 @@ class Heun(TwoStage):
             )
 
     def nodes(self, sigmas: Tensor) -> Tensor:
-        """Return two nodes at each level but the first and the last."""
-        return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+        """Return two nodes at each level but the first and, where that is zero, the last."""
+        last = sigmas[-1:] if bool(sigmas[-1] == 0) else sigmas[-1:].repeat(2)
+        return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), last])
