@@ -35,8 +35,8 @@ class AnyScheduler(Solver):
 
     Each row's step is `scheduler.step`, on a copy of the scheduler that has been put into the row's state. That costs
     some hundred microseconds a row, where native solvers take that for all rows. If it draws noise, it is given a
-    generator in the state that the sequential loop's has there (`Replay`). `sample` makes it by itself where there is no
-    native solver, and does without that where it is given one of these.
+    generator in the state that the sequential loop's has there (`Replay`). `sample` makes one by itself where there is
+    no native solver; given one, it does without the native one.
 
     Args:
         scheduler: a diffusers scheduler.
@@ -187,8 +187,8 @@ def _signal_levels(scheduler: Any) -> tuple[Levels, Levels]:
     whole = not timesteps.is_floating_point()
     if not isinstance(cumprod, Tensor) or not whole or len(timesteps) < 1 or int(timesteps.max()) >= len(cumprod):
         raise ValueError(
-            f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, so "
-            "it has no place on a grid; use another scheduler"
+            f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, "
+            "so it has no place on a grid; use another scheduler"
         )
     start = cumprod.cpu()[timesteps]
     rising = len(timesteps) > 1 and bool(timesteps[1] > timesteps[0])

@@ -33,8 +33,8 @@ class Heun(TwoStage):
         second = slice(1, None, 2)
         if not torch.equal(grid.start.sigma[second], grid.stop.sigma[second]):
             raise ValueError(
-                "Heun needs two nodes at each level, as HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler and Sigmas "
-                "make them"
+                "Heun needs two nodes at each level, as HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler and "
+                "Sigmas make them"
             )
 
     def nodes(self, sigmas: Tensor) -> Tensor:

@@ -107,8 +107,8 @@ class LMS(Solver):
         """Raise `ValueError` where states are not clean + sigma * noise."""
         if not bool((grid.start.alpha == 1).all()):
             raise ValueError(
-                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas; on others DEIS is "
-                "of the same kind"
+                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas; on others DEIS "
+                "is of the same kind"
             )
 
     def check(self, grid: Grid) -> None:

@@ -49,14 +49,16 @@ class Replay:
     def _recorded(self) -> list[tuple[list[Tensor], Tensor]]:
         """The generators' states before each step, and the noise that the step adds.
 
-        That is measured with a scheduler that begins where the step, or its cycle of calls, begins: what others remember
-        of earlier noise would be counted again.
+        That is measured with a scheduler that begins where the step, or its cycle of calls, begins: what others
+        remember of earlier noise would be counted again.
         """
         kept, scheduler, order = [], _begun(self.scheduler, 0), int(getattr(self.scheduler, "order", 1))
+        fresh = scheduler
         for node in range(len(scheduler.timesteps)):
             states = [g.get_state() for g in self.generators]
             self._from_zeros(scheduler, node, self.generators)
-            fresh = fresh if node % order else _begun(self.scheduler, node)
+            if node % order == 0:
+                fresh = _begun(self.scheduler, node)
             noise = self._from_zeros(fresh, node, self._again(states))
             kept.append((states, torch.nan_to_num(noise, 0.0, 0.0, 0.0)))
         return kept

@@ -23,7 +23,7 @@ from parareal_diffusers._solver import Solver, SolverStepper
 
 
 def sample(
-    model: Callable[..., Any],
+    model: Callable[..., Any] | Denoised,
     latents: Tensor,
     solver: Any,
     *,

@@ -71,7 +71,7 @@ class Snapshots:
                     self.places.setdefault((name, i), len(self.places))
 
     def take(self, scheduler: Any, like: Tensor, row: int = 0) -> tuple[Tensor, int]:
-        """Return a row of a scheduler's data, of shape (places, *sample), zero where there is none, and its skeleton."""
+        """Return a row of a scheduler's data, (places, *sample), zero where there is none, and its skeleton."""
         data, skeleton = like.new_zeros(len(self.places), *like.shape), {}
         for name in self.names:
             value = getattr(scheduler, name, _ABSENT)

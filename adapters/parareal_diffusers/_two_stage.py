@@ -61,13 +61,13 @@ class TwoStage(Solver):
         s = leg.level(torch.where(completes.flatten(), memory.node, leg.start))
         whole = self.slope(memory, s.sigma, kept, clean, leg.s.sigma)
         slope = torch.where(completes, whole, (kept - clean) / leg.s.sigma)
-        base, down = torch.where(completes, memory.base, kept), leg.t.sigma
-        if self.stochastic:
+        new, down = torch.where(completes, memory.base, kept), leg.t.sigma
+        if not self.stochastic:
+            new = new + slope * (down - s.sigma)
+        else:
             up = leg.std(self.up(s, leg.t, completes))
             down = (down**2 - up**2).clamp(min=0) ** 0.5
-        new = base + slope * (down - s.sigma)
-        if self.stochastic:
-            new = new + leg.noise(up)
+            new = new + slope * (down - s.sigma) + leg.noise(up)
         begins = single & (memory.node < 0) & (leg.start % 2 == 0) & (leg.stop < leg.grid.steps)
         under_way, blank = per_row(begins, x), torch.zeros_like(x)
         base, clean = torch.where(under_way, kept, blank), torch.where(under_way, clean, blank)

@@ -155,9 +155,7 @@ class UniPC(Solver):
     def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Change the predictions as the coarse solver's have changed, and the state before as it goes with them."""
         moved = shift.clean if self.predict_x0 else shift.noise
-        return memory._replace(
-            state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None]
-        )
+        return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None])
 
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` where there is no signal, from which the noise predicting form cannot start."""
@@ -169,8 +167,8 @@ class UniPC(Solver):
         super().check(grid)
         if not self.predict_x0 and bool((grid.stop.sigma == 0).any()):
             raise ValueError(
-                "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: use "
-                "final_sigmas_type='sigma_min', or predict_x0=True"
+                "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: "
+                "use final_sigmas_type='sigma_min', or predict_x0=True"
             )
         leg = Leg.of_steps(grid)
         nodes = torch.stack([leg.start - k for k in range(self.order)], dim=1).clamp(min=-1)

@@ -3,8 +3,8 @@ r"""Tell whether the trained denoiser is good enough to ship.
     python examples/fashion_mnist/accept.py --model runs/fashion/model \\
         --classifier runs/classifier.pt --out runs/accept.png
 
-Draws 500 guided samples, 50 of each class, with the model's own scheduler, unmodified, and prints of how many the classifier
-names the class that was asked for. Writes a picture of the first ten of each class, a row a class.
+Draws 500 guided samples, 50 of each class, with the model's own scheduler, unmodified, and prints of how
+many the classifier names the class that was asked for. Writes a picture of the first ten of each class, a row a class.
 """
 
 import argparse

@@ -142,9 +142,7 @@ def test_noisy_iterations_converge(name):
     expected = sample(model, x, solver, generator=seeded(), **(options | {"slices": 1})).final_state
     errors = [
         relative_error(
-            sample(
-                model, x, solver, generator=seeded(), criterion=parareal.Iterations(k), **options
-            ).final_state,
+            sample(model, x, solver, generator=seeded(), criterion=parareal.Iterations(k), **options).final_state,
             expected,
         )
         for k in (0, 1, 3)
@@ -226,9 +224,7 @@ def test_samples_that_influence_each_other_are_noticed():
         sample(network, noise(Couples()), Couples(), num_inference_steps=10)
 
 
-@pytest.mark.parametrize(
-    ("solver", "coarse"), [(DDIMScheduler(), EDMEulerScheduler()), (EDMEulerScheduler(), "same")]
-)
+@pytest.mark.parametrize(("solver", "coarse"), [(DDIMScheduler(), EDMEulerScheduler()), (EDMEulerScheduler(), "same")])
 def test_it_is_no_coarse_solver(solver, coarse):
     with pytest.raises(TypeError, match="has no native solver, which a coarse solver must be"):
         sample(network, noise(solver), solver, num_inference_steps=9, coarse=coarse)

@@ -93,7 +93,12 @@ def unbatched(scheduler, steps, dtype, eta=None, channels=1, casts=False):
 
 
 MULTI, SINGLESTEP = DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
-UNIPC, DEIS, HEUN, KDPM2 = UniPCMultistepScheduler, DEISMultistepScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler
+UNIPC, DEIS, HEUN, KDPM2 = (
+    UniPCMultistepScheduler,
+    DEISMultistepScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+)
 CORE = {
     "DDIM": (DDIMScheduler, PLAIN, {}),
     "DDIM, trailing": (DDIMScheduler, PLAIN | {"timestep_spacing": "trailing"}, {}),

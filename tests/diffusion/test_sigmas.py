@@ -1,12 +1,23 @@
-"""Solvers on `Sigmas`: the samplers of k-diffusion on bare denoisers, held against loops written down from their papers."""
+"""Solvers on `Sigmas`: k-diffusion's samplers on bare denoisers, held against loops written down from their papers."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_diffusers import DDIM, DPM2S, KDPM2, LMS, DPMSolver, DPMSolverSinglestep, Euler, Heun, Sigmas
-from parareal_diffusers import denoised, sample
+from parareal_diffusers import (
+    DDIM,
+    DPM2S,
+    KDPM2,
+    LMS,
+    DPMSolver,
+    DPMSolverSinglestep,
+    Euler,
+    Heun,
+    Sigmas,
+    denoised,
+    sample,
+)
 from parareal_diffusers.testing import GaussianMixture, relative_error
 from scipy import integrate
 
@@ -196,7 +207,13 @@ def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
     sigmas = Sigmas.karras(9, 0.02, 10.0)
     one, end, nested, single = (
         sample(
-            denoised(model), latents(sigmas), kind(sigmas, **options), max_batch=1, tolerance=0, generator=seeded(), **way
+            denoised(model),
+            latents(sigmas),
+            kind(sigmas, **options),
+            max_batch=1,
+            tolerance=0,
+            generator=seeded(),
+            **way,
         ).final_state
         for way in ({"slices": 1}, {"slices": 4}, {"levels": (2, 2)}, {"slices": "steps"})
     )

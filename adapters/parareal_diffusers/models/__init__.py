@@ -33,7 +33,8 @@ def load(name: str) -> tuple[Any, Any]:
             `"fashion-mnist-flow"`: one of 1.9 million that predicts the velocity of a rectified flow in them.
 
     Returns:
-        The network, float32 and in evaluation mode, and a `diffusers.DDIMScheduler` or `FlowMatchEulerDiscreteScheduler`.
+        The network, float32 and in evaluation mode, and a `diffusers.DDIMScheduler`, for a flow a
+        `diffusers.FlowMatchEulerDiscreteScheduler`.
 
     Raises:
         ValueError: for an unknown name.
