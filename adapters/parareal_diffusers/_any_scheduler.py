@@ -130,7 +130,10 @@ def any_grid(scheduler: Any) -> Grid:
     try:
         scale = torch.tensor(Snapshots(scheduler).input_scale)
     except Exception as error:  # what a scheduler's own code raises
-        raise ValueError(f"{name} does not run with these options: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{name} does not run with these options: {type(error).__name__}: {error}; use others, or another "
+            "scheduler (docs/support.md)"
+        ) from error
     if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
         return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), predicted_kind(scheduler))
     sigmas, timesteps = sigmas.cpu().float()[: count + 1], scheduler.timesteps.cpu()
@@ -190,7 +193,8 @@ def _signal_levels(scheduler: Any) -> tuple[Levels, Levels]:
             f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, "
             "so it has no place on a grid; use another scheduler"
         )
-    start = cumprod.cpu()[timesteps]
+    cumprod = cumprod.cpu().float()
+    start = cumprod[timesteps]
     rising = len(timesteps) > 1 and bool(timesteps[1] > timesteps[0])
-    last = cumprod[-1:].cpu() if rising else torch.ones_like(start[:1])
+    last = cumprod[-1:] if rising else torch.ones_like(start[:1])
     return Levels.of_alpha_cumprod(start), Levels.of_alpha_cumprod(torch.cat([start[1:], last]))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Sigmas:
     """Levels to step over where states are clean + sigma * noise, and the model is marked `denoised`.
 
-    It takes the scheduler's place in a solver object, as in `sample(denoised(model), x, Heun(Sigmas.karras(25)))`, where latents are `init_noise_sigma` times standard noise. Solvers with two stages a step add nodes of their own.
+    It takes the scheduler's place in a solver object, as in `sample(denoised(model), x, Heun(Sigmas.karras(25)))`; x is
+    `init_noise_sigma` times standard noise. Solvers with two stages a step add nodes of their own.
 
     Args:
         values: N + 1 sigmas, falling, the last one zero or more; kept in float32.
