@@ -235,8 +235,17 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", CORE)
+MOST = ("UniPC, karras", "DEIS, karras", "Heun", "KDPM2", "FlowMatchHeun, shift 3")  # with many steps by make test-slow
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        pytest.param(name, steps, marks=[pytest.mark.slow] if name in MOST and steps > 100 else [])
+        for name in CORE
+        for steps in STEPS
+    ],
+)
 def test_core(name, steps):
     kind, config, options = CORE[name]
     compare(made(kind, **config), steps, DOUBLE if steps % 2 else SINGLE, **options)
