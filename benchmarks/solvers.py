@@ -3,6 +3,7 @@
     python benchmarks/solvers.py                      # prints all tables, in some fifteen minutes
     python benchmarks/solvers.py --write              # and puts them into docs/solvers.md
     python benchmarks/solvers.py --only noise         # some of: solvers coarse history noise flow
+    python benchmarks/solvers.py --only solvers --rows LMS UniPC --write      # these rows alone, the others as they are
 
 Three models: the shipped networks (Fashion-MNIST, four classes), one that predicts noise and for the table `flow` one
 that predicts velocities, and an exact Gaussian-mixture score (12 modes in 64 dimensions). All solvers of a table start
@@ -162,10 +163,11 @@ def needed(errors: list[torch.Tensor], tolerance: float) -> str:
     return str(max((i + 1 for i, ok in enumerate(good) if not ok), default=0))
 
 
-def table_of_solvers(task: Task, steps: int) -> list[Row]:
+def table_of_solvers(task: Task, steps: int, only: list[str] | None = None) -> list[Row]:
     """Give each solver's error after each iteration, with the automatic coarse solver and number of slices."""
     rows = []
-    for name, solver in tqdm(solvers(task.config).items(), desc=f"solvers, {task.name}"):
+    chosen = {name: solver for name, solver in solvers(task.config).items() if only is None or name in only}
+    for name, solver in tqdm(chosen.items(), desc=f"solvers, {task.name}"):
         errors = task.errors(solver, steps, task.reference(solver, steps), FINEST)
         row = {"solver": name} | {f"iteration {k}": show(errors[k]) for k in range(4)}
         rows.append(row | {"to 1e-2": needed(errors, 1e-2), "to 1e-3": needed(errors, 1e-3)})
@@ -283,10 +285,20 @@ def put(name: str, text: str) -> None:
     PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n\n{text}\n\n{marks[1]}", page))
 
 
+def merged(name: str, rows: list[Row]) -> list[Row]:
+    """Return the rows of a table in the page, with these in the places of those of the same name."""
+    table = PAGE.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0].strip()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    old = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    new = {row["solver"]: row for row in rows}
+    return [new.get(row["solver"], row) for row in old]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(TABLES), nargs="*", default=list(TABLES))
+    parser.add_argument("--rows", nargs="*", help="of the table solvers, these alone")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/solvers.md")
@@ -295,7 +307,11 @@ def main() -> None:
     machine = f"{platform.machine()}, {given.threads} threads, torch {torch.__version__}"
     for name in given.only:
         for task in flow_tasks() if name == "flow" else tasks():
-            text = markdown(TABLES[name](task, given.steps))
+            if name == "solvers" and given.rows:
+                rows = merged(f"{name}, {task.name}", table_of_solvers(task, given.steps, given.rows))
+            else:
+                rows = TABLES[name](task, given.steps)
+            text = markdown(rows)
             print(f"\n{name}, {task.name}, N = {given.steps}, {machine}\n\n{text}")
             if given.write:
                 put(f"{name}, {task.name}", text)

@@ -63,8 +63,8 @@ class LMS(Solver):
         """Put the scheduler's own weights in for rows that make one of its steps."""
         if self._table is None:
             return weights
-        before = leg.start - 1
-        own = (leg.stop == leg.start + 1) & (nodes[:, 0] == before)
+        before = torch.stack([leg.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        own = (leg.stop == leg.start + 1) & (nodes == before).all(dim=1)  # not where a slice begins without history
         return torch.where(own[:, None], self._table.to(weights)[leg.start], weights)
 
     @cached_property

@@ -361,9 +361,9 @@ def test_dynamic_shifting_of_a_flow():
         sample(model, x, FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", [*CORE, "LMS"])
 def test_our_own_solvers_go_through_the_public_check(name):
-    kind, config, options = CORE[name]
+    kind, config, options = (CORE | MORE)[name]
     scheduler = made(kind, **config)
     report = check_solver(DDIM(scheduler, **options) if options else scheduler)
     assert report.ok, str(report)

@@ -222,7 +222,7 @@ def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
     assert torch.equal(one, single)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, kind, _) in SAMPLERS.items() if kind is not LMS])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_iterations_converge(name):
     """On one Gaussian, where noise cannot choose another mode."""
     _, kind, options = SAMPLERS[name]
