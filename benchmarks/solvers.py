@@ -2,12 +2,13 @@
 
     python benchmarks/solvers.py                      # prints all tables, in some fifteen minutes
     python benchmarks/solvers.py --write              # and puts them into docs/solvers.md
-    python benchmarks/solvers.py --only noise         # one of: solvers coarse history noise
+    python benchmarks/solvers.py --only noise         # some of: solvers coarse history noise flow
+    python benchmarks/solvers.py --only solvers --rows LMS UniPC --write      # these rows alone, the others as they are
 
-Two models: the shipped network (Fashion-MNIST, four classes) and an exact Gaussian-mixture score (12 modes in 64
-dimensions). All solvers of a table start from the same latents and, where they add noise, the same generator. The error
-of a sample is relative to the sequential solution, in the root mean square; tables give the mean and, after a slash,
-the worst.
+Three models: the shipped networks (Fashion-MNIST, four classes), one that predicts noise and for the table `flow` one
+that predicts velocities, and an exact Gaussian-mixture score (12 modes in 64 dimensions). All solvers of a table start
+from the same latents and, where they add noise, the same generator. The error of a sample is relative to the sequential
+solution, in the root mean square; tables give the mean and, after a slash, the worst.
 """
 
 import argparse
@@ -28,7 +29,12 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+from diffusers.schedulers.scheduling_sasolver import SASolverScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from parareal_diffusers import DDIM, _noise, models, sample
 from parareal_diffusers._report import markdown
@@ -90,6 +96,13 @@ def tasks() -> list[Task]:
     return [network, Task("mixture", GaussianMixture.random().model(DDIMScheduler()), latents, {}, {})]
 
 
+def flow_tasks() -> list[Task]:
+    """Return the shipped network that predicts velocities."""
+    net, _ = models.load("fashion-mnist-flow")
+    latents = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return [Task("network", net, latents, {"class_labels": torch.tensor([0, 3, 7, 9])}, {})]
+
+
 def solvers(config: dict[str, Any]) -> dict[str, Any]:
     """Return what is compared, by name."""
     plain = {"clip_sample": False, "timestep_spacing": "trailing", **config}
@@ -100,9 +113,12 @@ def solvers(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "DDIM": DDIMScheduler(**plain),
         "Euler": EulerDiscreteScheduler(**nodes),
-        "Heun (own step)": HeunDiscreteScheduler(**nodes),
-        "UniPC (own step)": UniPCMultistepScheduler(**nodes),
-        "DEIS (own step)": DEISMultistepScheduler(**nodes),
+        "Heun": HeunDiscreteScheduler(**nodes),
+        "KDPM2": KDPM2DiscreteScheduler(**nodes),
+        "LMS": LMSDiscreteScheduler(**nodes),
+        "UniPC": UniPCMultistepScheduler(**nodes),
+        "UniPC-3": UniPCMultistepScheduler(solver_order=3, **nodes),
+        "DEIS": DEISMultistepScheduler(**nodes),
         "DPM-Solver++(2M)": multi(**config),
         "DPM-Solver++(2M), karras": multi(use_karras_sigmas=True, **config),
         "DDIM, karras": DDIM(multi(use_karras_sigmas=True, **config)),
@@ -118,6 +134,19 @@ def solvers(config: dict[str, Any]) -> dict[str, Any]:
         "Euler ancestral": EulerAncestralDiscreteScheduler(**nodes),
         "SDE-DPM-Solver++(2M)": multi(**sde, **config),
         "SDE-DPM-Solver++(2S)": single(**sde, **final),
+        "SA-Solver (own step)": SASolverScheduler(**nodes),
+    }
+
+
+def flow_solvers() -> dict[str, Any]:
+    """Return what is compared on a flow, by name."""
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    return {
+        "Euler": FlowMatchEulerDiscreteScheduler(),
+        "Euler, shift 3": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "Heun": FlowMatchHeunDiscreteScheduler(),
+        "DPM-Solver++(2M)": DPMSolverMultistepScheduler(**flow),
+        "UniPC": UniPCMultistepScheduler(**flow),
     }
 
 
@@ -134,10 +163,11 @@ def needed(errors: list[torch.Tensor], tolerance: float) -> str:
     return str(max((i + 1 for i, ok in enumerate(good) if not ok), default=0))
 
 
-def table_of_solvers(task: Task, steps: int) -> list[Row]:
+def table_of_solvers(task: Task, steps: int, only: list[str] | None = None) -> list[Row]:
     """Give each solver's error after each iteration, with the automatic coarse solver and number of slices."""
     rows = []
-    for name, solver in tqdm(solvers(task.config).items(), desc=f"solvers, {task.name}"):
+    chosen = {name: solver for name, solver in solvers(task.config).items() if only is None or name in only}
+    for name, solver in tqdm(chosen.items(), desc=f"solvers, {task.name}"):
         errors = task.errors(solver, steps, task.reference(solver, steps), FINEST)
         row = {"solver": name} | {f"iteration {k}": show(errors[k]) for k in range(4)}
         rows.append(row | {"to 1e-2": needed(errors, 1e-2), "to 1e-3": needed(errors, 1e-3)})
@@ -223,11 +253,25 @@ def table_of_noise(task: Task, steps: int) -> list[Row]:
     return rows
 
 
+def table_of_flow(task: Task, steps: int) -> list[Row]:
+    """Give the errors on a rectified flow with a quarter of the steps, and with all."""
+    rows = []
+    for count in (steps // 4, steps):
+        for name, solver in tqdm(flow_solvers().items(), desc=f"flow, {count} steps"):
+            reference = task.solution(solver, count, slices=1)
+            errors = task.errors(solver, count, reference.final_state, FINEST)
+            row = {"solver": name, "N": str(count), "evaluations": f"{reference.stats.sequential_span:.0f}"}
+            row |= {f"iteration {k}": show(errors[k]) for k in range(4)}
+            rows.append(row | {"to 1e-2": needed(errors, 1e-2), "to 1e-3": needed(errors, 1e-3)})
+    return rows
+
+
 TABLES = {
     "solvers": table_of_solvers,
     "coarse": table_of_coarse,
     "history": table_of_history,
     "noise": table_of_noise,
+    "flow": table_of_flow,
 }
 
 
@@ -241,10 +285,20 @@ def put(name: str, text: str) -> None:
     PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n\n{text}\n\n{marks[1]}", page))
 
 
+def merged(name: str, rows: list[Row]) -> list[Row]:
+    """Return the rows of a table in the page, with these in the places of those of the same name."""
+    table = PAGE.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0].strip()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    old = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    new = {row["solver"]: row for row in rows}
+    return [new.get(row["solver"], row) for row in old]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(TABLES), nargs="*", default=list(TABLES))
+    parser.add_argument("--rows", nargs="*", help="of the table solvers, these alone")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/solvers.md")
@@ -252,8 +306,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     machine = f"{platform.machine()}, {given.threads} threads, torch {torch.__version__}"
     for name in given.only:
-        for task in tasks():
-            text = markdown(TABLES[name](task, given.steps))
+        for task in flow_tasks() if name == "flow" else tasks():
+            if name == "solvers" and given.rows:
+                rows = merged(f"{name}, {task.name}", table_of_solvers(task, given.steps, given.rows))
+            else:
+                rows = TABLES[name](task, given.steps)
+            text = markdown(rows)
             print(f"\n{name}, {task.name}, N = {given.steps}, {machine}\n\n{text}")
             if given.write:
                 put(f"{name}, {task.name}", text)

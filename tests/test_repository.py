@@ -46,11 +46,11 @@ def test_the_tutorial_on_solvers_runs():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 def test_upstream_is_as_we_say(number):
     """The reproductions of docs/upstream.md hold for the pinned diffusers; each asserts what it shows."""
     code = snippets("docs/upstream.md")
-    assert len(code) == 9
+    assert len(code) == 10
     exec(compile(code[number], f"docs/upstream.md, snippet {number}", "exec"), {})
 
 

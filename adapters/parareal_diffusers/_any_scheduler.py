@@ -1,4 +1,4 @@
-"""Any other deterministic scheduler: its own step, row by row, on a state that is taken out and put back."""
+"""Any other scheduler: its own step, row by row, on a state that is taken out and put back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from parareal_diffusers._grid import Grid, Levels, predicted_kind
 from parareal_diffusers._leg import Leg
+from parareal_diffusers._replay import Replay, takes_generator
 from parareal_diffusers._snapshot import SMALL, Snapshots
 from parareal_diffusers._solver import Shift, Solver
 
 _STATES = ("sample", "last_sample", "cur_sample")
+_RANDOM = ("last_noise",)
 _NOISES = ("derivatives", "ets")
 
 
@@ -29,14 +31,21 @@ class Remembered(NamedTuple):
 @final
 @dataclass(frozen=True)
 class AnyScheduler(Solver):
-    """A scheduler for which there is no native solver, as a fine solver.
+    """A scheduler's own step, as a fine solver, for schedulers that have no native one.
 
     Each row's step is `scheduler.step`, on a copy of the scheduler that has been put into the row's state. That costs
-    some hundred microseconds a row, where native solvers take that for all rows. `sample` makes it by itself.
+    some hundred microseconds a row, where native solvers take that for all rows. If it draws noise, it is given a
+    generator in the state that the sequential loop's has there (`Replay`). `sample` makes one by itself where there is
+    no native solver; given one, it does without the native one.
 
     Args:
-        scheduler: a diffusers scheduler that draws no noise, with its timesteps set.
+        scheduler: a diffusers scheduler.
     """
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the scheduler draws noise with the timesteps that it has."""
+        return self.snapshots.draws
 
     @cached_property
     def snapshots(self) -> Snapshots:
@@ -52,24 +61,36 @@ class AnyScheduler(Solver):
         """Advance every row by one `scheduler.step`; one evaluation."""
         output = yield x, leg.start
         output = output[:, : x.shape[1]]  # without a predicted variance
-        rows = zip(leg.start.tolist(), memory.skeletons.tolist(), strict=True)
+        rows = zip(leg.start.tolist(), memory.skeletons.tolist(), leg.sample.tolist(), strict=True)
         states, data, skeletons = [], [], []
-        for i, (node, skeleton) in enumerate(rows):
-            scheduler = self.snapshots.put(memory.data[i], skeleton, node)
-            t = scheduler.timesteps[node]
-            stepped = scheduler.step(output[i : i + 1], t, x[i : i + 1], return_dict=False)[0]
-            kept, number = self.snapshots.take(scheduler, x[i])
-            states.append(stepped[0].to(x.dtype))
+        for i, (node, skeleton, sample) in enumerate(rows):
+            given = x[i], memory.data[i], skeleton
+            stepped, kept, number = self._one(output[i], *given, node, sample, leg.random)
+            states.append(stepped)
             data.append(kept)
             skeletons.append(number)
         numbers = torch.tensor(skeletons, device=x.device)
         return torch.stack(states), Remembered(torch.stack(data), numbers)
 
+    def _one(
+        self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, random: Any
+    ) -> tuple[Tensor, Tensor, int]:
+        """Advance one row; where samples draw from one generator, in its place among copies of itself."""
+        if skeleton < 0 and node % self._order:  # a sketch's state, in the midst of a step that nobody has begun
+            return x, data, skeleton
+        copies, options = (random.copies, random.options(node, sample)) if isinstance(random, Replay) else (1, {})
+        place = sample if copies > 1 else 0
+        scheduler, t = self.snapshots.put(data, skeleton, node, copies), self.scheduler.timesteps[node]
+        many, alike = output.expand(copies, *x.shape), x.expand(copies, *x.shape)
+        stepped = scheduler.step(many, t, alike, return_dict=False, **options)[0]
+        return stepped[place].to(x.dtype), *self.snapshots.take(scheduler, x, place)
+
     def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Change the state before and predictions as they go with the change of the state."""
         data = memory.data.clone()
         for name, place in self.snapshots.held(int(memory.skeletons)):
-            data[:, place] += shift.previous if name in _STATES else self._shift(name, shift)
+            if name not in _RANDOM:
+                data[:, place] += shift.previous if name in _STATES else self._shift(name, shift)
         return Remembered(data, memory.skeletons)
 
     def _shift(self, name: str, shift: Shift) -> Tensor:
@@ -81,8 +102,11 @@ class AnyScheduler(Solver):
 
     def bases(self, grid: Grid) -> Sequence[int]:
         """Return the node from which every step starts: schedulers of order 2 make two calls a step."""
-        order = int(getattr(self.scheduler, "order", 1))
-        return [i - i % order for i in range(grid.steps)]
+        return [i - i % self._order for i in range(grid.steps)]
+
+    @property
+    def _order(self) -> int:
+        return int(getattr(self.scheduler, "order", 1))
 
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` for a scheduler whose state cannot be carried."""
@@ -101,14 +125,17 @@ def any_grid(scheduler: Any) -> Grid:
         ValueError: where the scheduler shows no levels of noise, or cannot be run.
     """
     name, count, sigmas = type(scheduler).__name__, len(scheduler.timesteps), getattr(scheduler, "sigmas", None)
-    if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
-        raise ValueError(
-            f"{name} shows no sigma for each of its steps, so it has no place on a grid; use another scheduler"
-        )
+    if getattr(scheduler, "step_index", None) is not None:
+        raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
     try:
         scale = torch.tensor(Snapshots(scheduler).input_scale)
     except Exception as error:  # what a scheduler's own code raises
-        raise ValueError(f"{name} does not run with these options: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{name} does not run with these options: {type(error).__name__}: {error}; use others, or another "
+            "scheduler (docs/support.md)"
+        ) from error
+    if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
+        return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), predicted_kind(scheduler))
     sigmas, timesteps = sigmas.cpu().float()[: count + 1], scheduler.timesteps.cpu()
     if is_flow(scheduler):
         start, stop = (Levels.of_sigma(x, flow=True) for x in (sigmas[:-1], sigmas[1:]))
@@ -123,22 +150,51 @@ def any_grid(scheduler: Any) -> Grid:
 def check_carried(scheduler: Any, snapshots: Snapshots) -> None:
     """Raise `ValueError` unless steps, sample by sample, on states taken out and put back are the scheduler's own."""
     name = type(scheduler).__name__
-    if snapshots.draws:
+    if snapshots.draws and not takes_generator(scheduler):
         raise ValueError(
-            f"{name} draws noise, which native solvers reproduce only: those of DDPMScheduler, "
-            "EulerAncestralDiscreteScheduler, DDIMScheduler and DPMSolverMultistepScheduler"
+            f"{name} draws noise but its step takes no generator, so that its noise cannot be made a function of the "
+            "step: use EulerAncestralDiscreteScheduler, or DPMSolverMultistepScheduler with algorithm_type="
+            "'sde-dpmsolver++'"
         )
     problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
+    copies = len(SMALL) if snapshots.draws else 1
     rows = [(x[None], SMALL.new_zeros(len(snapshots.places), *x.shape), -1) for x in SMALL]
     for node, (t, own) in enumerate(zip(scheduler.timesteps, snapshots.states, strict=True)):
         if not bool(torch.isfinite(own).all()):
             raise ValueError(f"{name}'s own loop gives NaN in step {node} with these options")
         for i, (x, data, skeleton) in enumerate(rows):
             try:
-                again = snapshots.put(data, skeleton, node)
-                x = again.step(0.5 * x, t, x, return_dict=False)[0]
-                rows[i] = x, *snapshots.take(again, x[0])
+                again, alike = snapshots.put(data, skeleton, node, copies), x.expand(copies, *x.shape[1:])
+                place = i if copies > 1 else 0
+                with torch.random.fork_rng(devices=[]):
+                    torch.set_rng_state(snapshots.random[node])
+                    many = again.step(0.5 * alike, t, alike, return_dict=False)[0]
+                x = many[place : place + 1]
+                rows[i] = x, *snapshots.take(again, x[0], place)
             except (KeyError, RuntimeError, IndexError) as error:  # places that move, or of another shape
                 raise ValueError(problem) from error
         if not torch.allclose(torch.cat([x for x, _, _ in rows]), own, rtol=1e-5, atol=1e-6):
             raise ValueError(problem)
+
+
+def _signal_levels(scheduler: Any) -> tuple[Levels, Levels]:
+    """Return the levels of a scheduler that shows no sigmas, from its alphas, timestep by timestep.
+
+    Coarse solvers alone need them: where they are not those of the scheduler's step, iterations take longer.
+    """
+    timesteps, cumprod = scheduler.timesteps.cpu(), getattr(scheduler, "alphas_cumprod", None)
+    if type(scheduler).__name__ == "IPNDMScheduler":
+        alpha, sigma = scheduler.alphas.cpu(), scheduler.betas.cpu()
+        levels = Levels(alpha**2, alpha.clamp(min=1e-2), sigma)  # it starts at zero signal
+        return levels.map(lambda x: x[:-1]), levels.map(lambda x: x[1:])
+    whole = not timesteps.is_floating_point()
+    if not isinstance(cumprod, Tensor) or not whole or len(timesteps) < 1 or int(timesteps.max()) >= len(cumprod):
+        raise ValueError(
+            f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, "
+            "so it has no place on a grid; use another scheduler"
+        )
+    cumprod = cumprod.cpu().float()
+    start = cumprod[timesteps]
+    rising = len(timesteps) > 1 and bool(timesteps[1] > timesteps[0])
+    last = cumprod[-1:] if rising else torch.ones_like(start[:1])
+    return Levels.of_alpha_cumprod(start), Levels.of_alpha_cumprod(torch.cat([start[1:], last]))

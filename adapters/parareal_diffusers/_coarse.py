@@ -59,4 +59,7 @@ def automatic(fine: Solver, grid: Grid) -> Solver:
     """Return the coarse solver that converged fastest on the shipped network (docs/solvers.md)."""
     if not fine.stochastic:
         return COARSE["dpmpp_2m"]
+    if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
+        exploding = bool((grid.start.alpha == 1).all())
+        return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")
     return COARSE["ddpm"] if grid.variance_preserving and not isinstance(fine, DDIM) else fine

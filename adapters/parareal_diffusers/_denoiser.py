@@ -41,7 +41,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: "Callable[..., Any] | Denoised",
         grid: Grid,
         samples: int,
         model_kwargs: Mapping[str, Any],

@@ -9,6 +9,7 @@ from torch import Tensor
 from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
+from parareal_diffusers._sigmas import Sigmas
 from parareal_diffusers._solver import Shift
 
 
@@ -71,7 +72,7 @@ class DPMSolver(DPM):
 
     def _kept(self, c: Coefficients, x: Tensor, leg: Leg) -> Tensor:
         """Return what a step keeps of its state; the scheduler casts it to float32, whatever the states are."""
-        if x.dtype is not torch.float64:
+        if x.dtype is not torch.float64 or not leg.grid.casts:
             return c.state * x
         return torch.where(leg.rows(leg.stop == leg.start + 1), (c.state * x.float()).double(), c.state * x)
 
@@ -131,8 +132,8 @@ class DPMSolver(DPM):
         check_finite({name: x.flatten() for name, x in found.items() if x is not None}, grid)
 
     def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return float32: the scheduler draws noise in it whatever the states are."""
-        return torch.float32
+        """Return float32: the scheduler draws noise in it whatever the states are; in theirs on `Sigmas`."""
+        return dtype if isinstance(self.scheduler, Sigmas) else torch.float32
 
 
 class _Weights(NamedTuple):

@@ -10,6 +10,7 @@ from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid, per_row
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._solver import Shift
+from parareal_diffusers._two_stage import with_middles
 
 
 class Cycle(NamedTuple):
@@ -120,6 +121,12 @@ class DPMSolverSinglestep(DPM):
     def bases(self, grid: Grid) -> list[int]:
         """Return the node from which every step starts: the first of its cycle."""
         return [i - (order - 1) for i, order in enumerate(self.table(grid).tolist())]
+
+    def nodes(self, sigmas: Tensor) -> Tensor:
+        """Return the nodes of cycles that end at the levels, each as long as `order`, even in log sigma; order 1, 2."""
+        if self.order == 3:
+            raise ValueError("on Sigmas, DPMSolverSinglestep has orders 1 and 2 only: use DPMSolver(order=3)")
+        return sigmas if self.order == 1 else with_middles(sigmas, sigmas[1:])
 
     def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
         """Move the cycle's first state with the state, and the predictions as the coarse solver's have changed."""

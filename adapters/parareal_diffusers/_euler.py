@@ -19,10 +19,11 @@ class Euler(Solver):
     States are clean + sigma * noise, or a flow's (1 - sigma) * clean + sigma * noise (Liu, Gong, Liu 2023, arXiv
     2209.03003); in both the slope is (x - clean) / sigma. From node to next node it is the step of
     `diffusers.EulerDiscreteScheduler`, `FlowMatchEulerDiscreteScheduler` or, with noise,
-    `EulerAncestralDiscreteScheduler` (k-diffusion, `sample_euler_ancestral`), in their order of operations.
+    `EulerAncestralDiscreteScheduler`, in their order of operations; on `Sigmas` it is k-diffusion's `sample_euler` or
+    `sample_euler_ancestral`.
 
     Args:
-        scheduler: one of these; not needed for a coarse solver.
+        scheduler: one of these, or `Sigmas`; not needed for a coarse solver.
         ancestral: step to a lower level, and add noise up to the next; not along a flow.
     """
 

@@ -75,6 +75,8 @@ class Grid:
     """states are divided by it on their way to the network, of shape (N,)"""
     sigma_data: float | None = None
     """of the preconditioning by which a network's output becomes the clean sample (EDM, arXiv 2206.00364, table 1)"""
+    casts: bool = True
+    """whether solvers may round states to float32 within a step, as the schedulers do that they reproduce"""
 
     @property
     def steps(self) -> int:

@@ -77,9 +77,9 @@ class Leg:
 
     def as_single_precision(self, x: Tensor) -> Tensor:
         """Round states to float32 for single steps, whatever their dtype, as schedulers do that cast them."""
-        return (
-            x if x.dtype is torch.float32 else torch.where(self.rows(self.stop == self.start + 1), x.float().to(x), x)
-        )
+        if x.dtype is torch.float32 or not self.grid.casts:
+            return x
+        return torch.where(self.rows(self.stop == self.start + 1), x.float().to(x), x)
 
     def predict(self, x: Tensor, state: Tensor | None = None) -> Generator[tuple[Tensor, Tensor], Tensor, Prediction]:
         """Ask the network about x at the nodes `start`: one evaluation; `prediction = yield from leg.predict(x)`.

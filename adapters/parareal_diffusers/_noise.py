@@ -65,7 +65,7 @@ class Tape:
         steps: Sequence[int],
     ):
         self.shape, self.device, self.dtype, self.steps = tuple(shape), device, dtype, steps
-        self.generators = _as_list(generator, device)
+        self.generators = as_list(generator, device)
 
     @cached_property
     def kept(self) -> dict[int, list[Tensor]]:
@@ -166,7 +166,8 @@ def _single(start: Tensor, stop: Tensor, scale: Tensor) -> Tensor:
     return per_row(stop == start + 1, scale)
 
 
-def _as_list(generator: Generators, device: torch.device) -> list[torch.Generator]:
+def as_list(generator: Generators, device: torch.device) -> list[torch.Generator]:
+    """Return generators as a list: torch's global one for None."""
     if generator is None:
         return [_default_generator(device)]
     return [generator] if isinstance(generator, torch.Generator) else list(generator)

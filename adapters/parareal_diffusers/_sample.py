@@ -10,19 +10,21 @@ from torch import Tensor
 import parareal
 from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
-from parareal_diffusers._any_scheduler import AnyScheduler
+from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
 from parareal_diffusers._coarse import coarse_solver, embedded_solver
 from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._jumps import Jumps
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Generators, Noise, Tape
-from parareal_diffusers._schedulers import check_nodes, grid_of, prepared, solver_of
+from parareal_diffusers._replay import Replay
+from parareal_diffusers._schedulers import check_known, check_nodes, grid_of, prepared, solver_of
+from parareal_diffusers._sigmas import Sigmas
 from parareal_diffusers._solver import Solver, SolverStepper
 
 
 def sample(
-    model: Callable[..., Any],
+    model: Callable[..., Any] | Denoised,
     latents: Tensor,
     solver: Any,
     *,
@@ -144,19 +146,22 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
         if solver.scheduler is None:
             name = type(solver).__name__
             raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler), with a diffusers scheduler")
-        check_nodes(solver.scheduler)
+        if isinstance(solver.scheduler, Sigmas):
+            return solver, _sigma_grid(solver, steps, denoises)
+        own = isinstance(solver, AnyScheduler)
+        (check_known if own else check_nodes)(solver.scheduler)
         scheduler = prepared(solver.scheduler, steps)
+        if own:
+            return _own_step(scheduler, denoises)
+        solver = replace(solver, scheduler=scheduler)
     else:
         scheduler = prepared(solver, steps)
         solver = solver_of(scheduler)
+    if isinstance(solver, AnyScheduler):
+        return _own_step(scheduler, denoises)
     grid = grid_of(scheduler)
     if not denoises:
         return solver, grid
-    if isinstance(solver, AnyScheduler):
-        name = type(scheduler).__name__
-        raise ValueError(
-            f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
-        )
     if solver.wants_variance:
         raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
     if bool((grid.start.alpha == 0).any()):
@@ -167,10 +172,33 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
     return solver, replace(grid, prediction_type="sample")
 
 
-def _noise(solver: Solver, grid: Grid, latents: Tensor, generator: Generators) -> Noise | None:
+def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
+    """Return the grid of a solver on `Sigmas`."""
+    if not denoises:
+        raise ValueError("Sigmas says nothing of timesteps: mark a model that is told sigma by denoised(model)")
+    if steps is not None:
+        raise ValueError("Sigmas already says how many steps there are: leave num_inference_steps out")
+    if solver.wants_variance:
+        raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
+    return solver.scheduler.grid(solver)
+
+
+def _own_step(scheduler: Any, denoises: bool) -> tuple[Solver, Grid]:
+    """Return the solver that is a scheduler's own step, and its grid."""
+    if denoises:
+        name = type(scheduler).__name__
+        raise ValueError(
+            f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
+        )
+    return AnyScheduler(scheduler), any_grid(scheduler)
+
+
+def _noise(solver: Solver, grid: Grid, latents: Tensor, generator: Generators) -> Any:
     """Return the noise of every step, drawn in the order of the sequential loop; None where there is none."""
     if not solver.stochastic:
         return None
+    if isinstance(solver, AnyScheduler):
+        return Replay(solver.scheduler, grid, latents, generator)
     steps = torch.nonzero(solver.draws(grid)).flatten().tolist()
     tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(latents.dtype), steps)
     bases = solver.bases(grid)

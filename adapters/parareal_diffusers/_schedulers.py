@@ -2,27 +2,41 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_parallel import DDIMParallelScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm_parallel import DDPMParallelScheduler
+from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from parareal._checks import one_of, whole_number
 from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
+from parareal_diffusers._deis import DEIS
 from parareal_diffusers._dpm_multistep import DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
 from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid, Levels, predicted_kind
+from parareal_diffusers._heun import Heun
+from parareal_diffusers._kdpm2 import KDPM2
+from parareal_diffusers._lms import LMS
 from parareal_diffusers._solver import Solver
+from parareal_diffusers._unipc import UniPC
 
 
 def check_known(scheduler: Any) -> None:
@@ -58,13 +72,16 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
         scheduler.set_timesteps(num_inference_steps)
     elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
-    if type(scheduler) not in _GRIDS and getattr(scheduler, "step_index", None) is not None:
-        raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
     if getattr(scheduler, "begin_index", None):
         raise ValueError(
             f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
         )
     return scheduler
+
+
+def has_native(scheduler: Any) -> bool:
+    """Return whether a scheduler has a native solver; only its own step knows flows that are noised again."""
+    return type(scheduler) in _GRIDS and not scheduler.config.get("stochastic_sampling", False)
 
 
 def grid_of(scheduler: Any) -> Grid:
@@ -73,10 +90,11 @@ def grid_of(scheduler: Any) -> Grid:
     Raises:
         ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
     """
-    if type(scheduler) not in _GRIDS:
+    if not has_native(scheduler):
         return any_grid(scheduler)
     config = scheduler.config
-    flows = config.get("use_flow_sigmas", False) and config["algorithm_type"].endswith("++")
+    clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
+    flows = config.get("use_flow_sigmas", False) and clean
     kinds = _PREDICTIONS.get(type(scheduler), ("epsilon", "v_prediction", "sample"))
     one_of("prediction_type", config.get("prediction_type", "flow"), [*kinds, *(["flow_prediction"] if flows else [])])
     return _GRIDS[type(scheduler)](scheduler)
@@ -88,26 +106,41 @@ def solver_of(scheduler: Any) -> Solver:
     Raises:
         ValueError: for options that cannot be right (docs/upstream.md).
     """
-    config = scheduler.config
-    if type(scheduler) not in _GRIDS:
+    if not has_native(scheduler):
         return AnyScheduler(scheduler)
-    if isinstance(scheduler, DDIMScheduler):
-        return DDIM(scheduler)
-    if isinstance(scheduler, DDPMScheduler):
-        return DDPM(scheduler, scheduler.variance_type)
-    if isinstance(scheduler, EulerDiscreteScheduler | FlowMatchEulerDiscreteScheduler):
-        return Euler(scheduler)
-    if isinstance(scheduler, EulerAncestralDiscreteScheduler):
-        return Euler(scheduler, ancestral=True)
+    return _SOLVERS[type(scheduler)](scheduler)
+
+
+def _multistep(scheduler: Any) -> Solver:
+    config = scheduler.config
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
-    if isinstance(scheduler, DPMSolverMultistepScheduler):
-        return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
+    return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
+
+
+def _singlestep(scheduler: Any) -> Solver:
+    config = scheduler.config
     if config["thresholding"] and config["algorithm_type"] == "dpmsolver":
         raise ValueError(
             "DPMSolverSinglestepScheduler with algorithm_type='dpmsolver' cannot threshold: its own loop looks levels "
             "up at a timestep that it is not given (docs/upstream.md); use 'dpmsolver++' or thresholding=False"
         )
+    common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     return DPMSolverSinglestep(*common, config["lower_order_final"])
+
+
+def _unipc(scheduler: Any) -> Solver:
+    config = scheduler.config
+    if scheduler.solver_p is not None:
+        raise ValueError(
+            "UniPCMultistepScheduler with another scheduler as predictor (solver_p) cannot be carried from step to "
+            "step: leave solver_p out"
+        )
+    options = (config["solver_order"], scheduler.predict_x0, config["solver_type"], config["lower_order_final"])
+    return UniPC(scheduler, *options, tuple(scheduler.disable_corrector))
+
+
+def _deis(scheduler: Any) -> Solver:
+    return DEIS(scheduler, scheduler.config["solver_order"], scheduler.config["lower_order_final"])
 
 
 def _ddim_grid(scheduler: Any) -> Grid:
@@ -151,13 +184,31 @@ def _euler_grid(scheduler: Any) -> Grid:
     return Grid(scheduler.timesteps.cpu(), start, stop, predicted_kind(scheduler), input_scale=scale)
 
 
+def _heun_grid(scheduler: Any) -> Grid:
+    config, grid = scheduler.config, _euler_grid(scheduler)
+    return replace(grid, clip=config["clip_sample_range"] if config["clip_sample"] else None)
+
+
+def _kdpm2_grid(scheduler: Any) -> Grid:
+    """Nodes with odd numbers are the middles of steps."""
+    count = len(scheduler.timesteps) + 1  # sigmas has more entries
+    sigmas, middle = scheduler.sigmas.cpu()[:count], scheduler.sigmas_interpol.cpu()[:count]
+    start, stop = sigmas[:-1].clone(), middle[1:].clone()
+    start[1::2], stop[1::2] = middle[1:-1:2], sigmas[1:-1:2]
+    levels = Levels.exploding(start), Levels.exploding(stop)
+    return Grid(scheduler.timesteps.cpu(), *levels, predicted_kind(scheduler), input_scale=(start**2 + 1) ** 0.5)
+
+
+def _flow_heun_grid(scheduler: Any) -> Grid:
+    sigmas = scheduler.sigmas.cpu()
+    start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
+    return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
+
+
 def _flow_grid(scheduler: Any) -> Grid:
     config, sigmas = scheduler.config, scheduler.sigmas.cpu()
-    for option in ("stochastic_sampling", "invert_sigmas"):
-        if config[option]:
-            raise ValueError(
-                f"FlowMatchEulerDiscreteScheduler with {option}=True has no native solver yet: set it to False"
-            )
+    if config["invert_sigmas"]:
+        raise ValueError("FlowMatchEulerDiscreteScheduler with invert_sigmas=True is not covered: set it to False")
     start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
     return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
 
@@ -168,18 +219,49 @@ def _threshold(config: Any) -> tuple[float, float] | None:
 
 _REFUSED = {
     "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
+    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
+    "CosineDPMSolverMultistepScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
+    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
 }
 _PREDICTIONS = {
     EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),
     EulerAncestralDiscreteScheduler: ("epsilon", "v_prediction"),
+    KDPM2DiscreteScheduler: ("epsilon", "v_prediction"),
     FlowMatchEulerDiscreteScheduler: ("flow",),
+    FlowMatchHeunDiscreteScheduler: ("flow",),
 }
 _GRIDS: dict[type, Callable[[Any], Grid]] = {
     DDIMScheduler: _ddim_grid,
+    DDIMParallelScheduler: _ddim_grid,
     DDPMScheduler: _ddpm_grid,
+    DDPMParallelScheduler: _ddpm_grid,
     DPMSolverMultistepScheduler: _sigma_grid,
     DPMSolverSinglestepScheduler: _sigma_grid,
+    UniPCMultistepScheduler: _sigma_grid,
+    DEISMultistepScheduler: _sigma_grid,
     EulerDiscreteScheduler: _euler_grid,
     EulerAncestralDiscreteScheduler: _euler_grid,
+    LMSDiscreteScheduler: _euler_grid,
+    HeunDiscreteScheduler: _heun_grid,
+    KDPM2DiscreteScheduler: _kdpm2_grid,
     FlowMatchEulerDiscreteScheduler: _flow_grid,
+    FlowMatchHeunDiscreteScheduler: _flow_heun_grid,
+}
+_SOLVERS: dict[type, Callable[[Any], Solver]] = {
+    DDIMScheduler: DDIM,
+    DDIMParallelScheduler: DDIM,
+    DDPMScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
+    DDPMParallelScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
+    DPMSolverMultistepScheduler: _multistep,
+    DPMSolverSinglestepScheduler: _singlestep,
+    UniPCMultistepScheduler: _unipc,
+    DEISMultistepScheduler: _deis,
+    EulerDiscreteScheduler: Euler,
+    EulerAncestralDiscreteScheduler: lambda scheduler: Euler(scheduler, ancestral=True),
+    LMSDiscreteScheduler: LMS,
+    HeunDiscreteScheduler: Heun,
+    KDPM2DiscreteScheduler: KDPM2,
+    FlowMatchEulerDiscreteScheduler: Euler,
+    FlowMatchHeunDiscreteScheduler: Heun,
 }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-SMALL = torch.linspace(-1, 1, 16).reshape(2, 2, 2, 2)  # two samples
+SMALL = torch.linspace(-1, 1.5, 16).reshape(2, 2, 2, 2)  # two samples, of different norms
 _GIVEN = ("_step_index", "_begin_index", "is_scale_input_called")  # known at every node, not remembered
 _ABSENT = "absent"  # an attribute that the scheduler has not got yet
 
@@ -25,6 +25,8 @@ class _Moment(NamedTuple):
     """the scheduler after it"""
     state: Tensor
     """the state after it"""
+    random: Tensor
+    """the state of the CPU's global generator before it"""
     input_scale: float
     """by what states are divided on their way to the network"""
 
@@ -35,7 +37,8 @@ class Snapshots:
 
     `names` are the attributes that change in a run; `places` those, or entries of lists in them, that hold tensors of
     the sample's shape, in the order in which `take` stacks them. `states` are those of the run on `SMALL`, in which it
-    `draws` noise or not, and `input_scale` is by what states are divided on their way to the network.
+    `draws` noise or not, from the CPU's global generator, whose states before each step are `random`. `input_scale` is
+    by what states are divided on their way to the network.
     """
 
     def __init__(self, scheduler: Any):
@@ -44,6 +47,7 @@ class Snapshots:
         self.places: dict[tuple[str, int], int] = {}
         self.input_scale: list[float] = []
         self.states: list[Tensor] = []
+        self.random: list[Tensor] = []
         self._skeletons: list[dict[str, Any]] = []
         self._numbers: dict[str, int] = {}
         with torch.random.fork_rng(devices=[]):
@@ -56,6 +60,7 @@ class Snapshots:
         """Add what has changed in a step to names and places."""
         self.input_scale.append(moment.input_scale)
         self.states.append(moment.state)
+        self.random.append(moment.random)
         for name, value in moment.after.__dict__.items():
             then = moment.before.get(name, _ABSENT)
             if then is not value and _key(then) != _key(value) and name not in (*_GIVEN, *self.names):
@@ -65,8 +70,8 @@ class Snapshots:
                 if _is_data(x):
                     self.places.setdefault((name, i), len(self.places))
 
-    def take(self, scheduler: Any, like: Tensor) -> tuple[Tensor, int]:
-        """Return the data of a scheduler, of shape (places, *sample), zero where there is none, and its skeleton."""
+    def take(self, scheduler: Any, like: Tensor, row: int = 0) -> tuple[Tensor, int]:
+        """Return a row of a scheduler's data, (places, *sample), zero where there is none, and its skeleton."""
         data, skeleton = like.new_zeros(len(self.places), *like.shape), {}
         for name in self.names:
             value = getattr(scheduler, name, _ABSENT)
@@ -74,7 +79,7 @@ class Snapshots:
             for i, x in _entries(value):
                 if _is_data(x):
                     place = self.places[name, i]  # KeyError: a place that the small run had no data in
-                    data[place] = x[0]
+                    data[place] = x[row]
                     x = _Place(place)
                 entries.append(x)
             skeleton[name] = entries if isinstance(value, list) else entries[0]
@@ -89,8 +94,8 @@ class Snapshots:
         filled = {} if skeleton < 0 else self._skeletons[skeleton]
         return [(name, x.index) for name, value in filled.items() for _, x in _entries(value) if isinstance(x, _Place)]
 
-    def put(self, data: Tensor, skeleton: int, node: int) -> Any:
-        """Return a scheduler in a state; skeleton -1 is a fresh one that begins at the node."""
+    def put(self, data: Tensor, skeleton: int, node: int, copies: int = 1) -> Any:
+        """Return a scheduler in a state, of so many rows alike; skeleton -1 is a fresh one that begins at the node."""
         scheduler = copy.copy(self.scheduler)
         for name in self.names:
             if skeleton < 0:
@@ -98,7 +103,7 @@ class Snapshots:
                     setattr(scheduler, name, copy.deepcopy(getattr(self.scheduler, name)))
                 continue
             value = self._skeletons[skeleton][name]
-            filled = [data[x.index][None].clone() if isinstance(x, _Place) else x for _, x in _entries(value)]
+            filled = [_rows(data[x.index], copies) if isinstance(x, _Place) else x for _, x in _entries(value)]
             if value is not _ABSENT:
                 setattr(scheduler, name, filled if isinstance(value, list) else filled[0])
         given = {"_step_index": node, "_begin_index": node, "is_scale_input_called": True}
@@ -126,8 +131,13 @@ def _small_run(scheduler: Any) -> Iterator[_Moment]:
     for t in scheduler.timesteps:
         scale = 1 / float(scheduler.scale_model_input(one, t)) if hasattr(scheduler, "scale_model_input") else 1.0
         before = {n: list(v) if isinstance(v, list) else v for n, v in scheduler.__dict__.items()}
+        random = torch.get_rng_state()
         x = scheduler.step(0.5 * x, t, x, return_dict=False)[0]
-        yield _Moment(before, scheduler, x, scale)
+        yield _Moment(before, scheduler, x, random, scale)
+
+
+def _rows(x: Tensor, copies: int) -> Tensor:
+    return x.expand(copies, *x.shape).clone()
 
 
 def _entries(value: Any) -> Iterator[tuple[int, Any]]:

@@ -100,12 +100,16 @@ class Solver(ABC):
         self.suits(grid)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Say for which steps the scheduler draws noise: booleans of shape (N,)."""
-        return torch.ones(grid.steps, dtype=torch.bool)
+        """Say for which steps noise is drawn: booleans of shape (N,); by default all, on `Sigmas` those above zero."""
+        return (grid.stop.sigma > 0) | grid.casts
 
     def bases(self, grid: Grid) -> Sequence[int]:
         """Return the node whose state each step starts from: its own, unless steps come in cycles."""
         return range(grid.steps)
+
+    def nodes(self, sigmas: Tensor) -> Tensor:
+        """Return the sigmas of the nodes to step over, from N + 1 levels (`Sigmas`); more where steps have stages."""
+        return sigmas
 
     def linear(self, leg: Leg) -> Linear:
         """Say what steps do to their states, the predicted clean samples held fixed, and how much noise they add.

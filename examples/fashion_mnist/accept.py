@@ -3,8 +3,8 @@ r"""Tell whether the trained denoiser is good enough to ship.
     python examples/fashion_mnist/accept.py --model runs/fashion/model \\
         --classifier runs/classifier.pt --out runs/accept.png
 
-Draws 500 guided samples, 50 of each class, with the unmodified DDIM scheduler, and prints of how many the classifier
-names the class that was asked for. Writes a picture of the first ten of each class, a row a class.
+Draws 500 guided samples, 50 of each class, with the model's own scheduler, unmodified, and prints of how
+many the classifier names the class that was asked for. Writes a picture of the first ten of each class, a row a class.
 """
 
 import argparse
@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from classifier import classifier
 from data import NO_CLASS
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from matplotlib import image
+from parareal_diffusers.models import model_in
 from tqdm import tqdm
 
 
@@ -41,8 +40,7 @@ def main():
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    net = UNet2DModel.from_pretrained(options.model).eval()
-    scheduler = DDIMScheduler.from_pretrained(options.model)
+    net, scheduler = model_in(options.model)
     judge = classifier()
     saved = torch.load(options.classifier)
     judge.load_state_dict(saved["net"])
@@ -58,7 +56,7 @@ def main():
         print(f"class {label}: {named[labels == label].float().mean():.0%}")
     print(
         f"the classifier ({saved['test_accuracy']:.2%} on the real test images) names the requested class of "
-        f"{named.float().mean():.1%} of {len(labels)} samples (guidance {options.scale}, {options.steps} DDIM steps)"
+        f"{named.float().mean():.1%} of {len(labels)} samples (guidance {options.scale}, {options.steps} steps)"
     )
     grid = samples.reshape(10, 50, 28, 28)[:, :10].permute(0, 2, 1, 3).reshape(280, 280)
     image.imsave(options.out, grid.clamp(-1, 1).numpy(), cmap="gray", vmin=-1, vmax=1)

@@ -1,6 +1,10 @@
-"""Train the class-conditional denoiser that the package ships.
+"""Train the class-conditional networks that the package ships.
 
     python examples/fashion_mnist/train.py --out runs/fashion
+    python examples/fashion_mnist/train.py --out runs/flow --objective flow --steps 1200 --batch 96
+
+The first predicts noise. The second, a smaller network, predicts the velocity of a rectified flow, and starts from the
+weights of the first where it has the same layers.
 
 The run is a function of its seed alone: what a step draws depends on the seed and the step's number,
 so a run that was stopped and resumed draws the same batches as one that was not. A checkpoint is
@@ -16,12 +20,15 @@ import torch
 from data import FOLDER, NO_CLASS, load
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import EMAModel
+from parareal_diffusers import models
 from tqdm import trange
 
 
-def denoiser() -> UNet2DModel:
-    """Return the network, untrained: 2.74 million parameters on 28 x 28 grey images."""
+def denoiser(objective: str = "noise") -> UNet2DModel:
+    """Return the network on 28 x 28 grey images, untrained: of 2.74 million parameters, or 1.91 for a flow."""
+    small = objective == "flow"
     return UNet2DModel(
         sample_size=28,
         in_channels=1,
@@ -29,10 +36,20 @@ def denoiser() -> UNet2DModel:
         block_out_channels=(32, 64, 128),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        up_block_types=("UpBlock2D" if small else "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        mid_block_type=None if small else "UNetMidBlock2D",
         norm_num_groups=8,
         num_class_embeds=NO_CLASS + 1,
     )
+
+
+def begun(objective: str) -> UNet2DModel:
+    """Return the network as training begins: a flow's with what it shares with the shipped one that predicts noise."""
+    net = denoiser(objective)
+    if objective == "flow":
+        weights, own = models.load("fashion-mnist")[0].state_dict(), net.state_dict()
+        net.load_state_dict({name: weights[name] for name in own})
+    return net
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -42,19 +59,32 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+def noised(scheduler, clean, noise, share):
+    """Return states at a share (rows,) of all times, the network's timesteps, and what it is to predict there.
+
+    Noise (Ho, Jain, Abbeel 2020, eq. 14), or the velocity of the straight line from noise to clean (Liu, Gong, Liu
+    2023, eq. 1; Lipman et al. 2023), whose time is not rounded to whole timesteps.
+    """
+    if isinstance(scheduler, DDIMScheduler):
+        timesteps = (share * scheduler.config["num_train_timesteps"]).long()
+        return scheduler.add_noise(clean, noise, timesteps), timesteps, noise
+    sigma = share[:, None, None, None]
+    return (1 - sigma) * clean + sigma * noise, share * scheduler.config["num_train_timesteps"], noise - clean
+
+
 def batch_loss(net, scheduler, images, labels, generator, batch, drop):
-    """Return the mean squared error of the predicted noise (Ho, Jain, Abbeel 2020, eq. 14) on one drawn batch."""
+    """Return the mean squared error of the prediction on one drawn batch."""
     rows = torch.randint(len(images), (batch,), generator=generator)
     clean = images[rows].contiguous(memory_format=torch.channels_last)
     noise = torch.randn(clean.shape, generator=generator)
-    # one timestep from each of `batch` equal strata: the same expectation, a smaller variance
-    offset = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    timesteps = (offset * scheduler.config.num_train_timesteps).long()
+    # one time from each of `batch` equal strata: the same expectation, a smaller variance
+    share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    state, timesteps, target = noised(scheduler, clean, noise, share)
     dropped = torch.rand(batch, generator=generator) < drop
     classes = torch.where(dropped, NO_CLASS, labels[rows])
     with torch.autocast("cpu", torch.bfloat16):
-        predicted = net(scheduler.add_noise(clean, noise, timesteps), timesteps, class_labels=classes).sample
-    return (predicted.float() - noise).square().mean()
+        predicted = net(state, timesteps, class_labels=classes).sample
+    return (predicted.float() - target).square().mean()
 
 
 def main() -> None:
@@ -62,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and of the exported model")
     parser.add_argument("--data", type=Path, default=FOLDER)
+    parser.add_argument("--objective", choices=["noise", "flow"], default="noise")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -71,11 +102,12 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    net = denoiser()
+    net = begun(options.objective)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload], torch's stubs want a dtype first
     average = EMAModel(net.parameters(), decay=0.9995, use_ema_warmup=True, power=3 / 4)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=0.01, fused=True)
-    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    noise = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    scheduler = FlowMatchEulerDiscreteScheduler() if options.objective == "flow" else noise
     images, labels = load("train", options.data)
 
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the three examples share: the shipped model, the loop to compare with, and a picture of the iterates."""
+"""What the examples share: a shipped model, the loop to compare with, and a picture of the iterates."""
 
 import argparse
 import time
@@ -15,19 +15,20 @@ import parareal
 LABELS = torch.tensor([0, 3, 7, 9])  # T-shirt, dress, sneaker, ankle boot
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """Read the command line."""
+def options(description: str | None, model: str = "fashion-mnist") -> argparse.Namespace:
+    """Read the command line, and note which of the shipped models it is for."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tolerance", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the picture")
+    parser.set_defaults(model=model)
     return parser.parse_args()
 
 
 def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, **step: Any) -> list[torch.Tensor]:
     """Sample sequentially and in parallel in time from the same generator; print both, return iterates and answer."""
-    net, _ = models.load("fashion-mnist")
+    net, _ = models.load(given.model)
     latents = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(given.seed))
 
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """Small trained models that come with the package, in diffusers' folder format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from parareal._checks import one_of
 
-FOLDERS = {"fashion-mnist": Path(__file__).parent / "fashion_mnist"}
+FOLDERS = {
+    "fashion-mnist": Path(__file__).parent / "fashion_mnist",
+    "fashion-mnist-flow": Path(__file__).parent / "fashion_mnist_flow",
+}
 FASHION_MNIST_CLASSES = (
     "T-shirt",
     "trouser",
@@ -26,17 +30,26 @@ def load(name: str) -> tuple[Any, Any]:
     Args:
         name: `"fashion-mnist"`: a `diffusers.UNet2DModel` of 2.7 million parameters that predicts the noise in 28 x 28
             grey images; `class_labels` 0 to 9 are the classes of `FASHION_MNIST_CLASSES` and 10 is "any".
+            `"fashion-mnist-flow"`: one of 1.9 million that predicts the velocity of a rectified flow in them.
 
     Returns:
-        The network, float32 and in evaluation mode, and a `diffusers.DDIMScheduler`.
+        The network, float32 and in evaluation mode, and a `diffusers.DDIMScheduler`, for a flow a
+        `diffusers.FlowMatchEulerDiscreteScheduler`.
 
     Raises:
         ValueError: for an unknown name.
     """
+    one_of("name", name, FOLDERS)
+    return model_in(FOLDERS[name])
+
+
+def model_in(folder: Path) -> tuple[Any, Any]:
+    """Return the network and the scheduler in a folder of diffusers' format."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    one_of("name", name, FOLDERS)
-    folder = FOLDERS[name]
+    kinds = {kind.__name__: kind for kind in (DDIMScheduler, FlowMatchEulerDiscreteScheduler)}
+    kind = kinds[json.loads((folder / "scheduler_config.json").read_text())["_class_name"]]
     net = UNet2DModel.from_pretrained(folder, local_files_only=True)
-    return net.eval(), DDIMScheduler.from_pretrained(folder, local_files_only=True)
+    return net.eval(), kind.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,43 @@
+"""Heun's method in sigma."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._two_stage import Stage, TwoStage
+
+
+@final
+@dataclass(frozen=True)
+class Heun(TwoStage):
+    """Heun's method in sigma (Karras et al. 2022, arXiv 2206.00364, Algorithm 1, without churn).
+
+    The slope of a step is the mean of those at its two ends, so each level but the first and last has two nodes: at the
+    first the step before is completed. From node to next node it is the step of `diffusers.HeunDiscreteScheduler` or
+    `FlowMatchHeunDiscreteScheduler`; on `Sigmas` it is k-diffusion's `sample_heun`.
+
+    Args:
+        scheduler: one of these, or `Sigmas`; not needed for a coarse solver, which makes Euler's step.
+    """
+
+    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """Return the mean of the slopes at both ends."""
+        return ((memory.base - memory.clean) / origin + (x - clean) / sigma) / 2
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` unless levels come in pairs."""
+        super().check(grid)
+        second = slice(1, None, 2)
+        if not torch.equal(grid.start.sigma[second], grid.stop.sigma[second]):
+            raise ValueError(
+                "Heun needs two nodes at each level, as HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler and "
+                "Sigmas make them"
+            )
+
+    def nodes(self, sigmas: Tensor) -> Tensor:
+        """Return two nodes at each level but the first and, where that is zero, the last."""
+        last = sigmas[-1:] if bool(sigmas[-1] == 0) else sigmas[-1:].repeat(2)
+        return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), last])

@@ -1,0 +1,318 @@
+"""Solvers on `Sigmas`: k-diffusion's samplers on bare denoisers, held against loops written down from their papers."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parareal_diffusers import (
+    DDIM,
+    DPM2S,
+    KDPM2,
+    LMS,
+    DPMSolver,
+    DPMSolverSinglestep,
+    Euler,
+    Heun,
+    Sigmas,
+    denoised,
+    sample,
+)
+from parareal_diffusers.testing import GaussianMixture, relative_error
+from scipy import integrate
+
+import parareal
+
+MIXTURE = GaussianMixture.random(6, (1, 4, 4))
+
+
+def latents(sigmas, dtype=torch.float64, samples=2):
+    noise = torch.randn(samples, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (sigmas.init_noise_sigma * noise).to(dtype)
+
+
+def model(x, sigma):
+    return MIXTURE.denoise(x, sigma)
+
+
+def seeded():
+    return torch.Generator().manual_seed(1)
+
+
+def clean(x, sigma):
+    return model(x, sigma.expand(len(x)))
+
+
+def slope(x, sigma):
+    return (x - clean(x, sigma)) / sigma
+
+
+def towards(x, sigma, target, new):
+    """Go in a straight line to a clean sample."""
+    return target / sigma * x + (1 - target / sigma) * new
+
+
+def ancestral(s, t):
+    up = torch.minimum(t, (t**2 * (s**2 - t**2) / s**2) ** 0.5)
+    return (t**2 - up**2) ** 0.5, up
+
+
+def middle(s, t):
+    return s.log().lerp(t.log(), 0.5).exp()
+
+
+def euler(x, s, t, draw):
+    return x + slope(x, s) * (t - s)
+
+
+def heun(x, s, t, draw):
+    """Karras et al. (2022), Algorithm 1."""
+    d = slope(x, s)
+    end = x + d * (t - s)
+    return end if t == 0 else x + (d + slope(end, t)) / 2 * (t - s)
+
+
+def dpm_2(x, s, t, draw):
+    """Karras et al. (2022), Algorithm 2, with the middle in log sigma."""
+    if t == 0:
+        return euler(x, s, t, draw)
+    mid = middle(s, t)
+    return x + slope(x + slope(x, s) * (mid - s), mid) * (t - s)
+
+
+def euler_ancestral(x, s, t, draw):
+    down, up = ancestral(s, t)
+    x = euler(x, s, down, draw)
+    return x if t == 0 else x + up * draw()
+
+
+def dpm_2_ancestral(x, s, t, draw):
+    down, up = ancestral(s, t)
+    x = dpm_2(x, s, down, draw)
+    return x if t == 0 else x + up * draw()
+
+
+def dpmpp_2s(x, s, t, draw):
+    """DPM-Solver++ (2022), Algorithm 1 with r = 1/2."""
+    if t == 0:
+        return euler(x, s, t, draw)
+    mid = middle(s, t)
+    return towards(x, s, t, clean(towards(x, s, mid, clean(x, s)), mid))
+
+
+def dpmpp_2s_ancestral(x, s, t, draw):
+    down, up = ancestral(s, t)
+    x = dpmpp_2s(x, s, down, draw)
+    return x if t == 0 else x + up * draw()
+
+
+def dpmpp_sde(x, s, t, draw):
+    if t == 0:
+        return euler(x, s, t, draw)
+    mid = middle(s, t)
+    down, up = ancestral(s, mid)
+    between = towards(x, s, down, clean(x, s)) + up * draw()
+    down, up = ancestral(s, t)
+    return towards(x, s, down, clean(between, mid)) + up * draw()
+
+
+class DPMPP2M:
+    """DPM-Solver++ (2022), Algorithm 2, and its SDE form (k-diffusion, `sample_dpmpp_2m_sde`, midpoint)."""
+
+    def __init__(self, noisy):
+        self.noisy, self.before = noisy, None
+
+    def __call__(self, x, s, t, draw):
+        now, h = clean(x, s), (s / t).log() if t > 0 else torch.tensor(torch.inf)
+        new = now
+        if self.before is not None and t > 0:
+            new = now + (now - self.before[0]) * h / self.before[1] / 2
+        self.before = now, h
+        if t == 0:
+            return new
+        if not self.noisy:
+            return t / s * x - torch.expm1(-h) * new
+        return t / s * (-h).exp() * x - torch.expm1(-2 * h) * new + t * (-torch.expm1(-2 * h)).sqrt() * draw()
+
+
+class Multistep:
+    """Adams-Bashforth on uneven nodes, its coefficients by quadrature (k-diffusion, `sample_lms`)."""
+
+    def __init__(self):
+        self.slopes, self.at = [], []
+
+    def __call__(self, x, s, t, draw):
+        self.slopes, self.at = [slope(x, s), *self.slopes][:4], [float(s), *self.at][:4]
+
+        def basis(tau, k):
+            product = 1.0
+            for j, other in enumerate(self.at):
+                product *= (tau - other) / (self.at[k] - other) if j != k else 1.0
+            return product
+
+        weights = [integrate.quad(basis, float(s), float(t), args=(k,))[0] for k in range(len(self.at))]
+        return x + sum(w * d for w, d in zip(weights, self.slopes, strict=True))
+
+
+SAMPLERS = {
+    "euler": (lambda: euler, Euler, {}),
+    "heun": (lambda: heun, Heun, {}),
+    "dpm_2": (lambda: dpm_2, KDPM2, {}),
+    "lms": (Multistep, LMS, {}),
+    "dpmpp_2m": (lambda: DPMPP2M(False), DPMSolver, {"lower_order_final": False}),
+    "dpmpp_2s": (lambda: dpmpp_2s, DPM2S, {"noise": "none"}),
+    "dpmpp_2s, as DPM-Solver": (lambda: dpmpp_2s, DPMSolverSinglestep, {}),
+    "euler_ancestral": (lambda: euler_ancestral, Euler, {"ancestral": True}),
+    "dpm_2_ancestral": (lambda: dpm_2_ancestral, KDPM2, {"ancestral": True}),
+    "dpmpp_2s_ancestral": (lambda: dpmpp_2s_ancestral, DPM2S, {}),
+    "dpmpp_sde": (lambda: dpmpp_sde, DPM2S, {"noise": "sde"}),
+    "dpmpp_2m_sde": (
+        lambda: DPMPP2M(True),
+        DPMSolver,
+        {"lower_order_final": False, "algorithm_type": "sde-dpmsolver++"},
+    ),
+}
+
+
+def loop(make, sigmas, x, generator):
+    step = make()
+
+    def draw():
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    for s, t in zip(sigmas.values, sigmas.values[1:], strict=False):
+        x = step(x, s, t, draw)
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_equal_to_the_loop(name, dtype):
+    """Sigmas are float32, whose rounding the multistep methods' weights feel."""
+    make, kind, options = SAMPLERS[name]
+    exact = dtype is torch.float64 and kind in (Euler, Heun, KDPM2)
+    for steps in (2, 7, 20):
+        sigmas = Sigmas.karras(steps, 0.02, 10.0)
+        x, solver, generators = latents(sigmas, dtype), kind(sigmas, **options), [seeded() for _ in range(3)]
+        expected = loop(make, sigmas, x, generators[0])
+        for slices, generator in zip((1, min(4, steps)), generators[1:], strict=True):
+            solution = sample(denoised(model), x, solver, slices=slices, tolerance=0, generator=generator)
+            assert relative_error(solution.final_state, expected) <= (1e-10 if exact else 3e-5)
+            assert torch.equal(generator.get_state(), generators[0].get_state())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
+    _, kind, options = SAMPLERS[name]
+    sigmas = Sigmas.karras(9, 0.02, 10.0)
+    one, end, nested, single = (
+        sample(
+            denoised(model),
+            latents(sigmas),
+            kind(sigmas, **options),
+            max_batch=1,
+            tolerance=0,
+            generator=seeded(),
+            **way,
+        ).final_state
+        for way in ({"slices": 1}, {"slices": 4}, {"levels": (2, 2)}, {"slices": "steps"})
+    )
+    assert torch.equal(one, end)
+    assert torch.equal(one, nested)
+    assert torch.equal(one, single)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_iterations_converge(name):
+    """On one Gaussian, where noise cannot choose another mode."""
+    _, kind, options = SAMPLERS[name]
+    one = GaussianMixture(torch.full((1, 1, 4, 4), 0.3), deviation=0.2)
+    sigmas = Sigmas.karras(40, 0.02, 10.0)
+    x, solver = latents(sigmas), kind(sigmas, **options)
+    expected = sample(denoised(one.denoise), x, solver, slices=1, generator=seeded()).final_state
+    errors = [
+        relative_error(
+            sample(
+                denoised(one.denoise), x, solver, slices=8, criterion=parareal.Iterations(k), generator=seeded()
+            ).final_state,
+            expected,
+        )
+        for k in (0, 3)
+    ]
+    assert errors[1] < max(0.05 * errors[0], 1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.integers(1, 30),
+    low=st.floats(1e-3, 0.1),
+    high=st.floats(1.0, 80.0),
+    rho=st.floats(1.0, 10.0),
+    name=st.sampled_from(sorted(SAMPLERS)),
+    slices=st.integers(1, 6),
+)
+def test_any_levels(steps, low, high, rho, name, slices):
+    _, kind, options = SAMPLERS[name]
+    sigmas = Sigmas.karras(steps, low, high, rho)
+    assert float(sigmas.values[-1]) == 0
+    assert bool((sigmas.values.diff() < 0).all())
+    solver = kind(sigmas, **options)
+    count = sigmas.grid(solver).steps
+    ends = [
+        sample(
+            denoised(model), latents(sigmas), solver, slices=n, tolerance=0, max_batch=1, generator=seeded()
+        ).final_state
+        for n in (1, min(slices, count))
+    ]
+    assert torch.equal(*ends)
+
+
+def test_levels_that_end_above_zero():
+    sigmas = Sigmas(torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5]))
+    for name in ("heun", "dpm_2", "dpmpp_2s"):
+        make, kind, options = SAMPLERS[name]
+        x, solver = latents(sigmas), kind(sigmas, **options)
+        expected = loop(make, sigmas, x, None)
+        assert relative_error(sample(denoised(model), x, solver, tolerance=0).final_state, expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "at least two numbers"),
+        ([[1.0, 0.5]], "at least two numbers"),
+        ([0.5, 1.0], "fall strictly"),
+        ([1.0, 1.0, 0.0], "fall strictly"),
+        ([1.0, -0.5], "fall strictly"),
+        ([torch.inf, 1.0], "must be finite"),
+    ],
+)
+def test_bad_levels(values, message):
+    with pytest.raises(ValueError, match=message):
+        Sigmas(values)
+
+
+def test_bad_levels_of_karras():
+    with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+        Sigmas.karras(5, 2.0, 1.0)
+    with pytest.raises(ValueError, match="steps"):
+        Sigmas.karras(0)
+
+
+def test_what_does_not_fit_is_refused_before_any_work():
+    sigmas = Sigmas.karras(5)
+    x = latents(sigmas)
+    with pytest.raises(ValueError, match="mark a model that is told sigma"):
+        sample(model, x, Euler(sigmas))
+    with pytest.raises(ValueError, match="leave num_inference_steps out"):
+        sample(denoised(model), x, Euler(sigmas), num_inference_steps=5)
+    with pytest.raises(ValueError, match="two nodes at each level"):
+        Heun().check(sigmas.grid(Euler()))
+    with pytest.raises(ValueError, match="steps over the nodes of Sigmas"):
+        sample(lambda x, t: x, x, Heun(DDIMScheduler()), num_inference_steps=5)
+    with pytest.raises(ValueError, match="orders 1 and 2 only"):
+        sample(denoised(model), x, DPMSolverSinglestep(sigmas, order=3))
+    with pytest.raises(ValueError, match="alpha"):
+        sample(denoised(model), x, DDIM(sigmas, eta=0.5))
+    with pytest.raises(ValueError, match="noise"):
+        DPM2S(noise="brownian")
