@@ -54,7 +54,8 @@ def test_a_driver_outside_gets_what_solve_gets(method):
         *parts(method, rhs), INITIAL, edges(24, 4), batch_dims=1, criterion=parareal.Increment(1e-8)
     )
     assert np.array_equal(run.solution().final_state, solution.final_state)
-    assert iterations == sorted(iterations) and iterations[0] == 0
+    assert iterations == sorted(iterations)
+    assert iterations[0] == 0
     assert calls == solution.stats.calls == run.solution().stats.calls
 
 

@@ -103,14 +103,11 @@ def sample(
     jumps = coarse_solver(coarse, fine, grid)
     fine.check(grid)
     jumps.suits(grid)
-    _check_generator(generator, latents)
-    sizes = _sizes(pad_batch, max_batch)
-    edges = _boundaries(boundaries, slices, levels, fine.bases(grid))
-    if criterion is None:
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
-        criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(grid.steps)
-    random = _noise(fine, grid, latents, generator)
+    check_generator(generator, latents)
+    sizes = sizes_of(pad_batch, max_batch)
+    edges = boundaries_of(boundaries, slices, levels, fine.bases(grid))
+    criterion = criterion_of(criterion, tolerance, grid.steps)
+    random = noise_of(fine, grid, latents, generator, latents.dtype, range(grid.steps))
     grid = grid.to(latents.device)
     denoiser = Denoiser(model, grid, len(latents), model_kwargs or {}, guidance, sizes)
     records = fine.begin(latents[:1]) is not None
@@ -164,17 +161,34 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
     return solver, replace(grid, prediction_type="sample")
 
 
-def _noise(solver: Solver, grid: Grid, latents: Tensor, generator: Generators) -> Noise | None:
-    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none."""
+def noise_of(
+    solver: Solver, grid: Grid, latents: Tensor, generator: Generators, dtype: torch.dtype, within: range
+) -> Noise | None:
+    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none.
+
+    `dtype` is that of the network's output in the loop, and `within` has the steps that it makes.
+    """
     if not solver.stochastic:
         return None
-    steps = torch.nonzero(solver.draws(grid)).flatten().tolist()
-    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(latents.dtype), steps)
+    steps = [i for i in torch.nonzero(solver.draws(grid)).flatten().tolist() if i in within]
+    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
     bases = solver.bases(grid)
     return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
 
 
-def _check_generator(generator: Any, latents: Tensor) -> None:
+def criterion_of(
+    criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
+) -> parareal.AbstractCriterion:
+    """Return the criterion, by default that for a tolerance; 0 runs to the end of so many steps."""
+    if criterion is not None:
+        return criterion
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
+    return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
+
+
+def check_generator(generator: Any, latents: Tensor) -> None:
+    """Raise `TypeError` or `ValueError` unless noise for latents can be drawn from a generator, or several."""
     given = [generator] if isinstance(generator, torch.Generator) else generator
     if given is None:
         return
@@ -188,7 +202,7 @@ def _check_generator(generator: Any, latents: Tensor) -> None:
         raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
 
 
-def _sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
+def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
     """Return the batch sizes that calls are filled up to; none for no filling."""
     if pad_batch is False:
         return []
@@ -204,7 +218,7 @@ def _sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
     return sizes
 
 
-def _boundaries(
+def boundaries_of(
     boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, bases: Sequence[int]
 ) -> list[int]:
     """Return the nodes that bound the slices, or the ends for levels.
