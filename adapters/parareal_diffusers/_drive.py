@@ -18,16 +18,18 @@ from torch import Tensor
 
 import parareal
 from parareal._calls import Call
-from parareal._run import Options, Run
+from parareal._checks import one_of, whole_number
+from parareal._edges import nodes
+from parareal._run import SCHEDULES, Options, Run
 from parareal._solve import _problem
-from parareal_diffusers._coarse import coarse_solver
+from parareal_diffusers._coarse import COARSE, coarse_solver
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._gate import FIRST, Rows
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._sample import boundaries_of, check_generator, criterion_of, noise_of, sizes_of
-from parareal_diffusers._schedulers import grid_of, prepared, solver_of
+from parareal_diffusers._schedulers import check_known, grid_of, prepared, solver_of
 from parareal_diffusers._solver import Solver, SolverStepper
-from parareal_diffusers._standin import RowTime, plain
+from parareal_diffusers._standin import RowTime, plain, stand_in
 
 _CHECKED = 8  # passes in which the network's timesteps are looked at
 
@@ -48,6 +50,27 @@ class Settings:
     window: int | None = None
     max_batch: int | None = None
     pad_batch: bool | Sequence[int] = False
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` or `ValueError` for what no call of a pipeline could mend."""
+        if isinstance(self.slices, str):
+            one_of("slices", self.slices, ("auto", "sqrt", "steps"))
+        else:
+            whole_number("slices", self.slices, 1)
+        if self.levels is not None:
+            nodes(self.slices, self.levels, 1)
+        for name in ("window", "max_batch"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 1)
+        if self.max_iterations is not None:
+            whole_number("max_iterations", self.max_iterations, 0)
+        one_of("schedule", self.schedule, SCHEDULES)
+        if isinstance(self.coarse, str):
+            one_of("coarse", self.coarse, ["auto", "same", *COARSE])
+        elif not isinstance(self.coarse, Solver):
+            check_known(self.coarse)
+        criterion_of(self.criterion, self.tolerance, 1)
+        sizes_of(self.pad_batch, self.max_batch)
 
 
 @final
@@ -128,6 +151,11 @@ class Drive:
     def step(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> Tensor:
         """Take what the network says of the rows; return the next rows, or the final state."""
         self.passes += 1
+        if self.run is not None and latents is not self.handed and not torch.equal(latents, self.handed):
+            raise RuntimeError(
+                "the pipeline changed its latents after a step, and here they are rows of many steps: it cannot be "
+                "sampled in parallel in time"
+            )
         if self.doubled:
             output, latents = output.chunk(2)[0], latents.chunk(2)[0]
         with torch.no_grad():
@@ -139,7 +167,8 @@ class Drive:
                 self.stop()
         for tell in self.on_pass:
             tell()
-        return self.as_latents(self.state)
+        self.handed = self.as_latents(self.state)
+        return self.handed
 
     def as_latents(self, state: Tensor) -> Tensor:
         """Return states as the loop keeps its latents."""
@@ -153,11 +182,18 @@ class Drive:
 
     # What happens in between.
 
-    def check(self) -> None:
-        """Raise what speaks against sampling with the scheduler and settings, whatever part of the steps is made."""
-        self._method(0, len(plain(self.scheduler).timesteps))
+    def check(self, scheduler: Any, steps: int) -> None:
+        """Raise what speaks against a scheduler, which is copied; what its own code raises, its loop will raise."""
+        self.scheduler = stand_in(scheduler, self)
+        options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting", False) else {}
+        try:
+            type(scheduler).set_timesteps(self.scheduler, steps, **options)
+        except Exception:
+            return
+        self._method(0, len(plain(self.scheduler).timesteps), whole=True)
 
-    def _method(self, first: int, last: int) -> Method:
+    def _method(self, first: int, last: int, whole: bool = False) -> Method:
+        """Return how the steps from `first` to `last` are sampled; `whole`, as if they were all in one slice."""
         scheduler = prepared(plain(self.scheduler), None)
         fine, settings = solver_of(scheduler), self.settings
         if isinstance(fine, DDIM):
@@ -175,6 +211,8 @@ class Drive:
                 f"the loop would begin at step {first}, within a cycle of {type(scheduler).__name__}: use another "
                 "strength or number of steps"
             )
+        if whole:
+            return Method(fine, coarse, grid, first, [first, last])
         edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
         return Method(fine, coarse, grid, first, [first + n for n in edges])
 

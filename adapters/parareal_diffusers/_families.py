@@ -78,8 +78,8 @@ FAMILIES: dict[str, Family] = {
 """by the name of the class in diffusers that defines `__call__`"""
 
 _PARTS = {
-    "Inpaint": "it blends its latents with the masked picture after every step; sample the whole picture instead, by "
-    "the pipeline without Inpaint in its name",
+    "Inpaint": "it blends its latents with the masked picture after every step; use the image-to-image pipeline, and "
+    "blend its picture",
     "PAG": "perturbed-attention guidance changes the network's layers by the step; use the pipeline without PAG",
     "LatentConsistency": "it makes a handful of steps that add noise anew, of which nothing can be gained",
     "Pix2Pix": "it stacks its picture's latents on its own for every copy that guidance makes; use image-to-image",

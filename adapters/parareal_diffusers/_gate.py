@@ -6,7 +6,7 @@ the like, has something for each sample. The gate gathers it for the rows, by th
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class Gate:
 
     def __init__(self, module: nn.Module, inner: Callable[..., Any]):
         original = getattr(module, "_orig_mod", module)  # of a compiled one
-        self.signature = inspect.signature(type(original).forward)
+        self.positional = list(inspect.signature(type(original).forward).parameters)[1:]
         self.name, self.inner, self.users = type(original).__name__, inner, 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,13 +106,13 @@ class Gate:
         rows = None if driver is None else driver.rows
         if driver is None or rows is None:
             return self.inner(*args, **kwargs)
-        given = self.signature.bind(None, *args, **kwargs).arguments
-        given.pop(next(iter(self.signature.parameters)))
-        for parameter in self.signature.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                given |= given.pop(parameter.name, {})
-        batch = _Batch(self.name, rows, given)
-        return batch.run(self.inner, *driver.sizes(batch.copies))
+        positional = self.positional[: len(args)]
+        batch = _Batch(self.name, rows, {**dict(zip(positional, args, strict=True)), **kwargs})
+        return batch.run(self._call(positional), *driver.sizes(batch.copies))
+
+    def _call(self, positional: Sequence[str]) -> Callable[..., Any]:
+        """Return the call, given names, with as many arguments by position as it was made with: hooks may count."""
+        return lambda **given: self.inner(*[given.pop(name) for name in positional], **given)
 
 
 @final

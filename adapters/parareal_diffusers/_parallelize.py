@@ -109,7 +109,7 @@ class Handle:
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
         self._given: dict[str, Any] = {}
-        Drive(settings, {})  # for its checks
+        self._checked: tuple[Any, ...] | None = None
         pipe.__class__ = _derived(self._kind, self)
 
     @property
@@ -154,10 +154,20 @@ class Handle:
             if self._drive is not None:
                 raise RuntimeError("the pipeline was called from within its own call: use another pipeline there")
             check_call(self.pipe, self._family, given)
+            self._check_scheduler(given)
             if self._verifier is not None:
                 self._verifier.check(self, given)
-            self._given = given
+            self._given = {side: given.get(side) for side in ("height", "width")}
             return self.driven(self.settings, given, bound)
+
+    def _check_scheduler(self, given: dict[str, Any]) -> None:
+        """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""
+        scheduler, steps = self.pipe.scheduler, given.get("num_inference_steps", 10)
+        options = {name: given[name] for name in STEP_OPTIONS if name in given}
+        key = (type(scheduler), dict(scheduler.config), steps, options)
+        if key != self._checked and isinstance(steps, int):
+            Drive(self.settings, options).check(scheduler, steps)
+            self._checked = key
 
     def driven(
         self, settings: Settings, given: dict[str, Any], bound: inspect.BoundArguments, quiet: bool = False
@@ -239,7 +249,40 @@ def _derived(kind: type, handle: Handle) -> type:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
+    namespace |= {name: _guarded(getattr(kind, name), handle) for name in _CHANGES if hasattr(kind, name)}
     if isinstance(inspect.getattr_static(kind, "interrupt", None), property):
         # the loop must make one more pass, in which its latents become whole pictures
         namespace["interrupt"] = property(lambda self: self._interrupt and not handle.running)
     return type(kind.__name__, (kind,), namespace)
+
+
+_CHANGES = (
+    "set_ip_adapter_scale",
+    "load_ip_adapter",
+    "unload_ip_adapter",
+    "set_adapters",
+    "enable_lora",
+    "disable_lora",
+    "load_lora_weights",
+    "unload_lora_weights",
+    "fuse_lora",
+    "unfuse_lora",
+    "enable_freeu",
+    "disable_freeu",
+)
+"""methods that change what the network computes"""
+
+
+def _guarded(method: Callable[..., Any], handle: Handle) -> Callable[..., Any]:
+    """Return a method that may not be called from a callback."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is handle.pipe and handle.running:
+            raise ValueError(
+                f"{method.__name__} was called while the pipeline samples. Parallel in time, all steps use the same "
+                "network: call it before, or sample without parallelize"
+            )
+        return method(self, *args, **kwargs)
+
+    return guarded

@@ -51,7 +51,7 @@ class StepCallback:
                 )
         if any(x._version != versions[k] for k, x in shown.items() if k in versions):
             raise ValueError(f"callback_on_step_end changed a tensor in place. {_MENDED}: change a copy")
-        changed = [k for k, v in _settings(self.pipe).items() if k not in before or before[k] is not v]
+        changed = [k for k, v in _settings(self.pipe).items() if k not in before or not _same(before[k], v)]
         if changed:
             raise ValueError(
                 f"callback_on_step_end changed the pipeline's {', '.join(changed)}. {_MENDED}: sample without "
@@ -62,6 +62,10 @@ class StepCallback:
 def _settings(pipe: Any) -> dict[str, Any]:
     """Return what a pipeline's loop reads from it, but for the wish to stop."""
     return {k: v for k, v in vars(pipe).items() if k not in ("_interrupt", "_current_timestep", "_num_timesteps")}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, int | float | str) and a == b)
 
 
 @final
