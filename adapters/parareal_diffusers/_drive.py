@@ -307,6 +307,12 @@ class Drive:
         self.rows = None
 
     @property
+    def last_timestep(self) -> Tensor:
+        """The timestep of the loop's last step, 0-dimensional."""
+        assert self.method is not None
+        return self.timesteps[self.method.edges[-1] - 1]
+
+    @property
     def steps(self) -> int:
         """How many steps the loop would make by itself."""
         return 0 if self.method is None else self.method.edges[-1] - self.method.first

@@ -38,7 +38,8 @@ class Loop(Protocol):
 class Timesteps(Tensor):
     """A scheduler's timesteps: a tensor like any other, but for who iterates it, or a part of it that a slice gives."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # everything computed from it is a plain tensor
+    # everything computed from it is a plain tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     loop: Loop
     first: int
 
@@ -78,7 +79,7 @@ class RowTime(Tensor):
         made.rows = rows
         return made
 
-    def expand(self, *sizes: Any) -> Tensor:
+    def expand(self, *sizes: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the rows' timesteps, once for each of the copies that guidance makes of the rows."""
         size = sizes[0] if len(sizes) == 1 else None
         size = size[0] if isinstance(size, list | tuple) and len(size) == 1 else size
@@ -89,7 +90,7 @@ class RowTime(Tensor):
             )
         return self.rows.repeat(size // len(self.rows))
 
-    repeat = expand
+    repeat = expand  # pyright: ignore[reportAssignmentType]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

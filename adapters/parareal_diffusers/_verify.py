@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import torch
 
-
 if TYPE_CHECKING:
     from parareal_diffusers._parallelize import Handle
 

@@ -40,9 +40,7 @@ class StepCallback:
         latents = self.drive.as_latents(refinement.final_state)
         shown = {**given, **({"latents": latents} if "latents" in given else {})}
         before, versions = _settings(self.pipe), {k: x._version for k, x in shown.items() if isinstance(x, Tensor)}
-        result = self.function(
-            self.pipe, refinement.iteration, self.drive.timesteps[self.drive.method.edges[-1] - 1], dict(shown)
-        )
+        result = self.function(self.pipe, refinement.iteration, self.drive.last_timestep, dict(shown))
         for name, value in (result or {}).items():
             if value is not shown.get(name):
                 raise ValueError(
