@@ -44,8 +44,11 @@ class ClassConditionalPipeline(DiffusionPipeline):
         labels = torch.tensor(class_labels, device=images.device)
         labels = torch.cat([torch.full_like(labels, unet.config.num_class_embeds - 1), labels])
         scheduler.set_timesteps(num_inference_steps)
-        for t in self.progress_bar(scheduler.timesteps):
-            output = unet(torch.cat([images, images]), t, class_labels=labels).sample
+        images = images * scheduler.init_noise_sigma
+        bar: Any = self.progress_bar
+        for t in bar(scheduler.timesteps):
+            rows = scheduler.scale_model_input(torch.cat([images, images]), t)
+            output = unet(rows, t, class_labels=labels).sample
             free, conditional = output.chunk(2)
             output = free + guidance_scale * (conditional - free)
             images = scheduler.step(output, t, images, generator=generator).prev_sample

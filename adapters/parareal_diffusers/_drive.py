@@ -24,7 +24,7 @@ from parareal._run import SCHEDULES, Options, Run
 from parareal._solve import _problem
 from parareal_diffusers._coarse import COARSE, coarse_solver
 from parareal_diffusers._ddim import DDIM
-from parareal_diffusers._gate import FIRST, Rows
+from parareal_diffusers._gate import FIRST, Rows, outside
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._sample import boundaries_of, check_generator, criterion_of, noise_of, sizes_of
 from parareal_diffusers._schedulers import check_known, grid_of, prepared, solver_of
@@ -276,9 +276,10 @@ class Drive:
         if not self.on_iteration:
             return
         refinement = self.run.refinement(iteration)
-        for tell in self.on_iteration:
-            if tell(refinement) is False:
-                self.run.cancelled = True
+        with outside():
+            for tell in self.on_iteration:
+                if tell(refinement) is False:
+                    self.run.cancelled = True
 
     def stop(self) -> None:
         """Stop here: the loop's latents become the newest iterate, or the initial noise before there is one."""

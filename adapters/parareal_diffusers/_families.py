@@ -106,6 +106,16 @@ def known(kind: type) -> tuple[str, Family | None]:
 
 
 def unknown_family(pipe: Any) -> Family:
-    """Return what is to be tried with a pipeline that is not known."""
-    networks = tuple(n for n in ("unet", "transformer", "controlnet") if getattr(pipe, n, None) is not None)
-    return Family(networks)
+    """Return what is to be tried with a pipeline that is not known.
+
+    Raises:
+        ValueError: where it is not known which network its loop calls.
+    """
+    starts = ("unet", "transformer", "controlnet")
+    networks = sorted(n for n, x in pipe.components.items() if n.startswith(starts) and x is not None)
+    if not any(name.startswith(starts[:2]) for name in networks):
+        raise ValueError(
+            f"{type(pipe).__name__} has no component called unet or transformer, so it is not known which network its "
+            "loop calls; name it so"
+        )
+    return Family(tuple(networks))

@@ -86,6 +86,16 @@ ACTIVE: ContextVar[Driver | None] = ContextVar("parareal_driver", default=None)
 _LOCK = threading.Lock()
 
 
+@contextmanager
+def outside() -> Iterator[None]:
+    """Let a user's function run as if no pipeline did: what it calls has its own rows."""
+    token = ACTIVE.set(None)
+    try:
+        yield
+    finally:
+        ACTIVE.reset(token)
+
+
 @final
 class Gate:
     """Stands before a module's call; for a thread in which no pipeline is driven it is not there.

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-import torch
-
 import parareal
 from parareal._checks import no_unknown
 from parareal_diffusers._drive import Drive, Settings
@@ -182,7 +180,7 @@ class Handle:
             bound.arguments["callback_on_step_end"] = StepCallback(given["callback_on_step_end"], drive, self.pipe)
         networks = [getattr(self.pipe, name) for name in self._family.networks]
         try:
-            with self._in_place(drive), gated([x for x in networks if isinstance(x, torch.nn.Module)]):
+            with self._in_place(drive), gated(networks):
                 return self._kind.__call__(*bound.args, **bound.kwargs)
         finally:
             drive.close()

@@ -34,7 +34,7 @@ def check_call(pipe: Any, family: Family, given: Mapping[str, Any]) -> None:
 def check_network(name: str, network: Any) -> None:
     """Raise `ValueError` for a network that remembers something from step to step."""
     if not isinstance(network, torch.nn.Module):
-        return
+        raise ValueError(f"the {name} must be a torch module, not {type(network).__name__}")
     network = getattr(network, "_orig_mod", network)
     cached = getattr(network, "is_cache_enabled", False)
     if cached or any(_remembers(module) for module in network.modules()):

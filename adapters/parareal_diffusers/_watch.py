@@ -7,6 +7,7 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._drive import Drive
+from parareal_diffusers._gate import outside
 
 _MENDED = "Parallel in time, all steps use what the pipeline was called with"
 
@@ -40,7 +41,8 @@ class StepCallback:
         latents = self.drive.as_latents(refinement.final_state)
         shown = {**given, **({"latents": latents} if "latents" in given else {})}
         before, versions = _settings(self.pipe), {k: x._version for k, x in shown.items() if isinstance(x, Tensor)}
-        result = self.function(self.pipe, refinement.iteration, self.drive.last_timestep, dict(shown))
+        with outside():
+            result = self.function(self.pipe, refinement.iteration, self.drive.last_timestep, dict(shown))
         for name, value in (result or {}).items():
             if value is not shown.get(name):
                 raise ValueError(

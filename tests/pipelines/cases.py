@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import tiny
+from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image
 
 STEPS = 12
@@ -231,3 +232,42 @@ CASES = [
     Case(FLUX, T2I, "LoRA", with_lora(tiny.flux, "transformer"), {**TWO, **SIZE}),
     Case(FLUX, IMG, "embedded guidance", i2i(diffusers.FluxImg2ImgPipeline, tiny.flux), {**TWO, **I2I, **SIZE}),
 ]
+
+TASKS = {
+    "StableDiffusion, text to image": (text(tiny.sd), TWO),
+    "image to image": (i2i(diffusers.StableDiffusionImg2ImgPipeline), {**TWO, **I2I}),
+    "ControlNet": (controlled(diffusers.StableDiffusionControlNetPipeline), {**TWO, **CONTROL}),
+    "StableDiffusionXL, text to image": (text(tiny.sdxl), TWO),
+}
+"""in which every solver is tried"""
+
+
+def cached():
+    pipe = tiny.sd()
+    config = diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    diffusers.apply_pyramid_attention_broadcast(pipe.unet, config)
+    return pipe
+
+
+def refused():
+    """What is refused: its name, a pipeline and the arguments of a call."""
+    control = controlled(diffusers.StableDiffusionControlNetPipeline)()
+    cutoff = SDCFGCutoffCallback()
+    return [
+        ("inpainting", tiny.sd(diffusers.StableDiffusionInpaintPipeline), TWO),
+        ("perturbed-attention guidance", tiny.sd(diffusers.StableDiffusionPAGPipeline), TWO),
+        ("PNDM", tiny.sd(scheduler=diffusers.PNDMScheduler(**tiny.LATENT)), TWO),
+        ("LCM", tiny.sd(scheduler=diffusers.LCMScheduler(**tiny.LATENT)), TWO),
+        ("step caches", cached(), TWO),
+        ("ControlNet that ends early", control, {**TWO, **CONTROL, "control_guidance_end": 0.5}),
+        ("skip-layer guidance", tiny.sd3(), {**TWO, "skip_guidance_layers": [0]}),
+        ("callbacks that change settings", tiny.sd(), {**TWO, "callback_on_step_end": cutoff}),
+        ("the old callback", tiny.sd(), {**TWO, "callback": print, "callback_steps": 1}),
+        (
+            "DiT with added noise",
+            tiny.dit(diffusers.DDPMScheduler(**tiny.LATENT)),
+            {"class_labels": [1], "num_inference_steps": STEPS},
+        ),
+    ]

@@ -184,6 +184,15 @@ def test_callback_objects_of_diffusers_are_refused_before_any_work(pipe):
             run(pipe, callback_on_step_end=callback)
 
 
+def test_a_callback_may_call_another_pipeline_with_the_same_network(pipe):
+    other = diffusers.StableDiffusionPipeline(**{**pipe.components, "scheduler": cases.LATENT_SOLVERS["Euler"]()})
+    expected, found = run(other), []
+    with parallelize(pipe, tolerance=0.0, slices=3, callback=lambda r: found.append(run(other))):
+        run(pipe, callback_on_step_end=lambda *_: found.append(run(other)))
+    assert len(found) >= 4
+    assert all(np.array_equal(x, expected) for x in found)
+
+
 def test_pipelines_with_control_call_back_too():
     pipe, seen = cases.controlled(diffusers.StableDiffusionControlNetPipeline)(), []
 
