@@ -183,6 +183,8 @@ class _Batch:
             )
 
     def _per_sample(self, x: Tensor, key: str) -> Tensor:
+        if key == "guidance" and len(x) == self.count:  # one number; some pipelines repeat it within their loop
+            return x
         x = self._checked(x, self.copies * self.rows.samples, key)
         return x if self.index is None else x[self.index.to(x.device)]
 

@@ -221,6 +221,7 @@ CASES = [
     Case(SD3, T2I, "no guidance", text(tiny.sd3), {**TWO, "guidance_scale": 1.0}),
     Case(SD3, T2I, "LoRA", with_lora(tiny.sd3, "transformer"), TWO),
     Case(SD3, IMG, "guidance", i2i(diffusers.StableDiffusion3Img2ImgPipeline, tiny.sd3), {**TWO, **I2I, **SIZE}),
+    Case(SD3, CTL, "guidance", tiny.sd3_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
     Case(FLUX, T2I, "embedded guidance", text(tiny.flux), {**TWO, **SIZE}),
     Case(
         FLUX,
@@ -230,6 +231,7 @@ CASES = [
         {**TWO, **SIZE, "negative_prompt": ["ugly", "blurred"], "true_cfg_scale": 3.0},
     ),
     Case(FLUX, T2I, "LoRA", with_lora(tiny.flux, "transformer"), {**TWO, **SIZE}),
+    Case(FLUX, CTL, "embedded guidance", tiny.flux_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
     Case(FLUX, IMG, "embedded guidance", i2i(diffusers.FluxImg2ImgPipeline, tiny.flux), {**TWO, **I2I, **SIZE}),
 ]
 

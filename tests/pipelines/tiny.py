@@ -212,6 +212,44 @@ def flux(kind=diffusers.FluxPipeline, scheduler=None, guidance_embeds=True, **mo
     )
 
 
+def sd3_controlled(scheduler=None):
+    torch.manual_seed(1)
+    net = diffusers.SD3ControlNetModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=64,
+        out_channels=4,
+    ).eval()
+    for block in [*net.controlnet_blocks, net.pos_embed_input.proj]:
+        torch.nn.init.normal_(block.weight, std=0.3)
+    return sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+
+
+def flux_controlled(scheduler=None):
+    torch.manual_seed(1)
+    net = diffusers.FluxControlNetModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    ).eval()
+    for block in [*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder]:
+        torch.nn.init.normal_(block.weight, std=0.3)
+    return flux(diffusers.FluxControlNetPipeline, scheduler, controlnet=net)
+
+
 def pixels(kind=diffusers.DDPMPipeline, scheduler=None, **options):
     torch.manual_seed(0)
     net = diffusers.UNet2DModel(
