@@ -159,8 +159,10 @@ class _Batch:
                 _mapped(value, lambda x, key=key: self._unknown(x, key))
 
     def _times(self, value: Any) -> Any:
-        if self.rows.times is None:
-            return value
+        if self.rows.times is None:  # a vector as in later passes, so that a compiled network needs no graph more
+            if not isinstance(value, Tensor):
+                return value
+            return value.repeat(self.count) if value.ndim == 0 else value.contiguous()
         times = getattr(value, "rows", value)  # a `RowTime`, or what `expand` made of it
         if not isinstance(times, Tensor) or times.ndim != 1 or len(times) not in (self.rows.count, self.count):
             raise RuntimeError(
