@@ -218,7 +218,10 @@ class Drive:
 
     def _begin(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> None:
         method, settings = self.method, self.settings
-        assert method is not None
+        if method is None:
+            raise RuntimeError(
+                "the pipeline does not iterate its scheduler's timesteps: it cannot be sampled in parallel in time"
+            )
         _check_options(method.fine, options)
         generator, steps = options.get("generator"), range(method.first, method.edges[-1])
         self.dtype = latents.dtype
@@ -300,6 +303,14 @@ class Drive:
         if solution.outcome is parareal.Outcome.ITERATION_LIMIT:
             warnings.warn(f"parareal: {solution.message}", stacklevel=2)
         self.state = solution.final_state if state is None else state
+
+    def ended(self) -> None:
+        """Raise `RuntimeError` unless the loop has come to its end: what it left would be rows, not samples."""
+        if not self.over:
+            raise RuntimeError(
+                "the pipeline left its loop before the end: it cannot be sampled in parallel in time with these "
+                "arguments"
+            )
 
     def close(self) -> None:
         """Let go of a run that has not come to its end."""

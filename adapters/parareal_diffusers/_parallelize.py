@@ -181,7 +181,9 @@ class Handle:
         networks = [getattr(self.pipe, name) for name in self._family.networks]
         try:
             with self._in_place(drive), gated(networks):
-                return self._kind.__call__(*bound.args, **bound.kwargs)
+                output = self._kind.__call__(*bound.args, **bound.kwargs)
+            drive.ended()
+            return output
         finally:
             drive.close()
             self._solution = drive.solution

@@ -80,6 +80,30 @@ class Tells(Plain):
         return x
 
 
+class Breaks(Plain):
+    @torch.no_grad()
+    def __call__(self, labels, num_inference_steps=20, generator=None):
+        x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
+        self.scheduler.set_timesteps(num_inference_steps)
+        for i, t in enumerate(self.scheduler.timesteps):
+            if i == 3:
+                break
+            out = self.unet(x, t, class_labels=torch.tensor(labels)).sample
+            x = self.scheduler.step(out, t, x, generator=generator).prev_sample
+        return x
+
+
+class Numbers(Plain):
+    @torch.no_grad()
+    def __call__(self, labels, num_inference_steps=20, generator=None):
+        x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
+        self.scheduler.set_timesteps(num_inference_steps)
+        for t in self.scheduler.timesteps.tolist():
+            out = self.unet(x, t, class_labels=torch.tensor(labels)).sample
+            x = self.scheduler.step(out, t, x, generator=generator).prev_sample
+        return x
+
+
 def build(kind):
     made = tiny.pixels(num_class_embeds=4, scheduler=diffusers.DDIMScheduler(**tiny.PIXEL))
     pipe = kind(made.unet, made.scheduler)
@@ -103,7 +127,7 @@ def test_a_pipeline_that_is_right_is_taken():
     assert torch.equal(generator.get_state(), again.get_state())
 
 
-@pytest.mark.parametrize("kind", [Blends, Looks, Counts, Indexes, Tells])
+@pytest.mark.parametrize("kind", [Blends, Looks, Counts, Indexes, Tells, Breaks, Numbers])
 def test_a_pipeline_that_would_be_wrong_is_refused(kind):
     pipe = build(kind)
     torch.manual_seed(0)
