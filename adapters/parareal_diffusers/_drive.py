@@ -9,7 +9,6 @@ the first evaluation that the engine asks for.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, final
 
@@ -18,71 +17,15 @@ from torch import Tensor
 
 import parareal
 from parareal._calls import Call
-from parareal._checks import one_of, whole_number
-from parareal._edges import nodes
-from parareal._run import SCHEDULES, Options, Run
+from parareal._run import Options, Run
 from parareal._solve import _problem
-from parareal_diffusers._coarse import COARSE, coarse_solver
-from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._gate import FIRST, Rows, outside
-from parareal_diffusers._grid import Grid
-from parareal_diffusers._sample import boundaries_of, check_generator, criterion_of, noise_of, sizes_of
-from parareal_diffusers._schedulers import check_known, grid_of, prepared, solver_of
-from parareal_diffusers._solver import Solver, SolverStepper
+from parareal_diffusers._sample import check_generator, criterion_of, noise_of, sizes_of
+from parareal_diffusers._settings import Method, Settings, check_options, method_of
+from parareal_diffusers._solver import SolverStepper
 from parareal_diffusers._standin import RowTime, plain, stand_in
 
 _CHECKED = 8  # passes in which the network's timesteps are looked at
-
-
-@final
-@dataclass(frozen=True)
-class Settings:
-    """How to sample: the keywords of `parallelize`, which says what they mean."""
-
-    slices: int | str = "auto"
-    boundaries: Sequence[int] | None = None
-    levels: Sequence[int] | None = None
-    coarse: Any = "auto"
-    tolerance: float = 1e-2
-    criterion: parareal.AbstractCriterion | None = None
-    max_iterations: int | None = None
-    schedule: str = "pipelined"
-    window: int | None = None
-    max_batch: int | None = None
-    pad_batch: bool | Sequence[int] = False
-
-    def __post_init__(self) -> None:
-        """Raise `TypeError` or `ValueError` for what no call of a pipeline could mend."""
-        if isinstance(self.slices, str):
-            one_of("slices", self.slices, ("auto", "sqrt", "steps"))
-        else:
-            whole_number("slices", self.slices, 1)
-        if self.levels is not None:
-            nodes(self.slices, self.levels, 1)
-        for name in ("window", "max_batch"):
-            if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name), 1)
-        if self.max_iterations is not None:
-            whole_number("max_iterations", self.max_iterations, 0)
-        one_of("schedule", self.schedule, SCHEDULES)
-        if isinstance(self.coarse, str):
-            one_of("coarse", self.coarse, ["auto", "same", *COARSE])
-        elif not isinstance(self.coarse, Solver):
-            check_known(self.coarse)
-        criterion_of(self.criterion, self.tolerance, 1)
-        sizes_of(self.pad_batch, self.max_batch)
-
-
-@final
-@dataclass(frozen=True)
-class Method:
-    """The solvers of one loop, its grid, and the nodes between which it goes."""
-
-    fine: Solver
-    coarse: Solver
-    grid: Grid
-    first: int
-    edges: list[int]
 
 
 @final
@@ -122,7 +65,7 @@ class Drive:
 
     def times(self, timesteps: Tensor, first: int) -> Iterator[Tensor]:
         """Yield the timesteps as they are until `step` is called; from then on, a pass for each call of the engine."""
-        self.method = self._method(first, first + len(timesteps))
+        self.method = method_of(self.settings, self.step_options, plain(self.scheduler), first, first + len(timesteps))
         for t in timesteps:
             if self.run is None:
                 self.rows = FIRST
@@ -190,31 +133,8 @@ class Drive:
             type(scheduler).set_timesteps(self.scheduler, steps, **options)
         except Exception:
             return
-        self._method(0, len(plain(self.scheduler).timesteps), whole=True)
-
-    def _method(self, first: int, last: int, whole: bool = False) -> Method:
-        """Return how the steps from `first` to `last` are sampled; `whole`, as if they were all in one slice."""
-        scheduler = prepared(plain(self.scheduler), None)
-        fine, settings = solver_of(scheduler), self.settings
-        if isinstance(fine, DDIM):
-            given = {k: v for k, v in self.step_options.items() if k in ("eta", "use_clipped_model_output")}
-            fine = DDIM(scheduler, **{k: v for k, v in given.items() if v is not None})
-        grid = grid_of(scheduler)
-        coarse = coarse_solver(settings.coarse, fine, grid)
-        fine.check(grid)
-        coarse.suits(grid)
-        bases = list(fine.bases(grid))[first:last]
-        if not bases:
-            raise ValueError("the pipeline's call leaves no step to make: use more steps, or a larger strength")
-        if bases[0] != first:
-            raise ValueError(
-                f"the loop would begin at step {first}, within a cycle of {type(scheduler).__name__}: use another "
-                "strength or number of steps"
-            )
-        if whole:
-            return Method(fine, coarse, grid, first, [first, last])
-        edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
-        return Method(fine, coarse, grid, first, [first + n for n in edges])
+        prepared = plain(self.scheduler)
+        method_of(self.settings, self.step_options, prepared, 0, len(prepared.timesteps), whole=True)
 
     def _begin(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> None:
         method, settings = self.method, self.settings
@@ -222,7 +142,7 @@ class Drive:
             raise RuntimeError(
                 "the pipeline does not iterate its scheduler's timesteps: it cannot be sampled in parallel in time"
             )
-        _check_options(method.fine, options)
+        check_options(method.fine, options)
         generator, steps = options.get("generator"), range(method.first, method.edges[-1])
         self.dtype = latents.dtype
         initial = latents.to(torch.promote_types(latents.dtype, torch.float32))
@@ -343,16 +263,6 @@ def _final(machine: Any, edges: Sequence[int]) -> int:
     """Return the last node up to which all of one sample's boundaries are final."""
     count = sum(1 for _ in takewhile(lambda u: u is not None and u.final, machine.outputs))
     return edges[-1] if machine.done else edges[min(count, len(edges) - 1)]
-
-
-def _check_options(fine: Solver, options: dict[str, Any]) -> None:
-    """Raise `ValueError` for options of a scheduler's step that the solver does not have."""
-    known = {"generator": None}
-    if isinstance(fine, DDIM):
-        known |= {"eta": fine.eta, "use_clipped_model_output": fine.use_clipped_model_output}
-    wrong = [key for key, value in options.items() if value and key != "generator" and known.get(key) != value]
-    if wrong:
-        raise ValueError(f"step options {', '.join(wrong)} cannot be honoured in parallel in time: leave them out")
 
 
 def _network(*_: Any) -> Any:

@@ -9,11 +9,12 @@ from typing import Any, final
 
 import parareal
 from parareal._checks import no_unknown
-from parareal_diffusers._drive import Drive, Settings
+from parareal_diffusers._drive import Drive
 from parareal_diffusers._families import FAMILIES, known, unknown_family
 from parareal_diffusers._gate import ACTIVE, gated
 from parareal_diffusers._preview import pictures
 from parareal_diffusers._refusals import check_call, check_pipeline
+from parareal_diffusers._settings import Settings
 from parareal_diffusers._standin import stand_in
 from parareal_diffusers._verify import Verifier
 from parareal_diffusers._watch import LoopBar, StepCallback
