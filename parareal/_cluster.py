@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from parareal._batch_time import BatchTime
+from parareal._calls import Asking, answered
 from parareal._executors import AbstractExecutor
 from parareal._propagators import Propagator, Steps
 from parareal._runner import Runner
@@ -84,6 +85,11 @@ class Cluster:
         """Whether nothing waits or is under way."""
         return not self._events and all(device.ticks.idle for device in self.devices)
 
+    def ticking(self) -> Asking[list[Delivery]]:
+        """Let time pass until propagations are complete; asks for nothing."""
+        yield from ()
+        return self.tick()
+
     def tick(self) -> list[Delivery]:
         """Let time pass until propagations are complete."""
         results: list[Delivery] = []
@@ -107,7 +113,7 @@ class Cluster:
     def _begin(self, device: _Device) -> None:
         """Begin a call; what it completes is there when it ends."""
         self.meter.rows.clear()
-        device.ticks.call()
+        answered(device.ticks.calling())
         results, device.ticks.results = device.ticks.results, []
         seconds = sum(map(self.batch_time, self.meter.rows))
         device.busy, device.seconds = True, device.seconds + seconds

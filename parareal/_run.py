@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-import torch
 
 from parareal import _checks as checks
+from parareal._calls import Asking, Call, driven
 from parareal._checks import StructureError
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._executors import AbstractExecutor
@@ -110,20 +111,27 @@ class Run:
 
     def iterations(self) -> Iterator[int]:
         """Run to the end, yielding the iteration whenever all samples have made one more."""
+        with closing(self.events()) as events:
+            yield from driven(events)
+
+    def events(self) -> Generator[Call | int, Any, None]:
+        """Run to the end, driven from outside: a `Call` wants its value sent back; a number is as in `iterations`.
+
+        Who drives it keeps gradients off, and closes it when leaving early.
+        """
         try:
             yield from self._iterations()
         finally:
             self.runner.close()
 
-    def _iterations(self) -> Iterator[int]:
+    def _iterations(self) -> Generator[Call | int, Any, None]:
         began = time.perf_counter()
         for machine, state in zip(self.machines, self.problem.samples, strict=True):
             machine.enter(Value(0, state, exact=True, size=NORMS[self.criterion.norm](state)))
         shown = -1
         while not self.cancelled and not all(m.done for m in self.machines):
             try:
-                with torch.no_grad():
-                    reached = self._until(shown, began)
+                reached = yield from self._until(shown, began)
             except StructureError:
                 raise
             except Exception as error:
@@ -134,11 +142,11 @@ class Run:
                 yield reached
         self.wall_time = time.perf_counter() - began
 
-    def _until(self, shown: int, began: float) -> int:
+    def _until(self, shown: int, began: float) -> Asking[int]:
         """Tick until there is an iteration to show, or nothing left to do; return the newest."""
         reached = shown
         while not all(m.done for m in self.machines):
-            results = self._tick()
+            results = yield from self._tick()
             if self.watch is not None:
                 self.watch()
             if results:
@@ -149,11 +157,11 @@ class Run:
                     break
         return reached
 
-    def _tick(self) -> list[Delivery]:
+    def _tick(self) -> Asking[list[Delivery]]:
         for machine in self.machines:
             if ready := machine.take():
                 self.runner.add(ready)
-        results = self.runner.tick()
+        results = yield from self.runner.ticking()
         if not results and self.runner.idle and not all(m.done for m in self.machines):
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
         for request, result, _ in results:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Protocol, final
 
 from parareal._boxes import Boxes
+from parareal._calls import Asking, answered
 from parareal._nest import Nest, Send, hand_out
 from parareal._parareal import Parareal
 from parareal._propagators import Propagator, Steps
@@ -46,6 +47,10 @@ class BoxPart(Part, Protocol):
 
 class StepPart(Part, Protocol):
     """A part that runs steppers."""
+
+    def ticking(self) -> Asking[list[Delivery]]:
+        """Ask for calls, as `tick` makes them."""
+        ...
 
     def add(self, steps: Steps, requests: list[Request]) -> None:
         """Put requests in the queue."""
@@ -134,8 +139,13 @@ class Runner:
 
     def tick(self) -> list[Delivery]:
         """Work until at least one call was made or nothing waits; return what is complete, on all levels."""
+        return answered(self.ticking())
+
+    def ticking(self) -> Asking[list[Delivery]]:
+        """Ask for the calls of steppers, as `tick` makes them; black boxes run here."""
         for part in self._parts:
-            if results := part.tick():
+            results = (yield from self._ticks.ticking()) if part is self._ticks else part.tick()
+            if results:
                 return self._delivered(results)
         return []
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from parareal._calls import Asking, Call, answered
 from parareal._checks import StructureError, check_result
 from parareal._gather import Gathered, by_evaluate
 from parareal._propagators import Evaluate, Stepper, Steps
@@ -56,19 +57,23 @@ class Ticks:
 
     def tick(self) -> list[Delivery]:
         """Make batched calls until rows arrive at their boundaries, for nothing else can change what runs."""
-        while not self.results and self.call():
+        return answered(self.ticking())
+
+    def ticking(self) -> Asking[list[Delivery]]:
+        """Ask for batched calls, as `tick` makes them."""
+        while not self.results and (yield from self.calling()):
             pass
         results, self.results = self.results, []
         return results
 
-    def call(self) -> bool:
-        """Let all rows that may advance go on to their next evaluation, and make it; return False if there are none."""
+    def calling(self) -> Asking[bool]:
+        """Let all rows that may advance go on to their next evaluation, and ask for it; False if there are none."""
         if self.fresh or self.waiting:
             self._start()
         elif not self.groups:
             return False
         if not self.results:  # a step may end without an evaluation
-            self._evaluate_all()
+            yield from self._evaluate_all()
         return True
 
     def _start(self) -> None:
@@ -186,19 +191,20 @@ class Ticks:
             raise StructureError(f"{type(stepper).__name__}.step returns other memory than begin gave: implement begin")
         self.checked.add(id(stepper))
 
-    def _evaluate_all(self) -> None:
+    def _evaluate_all(self) -> Asking[None]:
         groups, self.groups = self.groups, []
         for asking in by_evaluate(groups):
-            self._evaluate(asking)
+            yield from self._evaluate(asking)
 
-    def _evaluate(self, groups: list[Group]) -> None:
+    def _evaluate(self, groups: list[Group]) -> Asking[None]:
         """Evaluate all rows of some groups in one batch."""
         evaluate, first = groups[0].stepper.evaluate, groups[0]
         if len(groups) == 1 and not first.shares:  # as in all stages of a method but the first
-            self._proceed(first, self._call(evaluate, [first.state, first.where, *first.samples], len(first.rows)))
+            value = yield from self._call(evaluate, [first.state, first.where, *first.samples], len(first.rows))
+            self._proceed(first, value)
             return
         gathered = Gathered.of(groups)
-        value = self._call(evaluate, gathered.arguments, count_rows(gathered.arguments[0]))
+        value = yield from self._call(evaluate, gathered.arguments, count_rows(gathered.arguments[0]))
         for group, position in zip(groups, gathered.positions, strict=True):
             self._proceed(group, pick(value, position))
 
@@ -206,12 +212,14 @@ class Ticks:
         group.evaluations += 1
         self._resume(group, value)
 
-    def _call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Any:
+    def _call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Asking[Any]:
         if self.most is not None and count > self.most:
-            parts = [slice(i, min(i + self.most, count)) for i in range(0, count, self.most)]
-            values = [self._call(evaluate, [pick(x, p) for x in arguments], p.stop - p.start) for p in parts]
+            values = []
+            for i in range(0, count, self.most):
+                part = slice(i, min(i + self.most, count))
+                values.append((yield from self._call(evaluate, [pick(x, part) for x in arguments], part.stop - i)))
             return concatenate(values)
-        value = evaluate(*arguments)
+        value = yield Call(evaluate, arguments, count)
         if not has_rows(value, count):
             raise StructureError(f"evaluate was given {count} rows and must return a value for each")
         self.tally.call(count)

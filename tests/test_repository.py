@@ -55,7 +55,7 @@ def test_upstream_is_as_we_say(number):
 
 
 def test_the_readme_shows_its_examples():
-    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 4
+    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 5
 
 
 def test_versions_agree():
@@ -215,6 +215,17 @@ def test_the_examples_of_solvers_draw_a_picture(script, tmp_path, monkeypatch, c
     assert len(errors) >= 2
     assert max(errors) < 1e-2
     assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_the_example_of_a_pipeline_draws_a_picture(tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "pipeline.png"
+    arguments = ["pipeline", "--steps", "8", "--classes", "7", "--tolerance", "1e-3", "--out", str(picture)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(ROOT / "examples" / "pipeline.py"), run_name="__main__")
+    error = re.search(r"worst relative error (\S+)", capsys.readouterr().out)
+    assert error is not None
+    assert float(error[1]) < 1e-3
+    assert picture.exists()
 
 
 class _Bar(list):

@@ -1,21 +1,20 @@
 """The coarse propagator: a solver's jumps over many nodes, and what is learned from them."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from parareal import Stepper
-from parareal_diffusers._denoiser import Denoiser
+import parareal
+from parareal_diffusers._coarse import embedded_solver
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
-from parareal_diffusers._noise import Noise
-from parareal_diffusers._solver import Solver, Trail, routine
+from parareal_diffusers._solver import Solver, SolverStepper, Trail, routine
 
 
 @final
-class Jumps(Stepper):
+class Jumps(parareal.Stepper):
     """A coarse solver on a grid, as the engine runs it.
 
     Args:
@@ -31,8 +30,8 @@ class Jumps(Stepper):
         self,
         solver: Solver,
         grid: Grid,
-        denoiser: Denoiser,
-        random: Noise | None = None,
+        denoiser: Callable[..., Tensor],
+        random: Any = None,
         embedded: Solver | None = None,
         records: bool = False,
     ):
@@ -71,6 +70,26 @@ class Jumps(Stepper):
         if not leg.predictions:  # nothing was asked: all that changes is taken to be the clean sample
             return Trail(own, second, new / leg.t.alpha, torch.zeros_like(new))
         return Trail(own, second, leg.predictions[0].clean, leg.predictions[0].noise)
+
+
+def propagators(
+    fine: Solver,
+    coarse: Solver,
+    grid: Grid,
+    evaluate: Callable[..., Tensor],
+    random: Any,
+    latents: Tensor,
+    criterion: parareal.AbstractCriterion,
+) -> tuple[parareal.Steps, parareal.Steps]:
+    """Return what the engine is given: the fine solver's steps, and the coarse one's jumps.
+
+    `criterion` says whether errors are estimated, for which jumps are made by a second solver, too.
+    """
+    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative and grid.chained
+    embedded = embedded_solver(coarse) if estimates else None
+    records = fine.begin(latents[:1]) is not None
+    jumps = Jumps(coarse, grid, evaluate, random, embedded, records)
+    return parareal.Steps(SolverStepper(fine, grid, evaluate, random)), parareal.Steps(jumps, steps=1)
 
 
 def _finished(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) -> tuple[Tensor, Any]:

@@ -154,7 +154,8 @@ def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b
 
 def _jump(tape: Tape, step: Callable[[int], Tensor], weights: Weights, a: int, b: int) -> Tensor:
     """Return what the noises of the steps a .. b-1 add up to at node b."""
-    total = torch.zeros(tape.shape, device=tape.device, dtype=tape.dtype)
+    dtype = torch.promote_types(tape.dtype, torch.float32)  # a sum of many in half precision would lose its small ones
+    total = torch.zeros(tape.shape, device=tape.device, dtype=dtype)
     for i, weight in enumerate(weights(a, b), start=a):
         if weight:
             total += weight * step(i)

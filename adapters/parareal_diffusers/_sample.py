@@ -11,16 +11,17 @@ import parareal
 from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
 from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
-from parareal_diffusers._coarse import coarse_solver, embedded_solver
+from parareal_diffusers._coarse import coarse_solver
 from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
-from parareal_diffusers._jumps import Jumps
+from parareal_diffusers._jumps import propagators
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Generators, Noise, Tape
+from parareal_diffusers._plan import Ready
 from parareal_diffusers._replay import Replay
 from parareal_diffusers._schedulers import check_known, check_nodes, grid_of, prepared, solver_of
 from parareal_diffusers._sigmas import Sigmas
-from parareal_diffusers._solver import Solver, SolverStepper
+from parareal_diffusers._solver import Solver
 
 
 def sample(
@@ -40,6 +41,7 @@ def sample(
     max_iterations: int | None = None,
     schedule: str = "pipelined",
     window: int | None = None,
+    eager: int | None = None,
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     generator: Generators = None,
@@ -63,8 +65,9 @@ def sample(
         model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
             samples are gathered for the rows of each call; give one that is not meant so another leading dimension.
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
-        slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"` the rounded
-            root of 3N, which has the least span if three iterations are made.
+        slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"`
+            chooses by what calls of the network take here, timed once, and the iterations to expect (`plan`): on one
+            device few are best, and one, step by step, where more would not be faster.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
         levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
             `boundaries` may give those of the outermost level.
@@ -76,7 +79,7 @@ def sample(
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
-        max_iterations, schedule, window, callback, progress, throw: as for `parareal.solve`.
+        max_iterations, schedule, window, eager, callback, progress, throw: as for `parareal.solve`.
         max_batch: rows of states in one call, at most; None for no bound. With guidance the network is given twice as
             many.
         pad_batch: for a network compiled for fixed batches: True fills every call up to `max_batch` rows; a sequence of
@@ -94,6 +97,65 @@ def sample(
         parareal.PararealError: as `parareal.solve`.
     """
     no_unknown(sample, unknown)
+    ready = prepare(
+        model,
+        latents,
+        solver,
+        num_inference_steps=num_inference_steps,
+        model_kwargs=model_kwargs,
+        guidance=guidance,
+        coarse=coarse,
+        tolerance=tolerance,
+        criterion=criterion,
+        pad_batch=pad_batch,
+        max_batch=max_batch,
+    )
+    check_generator(generator, latents)
+    settings = {"schedule": schedule, "window": window, "eager": eager}
+    planned = slices == "auto" and boundaries is None and levels is None and ready.plannable
+    if planned:
+        found = ready.plan(latents, window=window, schedule=schedule)
+        slices, settings["eager"] = found.slices, found.eager if eager is None else eager
+    edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
+    random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
+    grid = ready.grid.to(latents.device)
+    solution = parareal.solve(
+        *propagators(ready.fine, ready.coarse, grid, ready.denoiser, random, latents, ready.criterion),
+        latents,
+        edges,
+        batch_dims=1,
+        criterion=ready.criterion,
+        max_iterations=max_iterations,
+        levels=levels,
+        executor=parareal.BatchedExecutor(max(ready.denoiser.sizes, default=max_batch)),
+        callback=callback,
+        progress=progress,
+        throw=throw,
+        **settings,
+    )
+    if random is not None:
+        random.finish()
+    if planned and slices == 1:
+        note = "Sampled step by step, for in parallel in time it would not be faster here (parareal_diffusers.plan)."
+        return replace(solution, message=f"{solution.message} {note}")
+    return solution
+
+
+def prepare(
+    model: Callable[..., Any],
+    latents: Tensor,
+    solver: Any,
+    *,
+    num_inference_steps: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    guidance: Guidance | None = None,
+    coarse: Any = "auto",
+    tolerance: float = 1e-2,
+    criterion: parareal.AbstractCriterion | None = None,
+    pad_batch: bool | Sequence[int] = False,
+    max_batch: int | None = None,
+) -> Ready:
+    """Check what is to be sampled; arguments and errors as of `sample`."""
     if not isinstance(latents, Tensor) or latents.ndim < 2:
         raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
     if latents.dtype not in (torch.float32, torch.float64):
@@ -106,38 +168,10 @@ def sample(
     jumps = coarse_solver(coarse, fine, grid)
     fine.check(grid)
     jumps.suits(grid)
-    _check_generator(generator, latents)
-    sizes = _sizes(pad_batch, max_batch)
-    edges = _boundaries(boundaries, slices, levels, fine.bases(grid))
-    if criterion is None:
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
-        criterion = parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(grid.steps)
-    random = _noise(fine, grid, latents, generator)
-    grid = grid.to(latents.device)
-    denoiser = Denoiser(model, grid, len(latents), model_kwargs or {}, guidance, sizes)
-    records = fine.begin(latents[:1]) is not None
-    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-    embedded = embedded_solver(jumps) if estimates and grid.chained else None
-    solution = parareal.solve(
-        parareal.Steps(SolverStepper(fine, grid, denoiser, random)),
-        parareal.Steps(Jumps(jumps, grid, denoiser, random, embedded, records), steps=1),
-        latents,
-        edges,
-        batch_dims=1,
-        criterion=criterion,
-        max_iterations=max_iterations,
-        schedule=schedule,
-        window=window,
-        levels=levels,
-        executor=parareal.BatchedExecutor(max(sizes, default=max_batch)),
-        callback=callback,
-        progress=progress,
-        throw=throw,
-    )
-    if random is not None:
-        random.finish()
-    return solution
+    sizes = sizes_of(pad_batch, max_batch)
+    criterion = criterion_of(criterion, tolerance, grid.steps)
+    denoiser = Denoiser(model, grid.to(latents.device), len(latents), model_kwargs or {}, guidance, sizes)
+    return Ready(fine, jumps, grid, denoiser, criterion)
 
 
 def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]:
@@ -193,19 +227,41 @@ def _own_step(scheduler: Any, denoises: bool) -> tuple[Solver, Grid]:
     return AnyScheduler(scheduler), any_grid(scheduler)
 
 
-def _noise(solver: Solver, grid: Grid, latents: Tensor, generator: Generators) -> Any:
-    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none."""
+def noise_of(
+    solver: Solver, grid: Grid, latents: Tensor, generator: Generators, dtype: torch.dtype, within: range
+) -> Any:
+    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none.
+
+    `dtype` is that of the network's output in the loop, and `within` has the steps that it makes.
+    """
     if not solver.stochastic:
         return None
     if isinstance(solver, AnyScheduler):
+        if len(within) < grid.steps or dtype != latents.dtype:
+            raise ValueError(
+                f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in the "
+                "states' dtype only: use a scheduler with a native solver (docs/support.md)"
+            )
         return Replay(solver.scheduler, grid, latents, generator)
-    steps = torch.nonzero(solver.draws(grid)).flatten().tolist()
-    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(latents.dtype), steps)
+    steps = [i for i in torch.nonzero(solver.draws(grid)).flatten().tolist() if i in within]
+    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
     bases = solver.bases(grid)
     return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
 
 
-def _check_generator(generator: Any, latents: Tensor) -> None:
+def criterion_of(
+    criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
+) -> parareal.AbstractCriterion:
+    """Return the criterion, by default that for a tolerance; 0 runs to the end of so many steps."""
+    if criterion is not None:
+        return criterion
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
+    return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
+
+
+def check_generator(generator: Any, latents: Tensor) -> None:
+    """Raise `TypeError` or `ValueError` unless noise for latents can be drawn from a generator, or several."""
     given = [generator] if isinstance(generator, torch.Generator) else generator
     if given is None:
         return
@@ -219,7 +275,7 @@ def _check_generator(generator: Any, latents: Tensor) -> None:
         raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
 
 
-def _sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
+def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
     """Return the batch sizes that calls are filled up to; none for no filling."""
     if pad_batch is False:
         return []
@@ -235,7 +291,7 @@ def _sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
     return sizes
 
 
-def _boundaries(
+def boundaries_of(
     boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, bases: Sequence[int]
 ) -> list[int]:
     """Return the nodes that bound the slices, or the ends for levels.

@@ -1,7 +1,7 @@
 """What every sampler is made of: a frozen set of options and one step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from parareal import Stepper
-from parareal_diffusers._denoiser import Denoiser
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear, Noise, posterior
@@ -149,7 +148,7 @@ class SolverStepper(Stepper):
 
     per_sample: ClassVar[bool] = True
 
-    def __init__(self, solver: Solver, grid: Grid, denoiser: Denoiser, random: Noise | None = None):
+    def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: Noise | None = None):
         self.solver, self.grid, self.random = solver, grid, random
         self.evaluate = denoiser
 

@@ -7,9 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, sample
+from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, _sample, sample
 from parareal_diffusers._noise import Tape, posterior_variance
-from parareal_diffusers._sample import _noise
 from parareal_diffusers._schedulers import grid_of, prepared
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
 
@@ -132,7 +131,7 @@ def test_the_generator_moves_on_also_where_no_noise_is_needed():
 
 
 def noise_of(solver, grid):
-    return _noise(solver, grid, X, seeded())
+    return _sample.noise_of(solver, grid, X, seeded(), X.dtype, range(grid.steps))
 
 
 def jump_variance(solver, grid, a, b):

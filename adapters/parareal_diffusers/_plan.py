@@ -1,0 +1,183 @@
+"""Which setting to sample with on this machine, and whether in parallel at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import parareal
+from parareal import BatchTime
+from parareal._checks import no_unknown
+from parareal_diffusers._denoiser import Denoiser
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._noise import Generators
+from parareal_diffusers._solver import Solver
+
+Key = tuple[Any, ...]
+
+_SAYS_WHAT = (
+    "num_inference_steps",
+    "model_kwargs",
+    "guidance",
+    "coarse",
+    "tolerance",
+    "pad_batch",
+    "max_batch",
+)
+"""those of the arguments of `sample` that say what is sampled, not how"""
+
+_times: "WeakKeyDictionary[Any, dict[Key, BatchTime]]" = WeakKeyDictionary()
+_learned: "WeakKeyDictionary[Any, dict[Key, dict[int, list[int]]]]" = WeakKeyDictionary()
+
+
+def batch_time(denoiser: Denoiser, latents: Tensor, seconds: float = 1.0) -> BatchTime:
+    """Return what calls of a network take on this device, measured once for a model, shape, dtype, device and threads.
+
+    Args:
+        denoiser: calls the network.
+        latents: of the shape (samples, *sample), dtype and device that it will be given.
+        seconds: to measure for, at most, but for calls that take longer each.
+    """
+    cached = _of(_times, denoiser.model)
+    guided = denoiser.guidance is not None
+    key = (tuple(latents.shape[1:]), latents.dtype, latents.device, torch.get_num_threads(), denoiser.dtype, guided)
+    if key not in cached:
+
+        def call(rows: int) -> None:
+            index = torch.arange(rows, device=latents.device)
+            with torch.no_grad():
+                denoiser(latents[index % len(latents)], 0 * index, index % len(latents))
+            if latents.device.type == "cuda":
+                torch.cuda.synchronize(latents.device)
+
+        cached[key] = BatchTime.measured(call, seconds=seconds)
+    return cached[key]
+
+
+def _of(cache: "WeakKeyDictionary[Any, Any]", model: Any) -> dict[Any, Any]:
+    try:
+        return cache.setdefault(model, {})
+    except TypeError:  # no weak reference to it, nothing is kept
+        return {}
+
+
+@final
+@dataclass(frozen=True)
+class Ready:
+    """What is to be sampled, checked: the solvers, the nodes, the network, and when to stop."""
+
+    fine: Solver
+    coarse: Solver
+    grid: Grid
+    denoiser: Denoiser
+    criterion: parareal.AbstractCriterion
+
+    @property
+    def plannable(self) -> bool:
+        """Whether a plan can be made: for a tolerance, unless batches are filled up to fixed sizes."""
+        return isinstance(self.criterion, parareal.Tolerance) and not self.denoiser.sizes
+
+    def plan(self, latents: Tensor, window: int | None = None, schedule: str = "pipelined") -> parareal.Plan:
+        """Choose for latents of shape (samples, *sample), from what is known."""
+        assert isinstance(self.criterion, parareal.Tolerance)
+        known = _of(_learned, self.denoiser.model).get(self.key, {})
+        curve = batch_time(self.denoiser, latents)
+        expected = _expected(known, self.criterion.rtol)
+        return parareal.plan(
+            self.grid.steps,
+            iterations=expected,
+            batch_time=curve,
+            slices=sorted(known) or None,
+            schedules=[schedule],
+            windows=[window],
+            max_batches=[None],
+            samples=len(latents),
+        )
+
+    def learn(self, solution: parareal.Solution) -> None:
+        """Remember the iterations that samples made."""
+        known = _of(_learned, self.denoiser.model).setdefault(self.key, {})
+        known[len(solution.boundaries) - 1] = sorted(int(n) for n in solution.slice_iterations[-1])
+
+    @property
+    def key(self) -> Key:
+        """What iterations depend on, beside the network and the number of slices."""
+        rtol = self.criterion.rtol if isinstance(self.criterion, parareal.Tolerance) else None
+        solvers = [(type(x).__name__, str(replace(x, scheduler=None))) for x in (self.fine, self.coarse)]
+        guidance = self.denoiser.guidance
+        return (*solvers, type(self.fine.scheduler).__name__, self.grid.steps, rtol, guidance and guidance.scale)
+
+
+def _expected(known: dict[int, list[int]], tolerance: float) -> Callable[[int], list[int]]:
+    """Return the iterations to expect, by the number of slices: those that were made, or a guess from the tolerance."""
+    if known:
+        return lambda slices: known[min(known, key=lambda count: abs(count - slices))]
+    guess = next((n for bound, n in ((3e-2, 1), (3e-3, 2), (3e-4, 3)) if tolerance >= bound), 4)
+    return lambda slices: [guess]
+
+
+def plan(
+    model: Callable[..., Any],
+    latents: Tensor,
+    solver: Any,
+    *,
+    num_inference_steps: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-2,
+    slices: Sequence[int] | None = None,
+    generator: Generators = None,
+    progress: bool = False,
+    **options: Any,
+) -> parareal.Plan:
+    """Learn what `sample` takes here, and choose: by runs with some numbers of slices, timed calls, and simulation.
+
+    What is learned is kept for the process; `sample(..., slices="auto")` with the same model, solver, steps, coarse
+    solver and tolerance uses it. Costs a few times the sequential solves of the latents.
+
+    Args:
+        model, latents, solver, num_inference_steps, model_kwargs, tolerance: as for `sample`; a few samples, that are
+            like those to come.
+        slices: numbers to try; by default some around the one of least span.
+        generator: as for `sample`; it is not advanced.
+        progress: show a bar.
+        options: more arguments of `sample`.
+
+    Returns:
+        A `parareal.Plan`, for one sample at a time: `.explain()` says what to do and why.
+
+    Raises:
+        ValueError, TypeError: as `sample`.
+    """
+    from parareal_diffusers._sample import prepare, sample  # which plans by this module
+
+    no_unknown(plan, {name: x for name, x in options.items() if name in ("criterion", "boundaries", "levels", "eager")})
+    if not tolerance > 0:
+        raise ValueError(f"plan needs a positive tolerance, got {tolerance}: a run to the end never pays on one device")
+    given: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "model_kwargs": model_kwargs,
+        "tolerance": tolerance,
+        **options,
+    }
+    ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in _SAYS_WHAT})
+    steps = ready.grid.steps
+    counts = slices or sorted({n for f in (0.7, 1.0, 1.5, 2.2) if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
+    for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):
+        found = sample(model, latents, solver, slices=count, generator=_copy(generator), eager=1, **given)
+        ready.learn(found)
+    return ready.plan(latents[:1])
+
+
+def _copy(generator: Generators) -> Generators:
+    """Return generators that stand where these do."""
+    if generator is None:
+        return None
+    if isinstance(generator, torch.Generator):
+        copied = torch.Generator(generator.device)
+        copied.set_state(generator.get_state())
+        return copied
+    return [g for given in generator if isinstance(g := _copy(given), torch.Generator)]

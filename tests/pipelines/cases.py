@@ -1,0 +1,275 @@
+"""What is tested of pipelines, one case each: also the rows of the table in docs/pipelines.md."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import numpy as np
+import tiny
+from diffusers.callbacks import SDCFGCutoffCallback
+from PIL import Image
+
+STEPS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    pipeline: str
+    task: str
+    feature: str
+    build: Callable[..., Any]
+    call: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self):
+        return f"{self.pipeline}, {self.task}, {self.feature}"
+
+
+@functools.cache
+def picture(seed, size=16):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def alone(call, i):
+    """The arguments of a call for two samples, for one of them."""
+
+    def one(name, value):
+        if name == "batch_size":
+            return 1
+        if name in ("controlnet_conditioning_scale", "ip_adapter_image_embeds"):  # for all samples
+            return value
+        return value[i : i + 1] if isinstance(value, list | tiny.torch.Tensor) else value
+
+    return {name: one(name, value) for name, value in call.items()}
+
+
+TWO = {"prompt": ["a cat", "the dog"], "num_inference_steps": STEPS}
+SIZE = {"height": 16, "width": 16}
+I2I = {"image": [picture(0), picture(1)], "strength": 0.6}
+CONTROL = {"image": [picture(2), picture(3)]}
+PIXELS = {"batch_size": 2, "num_inference_steps": STEPS}
+LATENT_SOLVERS = {
+    "DDIM": lambda: diffusers.DDIMScheduler(**tiny.DDIM),
+    "DDPM": lambda: diffusers.DDPMScheduler(**tiny.LATENT, clip_sample=False),
+    "DPM-Solver++(2M)": lambda: diffusers.DPMSolverMultistepScheduler(**tiny.LATENT),
+    "DPM-Solver++(2M), Karras": lambda: diffusers.DPMSolverMultistepScheduler(**tiny.LATENT, use_karras_sigmas=True),
+    "SDE-DPM-Solver++(2M)": lambda: diffusers.DPMSolverMultistepScheduler(
+        **tiny.LATENT, algorithm_type="sde-dpmsolver++"
+    ),
+    "DPM-Solver++(2S)": lambda: diffusers.DPMSolverSinglestepScheduler(
+        **{k: v for k, v in tiny.LATENT.items() if k != "steps_offset"}
+    ),
+    "Euler": lambda: diffusers.EulerDiscreteScheduler(**tiny.LATENT),
+    "Euler ancestral": lambda: diffusers.EulerAncestralDiscreteScheduler(**tiny.LATENT),
+    "Heun": lambda: diffusers.HeunDiscreteScheduler(**tiny.LATENT),
+    "UniPC": lambda: diffusers.UniPCMultistepScheduler(**tiny.LATENT),
+    "DEIS": lambda: diffusers.DEISMultistepScheduler(**tiny.LATENT),
+}
+PIXEL_SOLVERS = {
+    "DDPM": lambda: diffusers.DDPMScheduler(**tiny.PIXEL),
+    "DDIM": lambda: diffusers.DDIMScheduler(**tiny.PIXEL),
+    "DPM-Solver++(2M)": lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction"),
+}
+SD, XL, SD3, FLUX = "StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"
+T2I, IMG, CTL = "text to image", "image to image", "ControlNet"
+
+
+def i2i(kind, build=tiny.sd):
+    return functools.partial(build, kind)
+
+
+def controlled(kind, build=tiny.sd, **nets):
+    return lambda scheduler=None: build(kind, scheduler, controlnet=tiny.controlnet(**nets))
+
+
+def controlled_twice(scheduler=None):
+    nets = [tiny.controlnet(1), tiny.controlnet(2)]
+    return tiny.sd(diffusers.StableDiffusionControlNetPipeline, scheduler, controlnet=nets)
+
+
+def text(build):
+    return lambda scheduler=None: build(scheduler=scheduler)
+
+
+def sliced(scheduler=None):
+    pipe = tiny.sd(scheduler=scheduler)
+    pipe.enable_attention_slicing()
+    pipe.vae.enable_slicing()
+    return pipe
+
+
+def with_lora(build, name="unet"):
+    def built(scheduler=None):
+        from peft import LoraConfig
+
+        pipe = build(scheduler=scheduler)
+        net = getattr(pipe, name)
+        tiny.torch.manual_seed(3)
+        net.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v"]))
+        return pipe
+
+    return built
+
+
+def with_ip_adapter(scheduler=None):
+    pipe = tiny.sd(scheduler=scheduler)
+    tiny.add_ip_adapter(pipe.unet)
+    return pipe
+
+
+CASES = [
+    Case("DDPM", "unconditional", "-", functools.partial(tiny.pixels, diffusers.DDPMPipeline), PIXELS),
+    Case("DDIM", "unconditional", "-", functools.partial(tiny.pixels, diffusers.DDIMPipeline), PIXELS),
+    Case(
+        "DDIM", "unconditional", "eta", functools.partial(tiny.pixels, diffusers.DDIMPipeline), {**PIXELS, "eta": 0.7}
+    ),
+    Case("DiT", "class conditional", "guidance", tiny.dit, {"class_labels": [1, 5], "num_inference_steps": STEPS}),
+    Case(
+        "DiT",
+        "class conditional",
+        "no guidance",
+        tiny.dit,
+        {"class_labels": [1, 5], "num_inference_steps": STEPS, "guidance_scale": 1.0},
+    ),
+    Case(SD, T2I, "guidance", text(tiny.sd), TWO),
+    Case(SD, T2I, "no guidance", text(tiny.sd), {**TWO, "guidance_scale": 1.0}),
+    Case(SD, T2I, "guidance_rescale", text(tiny.sd), {**TWO, "guidance_rescale": 0.7}),
+    Case(SD, T2I, "negative_prompt", text(tiny.sd), {**TWO, "negative_prompt": ["ugly", "blurred"]}),
+    Case(SD, T2I, "num_images_per_prompt", text(tiny.sd), {**TWO, "num_images_per_prompt": 2}),
+    Case(SD, T2I, "eta", text(tiny.sd), {**TWO, "eta": 0.5}),
+    Case(SD, T2I, "latents", text(tiny.sd), {**TWO, "latents": tiny.torch.randn(2, 4, 8, 8, generator=tiny.seeded(4))}),
+    Case(SD, T2I, "LoRA", with_lora(tiny.sd), {**TWO, "cross_attention_kwargs": {"scale": 0.8}}),
+    Case(
+        SD,
+        T2I,
+        "IP-Adapter",
+        with_ip_adapter,
+        {
+            **TWO,
+            "ip_adapter_image_embeds": [
+                tiny.torch.cat([tiny.torch.zeros(1, 1, 16), tiny.torch.randn(1, 1, 16, generator=tiny.seeded(7))])
+            ],
+        },
+    ),
+    Case(SD, T2I, "attention and VAE slicing", sliced, TWO),
+    Case(SD, T2I, "max_batch", text(tiny.sd), TWO, {"max_batch": 3}),
+    Case(SD, T2I, "pad_batch", text(tiny.sd), TWO, {"pad_batch": (2, 8)}),
+    Case(SD, T2I, "levels", text(tiny.sd), TWO, {"levels": (3, 2)}),
+    Case(SD, T2I, "synchronous", text(tiny.sd), TWO, {"schedule": "synchronous"}),
+    Case(SD, T2I, "Picard", text(tiny.sd), TWO, {"slices": "steps", "coarse": "identity"}),
+    Case(SD, IMG, "guidance", i2i(diffusers.StableDiffusionImg2ImgPipeline), {**TWO, **I2I}),
+    Case(SD, CTL, "guidance", controlled(diffusers.StableDiffusionControlNetPipeline), {**TWO, **CONTROL}),
+    Case(
+        SD,
+        CTL,
+        "num_images_per_prompt",
+        controlled(diffusers.StableDiffusionControlNetPipeline),
+        {**TWO, **CONTROL, "num_images_per_prompt": 2},
+    ),
+    Case(
+        SD,
+        CTL,
+        "guess_mode",
+        controlled(diffusers.StableDiffusionControlNetPipeline),
+        {**TWO, **CONTROL, "guess_mode": True},
+    ),
+    Case(
+        SD,
+        CTL,
+        "two ControlNets",
+        controlled_twice,
+        {**TWO, "image": [CONTROL["image"]] * 2, "controlnet_conditioning_scale": [0.5, 1.0]},
+    ),
+    Case(
+        SD,
+        CTL,
+        "max_batch",
+        controlled(diffusers.StableDiffusionControlNetPipeline),
+        {**TWO, **CONTROL},
+        {"max_batch": 3},
+    ),
+    Case(
+        SD,
+        "ControlNet, " + IMG,
+        "guidance",
+        controlled(diffusers.StableDiffusionControlNetImg2ImgPipeline),
+        {**TWO, **I2I, "control_image": CONTROL["image"]},
+    ),
+    Case(XL, T2I, "guidance", text(tiny.sdxl), TWO),
+    Case(XL, T2I, "guidance_rescale", text(tiny.sdxl), {**TWO, "guidance_rescale": 0.7}),
+    Case(XL, T2I, "denoising_end", text(tiny.sdxl), {**TWO, "denoising_end": 0.6}),
+    Case(XL, T2I, "LoRA", with_lora(tiny.sdxl), TWO),
+    Case(XL, IMG, "guidance", i2i(diffusers.StableDiffusionXLImg2ImgPipeline, tiny.sdxl), {**TWO, **I2I}),
+    Case(
+        XL,
+        IMG,
+        "denoising_start and _end",
+        i2i(diffusers.StableDiffusionXLImg2ImgPipeline, tiny.sdxl),
+        {**TWO, "image": I2I["image"], "denoising_start": 0.3, "denoising_end": 0.9},
+    ),
+    Case(
+        XL,
+        CTL,
+        "guidance",
+        controlled(diffusers.StableDiffusionXLControlNetPipeline, tiny.sdxl, width=64, **tiny.XL),
+        {**TWO, **CONTROL},
+    ),
+    Case(SD3, T2I, "guidance", text(tiny.sd3), TWO),
+    Case(SD3, T2I, "no guidance", text(tiny.sd3), {**TWO, "guidance_scale": 1.0}),
+    Case(SD3, T2I, "LoRA", with_lora(tiny.sd3, "transformer"), TWO),
+    Case(SD3, IMG, "guidance", i2i(diffusers.StableDiffusion3Img2ImgPipeline, tiny.sd3), {**TWO, **I2I, **SIZE}),
+    Case(SD3, CTL, "guidance", tiny.sd3_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
+    Case(FLUX, T2I, "embedded guidance", text(tiny.flux), {**TWO, **SIZE}),
+    Case(
+        FLUX,
+        T2I,
+        "true CFG",
+        text(tiny.flux),
+        {**TWO, **SIZE, "negative_prompt": ["ugly", "blurred"], "true_cfg_scale": 3.0},
+    ),
+    Case(FLUX, T2I, "LoRA", with_lora(tiny.flux, "transformer"), {**TWO, **SIZE}),
+    Case(FLUX, CTL, "embedded guidance", tiny.flux_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
+    Case(FLUX, IMG, "embedded guidance", i2i(diffusers.FluxImg2ImgPipeline, tiny.flux), {**TWO, **I2I, **SIZE}),
+]
+
+TASKS = {
+    "StableDiffusion, text to image": (text(tiny.sd), TWO),
+    "image to image": (i2i(diffusers.StableDiffusionImg2ImgPipeline), {**TWO, **I2I}),
+    "ControlNet": (controlled(diffusers.StableDiffusionControlNetPipeline), {**TWO, **CONTROL}),
+    "StableDiffusionXL, text to image": (text(tiny.sdxl), TWO),
+}
+"""in which every solver is tried"""
+
+
+def cached():
+    pipe = tiny.sd()
+    config = diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    diffusers.apply_pyramid_attention_broadcast(pipe.unet, config)
+    return pipe
+
+
+def refused():
+    """What is refused: its name, a pipeline and the arguments of a call."""
+    control = controlled(diffusers.StableDiffusionControlNetPipeline)()
+    cutoff = SDCFGCutoffCallback()
+    return [
+        ("inpainting", tiny.sd(diffusers.StableDiffusionInpaintPipeline), TWO),
+        ("perturbed-attention guidance", tiny.sd(diffusers.StableDiffusionPAGPipeline), TWO),
+        ("PNDM", tiny.sd(scheduler=diffusers.PNDMScheduler(**tiny.LATENT)), TWO),
+        ("LCM", tiny.sd(scheduler=diffusers.LCMScheduler(**tiny.LATENT)), TWO),
+        ("step caches", cached(), TWO),
+        ("ControlNet that ends early", control, {**TWO, **CONTROL, "control_guidance_end": 0.5}),
+        ("skip-layer guidance", tiny.sd3(), {**TWO, "skip_guidance_layers": [0]}),
+        ("callbacks that change settings", tiny.sd(), {**TWO, "callback_on_step_end": cutoff}),
+        ("the old callback", tiny.sd(), {**TWO, "callback": print, "callback_steps": 1}),
+        (
+            "DiT with added noise",
+            tiny.dit(diffusers.DDPMScheduler(**tiny.LATENT)),
+            {"class_labels": [1], "num_inference_steps": STEPS},
+        ),
+    ]

@@ -1,0 +1,159 @@
+"""Never silently wrong: what cannot be right is refused before any work, by name and with the way out."""
+
+import copy
+
+import cases
+import diffusers
+import pytest
+import tiny
+import torch
+from cases import TWO
+from parareal_diffusers import parallelize
+from parareal_diffusers._families import FAMILIES
+
+
+def untouched(pipe):
+    """Make every network of a pipeline fail when it is called."""
+    pipe = copy.copy(pipe)
+    for name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            module = copy.deepcopy(module)
+            module.register_forward_pre_hook(lambda *_: pytest.fail("a network was called"))
+            vars(pipe)[name] = module
+    return pipe
+
+
+def refused(pipe, match, call=None, **options):
+    pipe = untouched(pipe)
+    with pytest.raises((ValueError, TypeError), match=match), parallelize(pipe, **options):
+        pipe(**(call or TWO))
+
+
+def test_pndm():
+    refused(tiny.sd(scheduler=diffusers.PNDMScheduler(**tiny.LATENT)), "PNDMScheduler.*use DPMSolverMultistepScheduler")
+
+
+def test_schedulers_that_cannot_be_carried():
+    refused(tiny.sd(scheduler=diffusers.LCMScheduler(**tiny.LATENT)), "LCMScheduler.*use another scheduler")
+    options = {**tiny.LATENT, "variance_type": "fixed_large_log"}
+    refused(tiny.sd(scheduler=diffusers.DDPMScheduler(**options)), "fixed_large_log.*use 'fixed_large'")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        diffusers.StableDiffusionInpaintPipeline,
+        diffusers.StableDiffusionPAGPipeline,
+        diffusers.StableDiffusionInstructPix2PixPipeline,
+    ],
+)
+def test_pipelines_known_to_be_wrong(kind):
+    more = {"image_encoder": None} if "Pix2Pix" in kind.__name__ else {}
+    refused(tiny.sd(kind, **more), f"{kind.__name__} cannot be sampled in parallel in time.*use", verify=True)
+
+
+class Own(diffusers.StableDiffusionPipeline):
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
+
+
+class Renamed(diffusers.StableDiffusionPipeline):
+    pass
+
+
+def test_pipelines_that_are_not_known_must_be_verified():
+    refused(tiny.sd(Own), "Own is not among the pipelines.*verify=True")
+    pipe = tiny.sd(Renamed)  # with the call of one that is known
+    with parallelize(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        pipe(**TWO)
+
+
+def test_no_pipeline():
+    with pytest.raises(TypeError, match="pipeline of diffusers, not int"):
+        parallelize(3)
+
+
+def test_old_callbacks():
+    refused(tiny.sd(), "use callback_on_step_end", {**TWO, "callback": print, "callback_steps": 1})
+
+
+@pytest.mark.parametrize("more", [{"control_guidance_end": 0.5}, {"control_guidance_start": [0.1]}])
+def test_control_that_ends_within_the_loop(more):
+    pipe = cases.controlled(diffusers.StableDiffusionControlNetPipeline)()
+    refused(pipe, "control_guidance_start=0.0 and control_guidance_end=1.0", {**TWO, **cases.CONTROL, **more})
+
+
+def test_skipped_layers():
+    refused(tiny.sd3(), "leave skip_guidance_layers out", {**TWO, "skip_guidance_layers": [0]})
+
+
+def test_noise_of_doubled_latents():
+    pipe = tiny.dit(diffusers.DDPMScheduler(**tiny.LATENT))
+    refused(pipe, "use DDIMScheduler", {"class_labels": [1], "num_inference_steps": 12})
+
+
+def test_step_caches():
+    pipe = tiny.flux()
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    refused(pipe, r"transformer keeps outputs.*disable_cache\(\)")
+
+
+def test_hooks_of_caches_without_a_switch():
+    pipe = tiny.sd()
+    config = diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    diffusers.apply_pyramid_attention_broadcast(pipe.unet, config)
+    refused(pipe, "unet keeps outputs from step to step")
+
+
+def test_a_replaced_forward():
+    pipe = tiny.sd()
+    pipe.unet.forward = lambda *a, **k: None  # as DeepCache does
+    refused(pipe, "forward has been replaced.*DeepCache")
+
+
+def test_a_loop_that_would_begin_within_a_cycle():
+    pipe = tiny.sd(diffusers.StableDiffusionImg2ImgPipeline, cases.LATENT_SOLVERS["DPM-Solver++(2S)"]())
+    with parallelize(pipe), pytest.raises(ValueError, match=r"within a cycle.*use another strength"):
+        pipe(**TWO, **cases.I2I)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"slices": 0}, "slices must be a whole number from 1"),
+        ({"slices": "many"}, "slices must be one of"),
+        ({"slices": 4, "levels": (2, 2)}, "leave slices=4 out"),
+        ({"schedule": "piplined"}, "did you mean 'pipelined'"),
+        ({"tolerance": -1.0}, "tolerance must be positive"),
+        ({"coarse": "dpmpp2m"}, "did you mean 'dpmpp_2m'"),
+        ({"coarse": 3}, "scheduler of diffusers"),
+        ({"max_batch": 0}, "max_batch must be a whole number"),
+        ({"pad_batch": True}, "give max_batch"),
+        ({"window": 0}, "window"),
+        ({"max_iterations": -1}, "max_iterations"),
+        ({"tolerence": 1e-3}, "did you mean 'tolerance'"),
+        ({"devices": ["cpu", "cpu"]}, "devices"),
+    ],
+)
+def test_options(options, match):
+    pipe = tiny.sd()
+    with pytest.raises((ValueError, TypeError), match=match):
+        parallelize(pipe, **options)
+    assert type(pipe) is diffusers.StableDiffusionPipeline
+
+
+def test_more_slices_than_steps():
+    with parallelize(pipe := tiny.sd(), slices=40), pytest.raises(ValueError, match="12 steps"):
+        pipe(**TWO)
+
+
+def test_eta_out_of_range():
+    refused(tiny.sd(), "eta must be between 0", {**TWO, "eta": 1.5})
+
+
+def test_every_family_is_a_pipeline_of_diffusers():
+    for name in FAMILIES:
+        assert issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline)

@@ -1,0 +1,307 @@
+"""Real pipelines of diffusers, tiny and with random weights, built without any download.
+
+Random networks prove equality and plumbing, not convergence. None clips its predictions, which would make a random
+network chaotic: two sequential runs whose noise differs by rounding would differ visibly.
+"""
+
+import functools
+import os
+import string
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import diffusers
+import torch
+import transformers
+from diffusers.utils import logging
+
+transformers.logging.set_verbosity_error()
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+DDIM = {**LATENT, "clip_sample": False, "set_alpha_to_one": False}
+PIXEL = {"clip_sample": False, "prediction_type": "v_prediction"}  # keeps a random network's pictures within [0, 1]
+BLOCKS = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+"""of UNets"""
+
+
+def seeded(number=0):
+    return torch.Generator().manual_seed(number)
+
+
+@functools.cache
+def clip_tokenizer():
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for c in map(chr, range(33, 127)):
+        for token in (c, c + "</w>"):
+            vocab.setdefault(token, len(vocab))
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+
+
+@functools.cache
+def clip(projection=None, act="quick_gelu"):
+    torch.manual_seed(0)
+    more = {} if projection is None else {"projection_dim": projection}
+    config = transformers.CLIPTextConfig(
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        vocab_size=len(clip_tokenizer()),
+        hidden_size=32,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        max_position_embeddings=77,
+        hidden_act=act,
+        **more,
+    )
+    kind = transformers.CLIPTextModel if projection is None else transformers.CLIPTextModelWithProjection
+    return kind(config).eval()
+
+
+@functools.cache
+def t5():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(c, -3.0) for c in string.ascii_letters + string.digits + ".,"]
+    tokenizer = transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    return tokenizer, transformers.T5EncoderModel(config).eval()
+
+
+@functools.cache
+def vae(latent=4, **options):
+    torch.manual_seed(0)
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        latent_channels=latent,
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=16,
+        **options,
+    ).eval()
+
+
+def unet(width=32, **options):
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=width,
+        **{**BLOCKS, **options},
+    ).eval()
+
+
+def sd(kind=diffusers.StableDiffusionPipeline, scheduler=None, **more):
+    return kind(
+        vae=vae(),
+        unet=unet(),
+        text_encoder=clip(),
+        tokenizer=clip_tokenizer(),
+        scheduler=scheduler or diffusers.DDIMScheduler(**DDIM),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        **more,
+    )
+
+
+def controlnet(seed=1, width=32, **options):
+    torch.manual_seed(seed)
+    net = diffusers.ControlNetModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=width,
+        down_block_types=BLOCKS["down_block_types"],
+        conditioning_embedding_out_channels=(8, 16),
+        **options,
+    ).eval()
+    for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:  # zero as they come: they would say nothing
+        torch.nn.init.normal_(block.weight, std=0.3)
+    return net
+
+
+XL = {
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "transformer_layers_per_block": (1, 1),
+    "projection_class_embeddings_input_dim": 80,
+}
+
+
+def sdxl(kind=diffusers.StableDiffusionXLPipeline, scheduler=None, **more):
+    return kind(
+        vae=vae(),
+        unet=unet(64, **XL),
+        text_encoder=clip(),
+        text_encoder_2=clip(32, "gelu"),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**LATENT, timestep_spacing="leading"),
+        **more,
+    )
+
+
+FLOW_VAE = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.0609, "scaling_factor": 1.5305}
+
+
+def sd3(kind=diffusers.StableDiffusion3Pipeline, scheduler=None, **more):
+    torch.manual_seed(0)
+    net = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_projection_dim=16,
+        joint_attention_dim=32,
+        pooled_projection_dim=64,
+        out_channels=4,
+    ).eval()
+    tokenizer, encoder = t5()
+    return kind(
+        transformer=net,
+        scheduler=scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(**FLOW_VAE),
+        text_encoder=clip(32),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip(32),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=encoder,
+        tokenizer_3=tokenizer,
+        **more,
+    )
+
+
+def flux(kind=diffusers.FluxPipeline, scheduler=None, guidance_embeds=True, **more):
+    torch.manual_seed(0)
+    net = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance_embeds,
+    ).eval()
+    tokenizer, encoder = t5()
+    return kind(
+        scheduler=scheduler or diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae(1, **FLOW_VAE),
+        text_encoder=clip(),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=encoder,
+        tokenizer_2=tokenizer,
+        transformer=net,
+        **more,
+    )
+
+
+def sd3_controlled(scheduler=None):
+    torch.manual_seed(1)
+    net = diffusers.SD3ControlNetModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=64,
+        out_channels=4,
+    ).eval()
+    for block in [*net.controlnet_blocks, net.pos_embed_input.proj]:
+        torch.nn.init.normal_(block.weight, std=0.3)
+    return sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+
+
+def flux_controlled(scheduler=None):
+    torch.manual_seed(1)
+    net = diffusers.FluxControlNetModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    ).eval()
+    for block in [*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder]:
+        torch.nn.init.normal_(block.weight, std=0.3)
+    return flux(diffusers.FluxControlNetPipeline, scheduler, controlnet=net)
+
+
+def pixels(kind=diffusers.DDPMPipeline, scheduler=None, **options):
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        **options,
+    ).eval()
+    return kind(unet=net, scheduler=scheduler or diffusers.DDPMScheduler(**PIXEL))
+
+
+def dit(scheduler=None):
+    torch.manual_seed(0)
+    net = diffusers.DiTTransformer2DModel(
+        sample_size=8,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        in_channels=4,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+    ).eval()
+    return diffusers.DiTPipeline(transformer=net, vae=vae(), scheduler=scheduler or diffusers.DDIMScheduler(**DDIM))
+
+
+def add_ip_adapter(net, width=16):
+    """Load an IP-Adapter of random weights into a UNet, through the loader that diffusers' pipelines use."""
+    torch.manual_seed(6)
+    inner = net.config.cross_attention_dim
+    projection = {
+        "proj.weight": 0.3 * torch.randn(4 * inner, width),
+        "proj.bias": torch.zeros(4 * inner),
+        "norm.weight": torch.ones(inner),
+        "norm.bias": torch.zeros(inner),
+    }
+    layers = {}
+    number = 1
+    for name in net.attn_processors:
+        if name.endswith("attn1.processor") or "motion" in name:
+            continue
+        module = net.get_submodule(name.removesuffix(".processor"))
+        size = module.to_k.weight.shape[0]
+        layers[f"{number}.to_k_ip.weight"] = 0.3 * torch.randn(size, inner)
+        layers[f"{number}.to_v_ip.weight"] = 0.3 * torch.randn(size, inner)
+        number += 2
+    net._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": layers}], low_cpu_mem_usage=False)
