@@ -21,10 +21,10 @@ demo: $(VENV)/ready
 	$(BIN)/parareal demo --out $(OUT) $(ARGS)
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu and not slow" $(ARGS)
 
 test-slow: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from parareal._values import Value
 
 SKETCH = 2.0
 """safety factor of the embedded pair's estimate of the sketch; like the others set by benchmarks/coverage.py"""
+FEW = 4
+"""slices below which a sketch is not accepted on its pair's word"""
 PAIR = 0.5
 """of the embedded pair in the first correction"""
 SCALE = 3.5

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -20,7 +21,7 @@ from parareal._machine import Machine
 from parareal._outcome import Outcome
 from parareal._parareal import last_iteration, leaves, rounds
 from parareal._problem import Problem
-from parareal._propagators import corrector
+from parareal._propagators import Steps, corrector
 from parareal._slice import Rules
 from parareal._solution import Refinement, Solution, Stats
 from parareal._state import NORMS, State, copy, missing
@@ -269,8 +270,17 @@ class Run:
 
     def _stats(self) -> Stats:
         tally = self.runner.tally
-        count, nan = len(self.machines), float("nan")
-        each = [sum(self.serial.get((i, n), nan) for n in range(self.problem.slices)) for i in range(count)]
+        count = len(self.machines)
+        each = [self._sequential_cost(i) for i in range(count)]
         outlets = [m.outlet for m in self.machines]
         span = max((u.depth for u in outlets if u is not None), default=float("nan"))
         return Stats(tally.work, span, tally.calls, tally.peak_batch, self.wall_time, sum(each), max(each))
+
+    def _sequential_cost(self, sample: int) -> float:
+        """Return the evaluations of a sample's sequential solve; where a stepper never ran, in proportion to nodes."""
+        found = [self.serial.get((sample, n), math.nan) for n in range(self.problem.slices)]
+        known = [n for n, cost in enumerate(found) if not math.isnan(cost)]
+        if len(known) < len(found) and known and isinstance(leaves(self.problem.propagators[Kind.FINE])[0], Steps):
+            lengths = [abs(int(b) - int(a)) for a, b in pairwise(self.problem.boundaries)]
+            return sum(found[n] for n in known) / sum(lengths[n] for n in known) * sum(lengths)
+        return sum(found)

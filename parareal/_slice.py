@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
-from parareal._estimate import SKETCH, ErrorModel
+from parareal._estimate import FEW, SKETCH, ErrorModel
 from parareal._state import NORMS, State, add, finite, inexact_and_counts, same, subtract
 from parareal._values import Kind, Request, Result, Value
 
@@ -216,7 +216,8 @@ class Slice:
         evidence = Evidence(
             value.iteration, self.index + 1, unknown, unknown, value.size, unknown, error=error, last=last
         )
-        settled = last and criterion.accepts(evidence)
+        # a multistep G has no history in its first jump, and no second answer: with few slices that would be too much
+        settled = last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(settled=settled, error=error, estimate=criterion.estimate(evidence))
 
     def _judge(self, value: Value, before: Value) -> Value:
@@ -271,6 +272,7 @@ class Slice:
             gaps = gaps if new.gap is None or old.gap is None else (norm(old.gap), norm(subtract(new.gap, old.gap)))
             before = before._replace(increment=float("inf"))
         change = 0.0 if self.change is None else norm(self.change)
+        self.change = None
         return self.errors.corrected(after, before, change, defect, gaps)
 
     def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:

@@ -21,6 +21,7 @@ from parareal_diffusers._lms import LMS as LMS
 from parareal_diffusers._noise import Linear as Linear
 from parareal_diffusers._parallelize import Handle as Handle
 from parareal_diffusers._parallelize import parallelize as parallelize
+from parareal_diffusers._plan import plan as plan
 from parareal_diffusers._presets import picard as picard
 from parareal_diffusers._presets import srds as srds
 from parareal_diffusers._sample import sample as sample

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from parareal import Refinement, Solution
 from parareal_diffusers import _report, models
+from parareal_diffusers._plan import plan
 from parareal_diffusers._presets import srds
 from parareal_diffusers._sample import sample
 from parareal_diffusers.testing import relative_error
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     net, scheduler = models.load("fashion-mnist")
     options.out.mkdir(parents=True, exist_ok=True)
-    slices = options.slices if options.slices == "auto" else int(options.slices)
+    slices: int | str = options.slices if options.slices == "auto" else int(options.slices)
     methods = [
         Method("sequential", None),
         Method("SRDS as published", srds()),
@@ -62,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
     noise = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(options.seed))
     with torch.no_grad():
         net(noise[:1], torch.zeros(1, dtype=torch.int64), class_labels=torch.tensor([0]))  # warm-up
+    if slices == "auto" and options.tolerance:
+        labels = {"class_labels": torch.tensor([0, 1])}
+        given = {"num_inference_steps": options.steps, "tolerance": options.tolerance, "model_kwargs": labels}
+        advice = plan(net, noise[:2], scheduler, progress=True, **given)
+        print(advice.explain().splitlines()[0])
     with tqdm(total=10 * len(methods), unit="picture") as bar:
         for label in range(10):
             for method in methods:

@@ -153,7 +153,9 @@ class Drive:
         pair = propagators(method.fine, method.coarse, grid, _network, self.random, initial, criterion)
         problem = _problem(*pair, initial, method.edges, 1, settings.levels)
         executor = parareal.BatchedExecutor()  # the gate keeps to max_batch: passes stay as few as they can be
-        options_ = Options(None, criterion, settings.max_iterations, settings.schedule, executor, settings.window, settings.eager)
+        options_ = Options(
+            None, criterion, settings.max_iterations, settings.schedule, executor, settings.window, settings.eager
+        )
         self.run = Run(problem, options_)
         self.events = self.run.events()
         self.initial, self.state = initial, initial

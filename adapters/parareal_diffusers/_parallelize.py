@@ -34,6 +34,7 @@ def parallelize(
     max_iterations: int | None = None,
     schedule: str = "pipelined",
     window: int | None = None,
+    eager: int | None = None,
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     callback: Callable[[parareal.Refinement], Any] | None = None,
@@ -54,8 +55,9 @@ def parallelize(
     Args:
         pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`; its scheduler and
             networks are left as they are between calls.
-        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window: as for `sample`. Nodes count the
-            steps that the loop makes: image-to-image has fewer than `num_inference_steps`.
+        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, eager: as for `sample`. Nodes count
+            the steps that the loop makes: image-to-image has fewer than `num_inference_steps`. `"auto"` times nothing
+            here: it is the rounded root of three times the steps.
         max_iterations: give up after so many iterations, with a warning, and return what there is.
         max_batch: rows of states in one call of the network, at most; None for no bound. With guidance that the
             pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
@@ -76,7 +78,18 @@ def parallelize(
     if devices is not None:
         raise ValueError("devices: more than the pipeline's own device is not supported yet; leave it out")
     settings = Settings(
-        slices, boundaries, levels, coarse, tolerance, criterion, max_iterations, schedule, window, max_batch, pad_batch
+        slices=slices,
+        boundaries=boundaries,
+        levels=levels,
+        coarse=coarse,
+        tolerance=tolerance,
+        criterion=criterion,
+        max_iterations=max_iterations,
+        schedule=schedule,
+        window=window,
+        eager=eager,
+        max_batch=max_batch,
+        pad_batch=pad_batch,
     )
     return Handle(pipe, settings, callback, progress, verify)
 

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 import parareal
 from parareal import BatchTime
-from parareal._checks import no_unknown
+from parareal._checks import check_initial, no_unknown, one_of, whole_number
+from parareal._run import SCHEDULES
 from parareal_diffusers._denoiser import Denoiser
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._noise import Generators
@@ -76,15 +77,30 @@ class Ready:
     denoiser: Denoiser
     criterion: parareal.AbstractCriterion
 
-    @property
-    def plannable(self) -> bool:
-        """Whether a plan can be made: for a tolerance, unless batches are filled up to fixed sizes."""
-        return isinstance(self.criterion, parareal.Tolerance) and not self.denoiser.sizes
+    def advice(self, latents: Tensor, **options: Any) -> parareal.Plan | None:
+        """Return the plan for a call of `sample` with these options; None where none is made.
 
-    def plan(self, latents: Tensor, window: int | None = None, schedule: str = "pipelined") -> parareal.Plan:
+        That is without a tolerance, with batches of fixed sizes, and where options or network are wrong, of which the
+        solve has more to say.
+        """
+        if not isinstance(self.criterion, parareal.Tolerance) or self.denoiser.sizes:
+            return None
+        try:
+            self.criterion.resolved(check_initial(latents[:1], 1)[1])
+            for name in ("window", "max_iterations", "max_batch", "eager"):
+                if options[name] is not None:
+                    whole_number(name, options[name], 0 if name in ("max_iterations", "eager") else 1)
+            return self.plan(latents, options["window"], options["schedule"], options["max_batch"])
+        except (TypeError, ValueError, RuntimeError):
+            return None
+
+    def plan(
+        self, latents: Tensor, window: int | None = None, schedule: str = "pipelined", max_batch: int | None = None
+    ) -> parareal.Plan:
         """Choose for latents of shape (samples, *sample), from what is known."""
         assert isinstance(self.criterion, parareal.Tolerance)
         known = _of(_learned, self.denoiser.model).get(self.key, {})
+        one_of("schedule", schedule, SCHEDULES)
         curve = batch_time(self.denoiser, latents)
         expected = _expected(known, self.criterion.rtol)
         return parareal.plan(
@@ -94,7 +110,7 @@ class Ready:
             slices=sorted(known) or None,
             schedules=[schedule],
             windows=[window],
-            max_batches=[None],
+            max_batches=[max_batch],
             samples=len(latents),
         )
 

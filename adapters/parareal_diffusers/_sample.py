@@ -112,10 +112,11 @@ def sample(
     )
     check_generator(generator, latents)
     settings = {"schedule": schedule, "window": window, "eager": eager}
-    planned = slices == "auto" and boundaries is None and levels is None and ready.plannable
-    if planned:
-        found = ready.plan(latents, window=window, schedule=schedule)
-        slices, settings["eager"] = found.slices, found.eager if eager is None else eager
+    advice = None
+    if slices == "auto" and boundaries is None and levels is None:
+        advice = ready.advice(latents, max_iterations=max_iterations, max_batch=max_batch, **settings)
+    if advice is not None:
+        slices, settings["eager"] = advice.slices, advice.eager if eager is None else eager
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
     random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
     grid = ready.grid.to(latents.device)
@@ -135,14 +136,14 @@ def sample(
     )
     if random is not None:
         random.finish()
-    if planned and slices == 1:
+    if advice is not None and not advice.worthwhile:
         note = "Sampled step by step, for in parallel in time it would not be faster here (parareal_diffusers.plan)."
         return replace(solution, message=f"{solution.message} {note}")
     return solution
 
 
 def prepare(
-    model: Callable[..., Any],
+    model: Callable[..., Any] | Denoised,
     latents: Tensor,
     solver: Any,
     *,
@@ -239,8 +240,8 @@ def noise_of(
     if isinstance(solver, AnyScheduler):
         if len(within) < grid.steps or dtype != latents.dtype:
             raise ValueError(
-                f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in the "
-                "states' dtype only: use a scheduler with a native solver (docs/support.md)"
+                f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in "
+                "the states' dtype only: use a scheduler with a native solver (docs/support.md)"
             )
         return Replay(solver.scheduler, grid, latents, generator)
     steps = [i for i in torch.nonzero(solver.draws(grid)).flatten().tolist() if i in within]

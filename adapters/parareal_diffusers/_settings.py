@@ -8,6 +8,7 @@ import parareal
 from parareal._checks import one_of, whole_number
 from parareal._edges import nodes
 from parareal._run import SCHEDULES
+from parareal_diffusers._any_scheduler import AnyScheduler
 from parareal_diffusers._coarse import COARSE, coarse_solver
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._grid import Grid
@@ -83,6 +84,11 @@ def method_of(
     if isinstance(fine, DDIM):
         given = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
         fine = DDIM(scheduler, **{k: v for k, v in given.items() if v is not None})
+    if isinstance(fine, AnyScheduler) and fine.stochastic:
+        raise ValueError(
+            f"{type(scheduler).__name__} draws noise in its own step, which a pipeline's loop cannot be given again: "
+            "use another scheduler, with a native solver (docs/support.md)"
+        )
     grid = grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
     fine.check(grid)

@@ -119,8 +119,8 @@ def test_the_solution_is_that_of_sample():
     # the same network, noise and scheduler, without a pipeline
     pipe = tiny.pixels(diffusers.DDIMPipeline)
     noise = torch.randn(2, 3, 8, 8, generator=tiny.seeded())
-    expected = sample(pipe.unet, noise, pipe.scheduler, num_inference_steps=12)
-    with parallelize(pipe) as handle:
+    expected = sample(pipe.unet, noise, pipe.scheduler, num_inference_steps=12, slices=6)
+    with parallelize(pipe, slices=6) as handle:
         assert handle.solution is None
         pictures(pipe, cases.PIXELS)
     found = handle.solution
