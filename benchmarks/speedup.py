@@ -99,7 +99,7 @@ def row(setting: Setting, best: float) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 196, 500, 961])
+    parser.add_argument("--steps", type=int, nargs="+", default=[25, 35, 50, 100, 196, 250, 961])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="write the table into docs/planning.md")
@@ -114,7 +114,8 @@ if __name__ == "__main__":
     lines = ["| " + " | ".join(names.split(", ")) + " |", "|---" * len(names.split(", ")) + "|"]
     off, best_ratios = [], []
     for steps in given.steps:
-        settings = [planned(net, scheduler, steps, threads) for threads in given.threads]
+        threads = given.threads if steps <= 500 else given.threads[-1:]
+        settings = [planned(net, scheduler, steps, count) for count in threads]
         for setting in settings:
             measure(setting, net, scheduler, given.runs)
         best = min(statistics.median(s.sequential) for s in settings)

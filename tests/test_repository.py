@@ -41,7 +41,7 @@ def test_the_tutorial_on_solvers_runs():
     for code in (solver, check):
         exec(compile(code, "docs/new-solver.md", "exec"), names)
     assert names["report"].ok, str(names["report"])
-    assert names["solution"].outcome is parareal.Outcome.CONVERGED
+    assert not names["solution"].outcome.failed  # step by step, where that is faster
     assert len(re.findall(r"@dataclass.*?\n\n\n", solver, re.S)[0].strip().splitlines()) < 30
 
 

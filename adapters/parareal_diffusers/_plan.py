@@ -33,6 +33,7 @@ _SAYS_WHAT = (
 
 _times: "WeakKeyDictionary[Any, dict[Key, BatchTime]]" = WeakKeyDictionary()
 _learned: "WeakKeyDictionary[Any, dict[Key, dict[int, list[int]]]]" = WeakKeyDictionary()
+_plans: "WeakKeyDictionary[Any, dict[Key, parareal.Plan]]" = WeakKeyDictionary()
 
 
 def batch_time(denoiser: Denoiser, latents: Tensor, seconds: float = 1.0) -> BatchTime:
@@ -99,20 +100,22 @@ class Ready:
     ) -> parareal.Plan:
         """Choose for latents of shape (samples, *sample), from what is known."""
         assert isinstance(self.criterion, parareal.Tolerance)
-        known = _of(_learned, self.denoiser.model).get(self.key, {})
         one_of("schedule", schedule, SCHEDULES)
-        curve = batch_time(self.denoiser, latents)
-        expected = _expected(known, self.criterion.rtol)
-        return parareal.plan(
-            self.grid.steps,
-            iterations=expected,
-            batch_time=curve,
-            slices=sorted(known) or None,
-            schedules=[schedule],
-            windows=[window],
-            max_batches=[max_batch],
-            samples=len(latents),
-        )
+        curve, known = batch_time(self.denoiser, latents), _of(_learned, self.denoiser.model).get(self.key, {})
+        made = _of(_plans, self.denoiser.model)
+        key = (self.key, len(latents), window, schedule, max_batch, curve, str(known))
+        if key not in made:
+            made[key] = parareal.plan(
+                self.grid.steps,
+                iterations=_expected(known, self.criterion.rtol),
+                batch_time=curve,
+                slices=sorted(known) or None,
+                schedules=[schedule],
+                windows=[window],
+                max_batches=[max_batch],
+                samples=len(latents),
+            )
+        return made[key]
 
     def learn(self, solution: parareal.Solution) -> None:
         """Remember the iterations that samples made."""
