@@ -7,6 +7,7 @@ between its latents and `scheduler.step` is written a second time. The first pas
 the first evaluation that the engine asks for.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
@@ -50,6 +51,9 @@ class Drive:
         self.over = False
         self.passes = 0
         self.solution: parareal.Solution | None = None
+        self.took: dict[int, list[float]] = {}
+        """seconds of passes, by their rows of states"""
+        self._since: tuple[float, int] | None = None
         self.shown = -1
         """the newest iteration that all samples have made"""
         self.interrupted: Callable[[], bool] = lambda: False
@@ -111,6 +115,10 @@ class Drive:
         for tell in self.on_pass:
             tell()
         self.handed = self.as_latents(self.state)
+        now = time.perf_counter()
+        if self._since is not None:
+            self.took.setdefault(self._since[1], []).append(now - self._since[0])
+        self._since = None if self.over else (now, len(self._nodes))
         return self.handed
 
     def as_latents(self, state: Tensor) -> Tensor:

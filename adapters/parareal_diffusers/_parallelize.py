@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,8 @@ class Handle:
         self._lock = threading.RLock()
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
+        self._took: dict[int, list[float]] = {}
+        self._steps = 0
         self._given: dict[str, Any] = {}
         self._checked: tuple[Any, ...] | None = None
         pipe.__class__ = _derived(self._kind, self)
@@ -128,6 +131,22 @@ class Handle:
     def solution(self) -> parareal.Solution | None:
         """The solution of the last call, of latents as the loop has them; None before the first."""
         return self._solution
+
+    def plan(self) -> parareal.Plan:
+        """Say what pays for calls like the last one: what its passes took and its samples needed, simulated.
+
+        The times of passes are those of all calls so far; on a device that works asynchronously they are too short
+        unless the pipeline waits for it. Nothing is run.
+
+        Raises:
+            ValueError: before a call has come to its end.
+        """
+        solution = self._solution
+        if solution is None or not self._took:
+            raise ValueError("plan learns from a call what passes take: call the pipeline once before")
+        curve = parareal.BatchTime.of({rows: statistics.median(times) for rows, times in self._took.items()})
+        made = [int(n) for n in solution.slice_iterations[-1]]
+        return parareal.plan(self._steps, iterations=made, batch_time=curve, samples=len(made))
 
     @property
     def enabled(self) -> bool:
@@ -200,7 +219,10 @@ class Handle:
             return output
         finally:
             drive.close()
-            self._solution = drive.solution
+            self._solution, self._steps = drive.solution, drive.steps
+            if not quiet:
+                for rows, seconds in drive.took.items():
+                    self._took.setdefault(rows, []).extend(seconds)
 
     @contextmanager
     def _in_place(self, drive: Drive) -> Iterator[None]:

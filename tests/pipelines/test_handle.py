@@ -337,3 +337,17 @@ def test_the_scheduler_own_timesteps_and_sigmas():
         with parallelize(pipe, tolerance=0.0) as handle:
             assert abs(pictures(pipe, call) - expected).max() <= EXACT
         assert handle.solution.boundaries[-1] == len(pipe.scheduler.timesteps)
+
+
+def test_a_plan_from_what_calls_have_shown():
+    pipe = tiny.pixels(diffusers.DDIMPipeline)
+    with parallelize(pipe, slices=4) as handle:
+        with pytest.raises(ValueError, match="call the pipeline once before"):
+            handle.plan()
+        pictures(pipe, cases.PIXELS)
+        plan = handle.plan()
+    assert plan.predicted_sequential_time > 0
+    assert plan.predicted_speedup == pytest.approx(
+        plan.predicted_sequential_time / min(c.wall_time for c in plan.candidates)
+    )
+    assert "Solve" in plan.explain()

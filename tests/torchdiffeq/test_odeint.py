@@ -488,3 +488,32 @@ class Module(torch.nn.Module):
 def test_levels_and_windows_give_the_same_answer(options):
     ours = odeint(decay, VECTOR, T, method="rk4", **options)
     torch.testing.assert_close(ours, torchdiffeq.odeint(decay, VECTOR, T, method="rk4"), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4"])
+def test_a_tolerance_is_kept_with_the_help_of_embedded_methods(method):
+    """Steps of lower order, from the same evaluations, estimate the sketch; the result stays torchdiffeq's."""
+
+    def slope(t, u):
+        return torch.stack([u[1], -torch.sin(u[0]) - 0.1 * u[1] + torch.cos(t) / 2])
+
+    start, times = torch.tensor([1.0, 0.3], dtype=torch.float64), torch.tensor([0.0, 8.0], dtype=torch.float64)
+    options = {"method": method, "options": {"step_size": 8 / 512}}
+    expected = torchdiffeq.odeint(slope, start, times, **options)[-1]
+    for rtol in (1e-1, 1e-2, 1e-3):
+        estimates = []
+        ys, solution = odeint(
+            slope,
+            start,
+            times,
+            criterion=parareal.Tolerance(rtol),
+            callback=lambda r, kept=estimates: kept.append(float(r.error_estimate[0])),
+            return_solution=True,
+            **options,
+        )
+        assert torch.isfinite(torch.tensor(estimates[0])) == (method != "euler")
+        assert (ys[-1] - expected).norm() <= 2 * rtol * expected.norm()
+        counts = odeint(
+            slope, start, times, criterion=parareal.Iterations(0), coarse=method, return_solution=True, **options
+        )[1].stats
+        assert solution.iterations > 0 or solution.stats.span == counts.span  # the embedded method adds no evaluation
