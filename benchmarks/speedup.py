@@ -99,7 +99,7 @@ def row(setting: Setting, best: float) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 35, 50, 100, 196, 250, 961])
+    parser.add_argument("--steps", type=int, nargs="+", default=[25, 35, 50, 100, 150, 196, 961])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="write the table into docs/planning.md")

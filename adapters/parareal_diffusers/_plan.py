@@ -118,9 +118,14 @@ class Ready:
         return made[key]
 
     def learn(self, solution: parareal.Solution) -> None:
-        """Remember the iterations that samples made."""
+        """Remember the iterations that samples made: one more where the estimate was near the tolerance.
+
+        Of some samples like that the next will need it.
+        """
+        assert isinstance(self.criterion, parareal.Tolerance)
+        near = solution.error_estimate > 0.67 * self.criterion.rtol
         known = _of(_learned, self.denoiser.model).setdefault(self.key, {})
-        known[len(solution.boundaries) - 1] = sorted(int(n) for n in solution.slice_iterations[-1])
+        known[len(solution.boundaries) - 1] = sorted(int(n) for n in solution.slice_iterations[-1] + near)
 
     @property
     def key(self) -> Key:
