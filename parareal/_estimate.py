@@ -15,7 +15,7 @@ from typing import final
 from parareal._values import Value
 
 SKETCH = 2.0
-"""safety factor of the embedded pair's estimate of the sketch; like the others set by benchmarks/coverage.py"""
+"""safety factor of the embedded pair's estimate of the sketch; all are set on recorded iterates (docs/theory.md)"""
 FEW = 4
 """slices below which a sketch is not accepted on its pair's word"""
 PAIR = 0.5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from parareal_diffusers import (
     DDIM,
@@ -256,6 +256,8 @@ def test_any_levels(steps, low, high, rho, name, slices):
     sigmas = Sigmas.karras(steps, low, high, rho)
     assert float(sigmas.values[-1]) == 0
     assert bool((sigmas.values.diff() < 0).all())
+    # where a level is a thousandth of the one before, ancestral steps go down to rounding's zero, which is refused
+    assume("ancestral" not in name or bool((sigmas.values[1:-1] > 2e-3 * sigmas.values[:-2]).all()))
     solver = kind(sigmas, **options)
     count = sigmas.grid(solver).steps
     ends = [
