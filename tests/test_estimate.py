@@ -29,12 +29,13 @@ def errors(fine, coarse, state, times, **options):
 def test_the_estimate_is_about_the_error_of_a_contracting_problem(seed, slices):
     """From iteration 2 on, made of measured rates, it is neither far below nor far above: rates change a little."""
     fine, coarse = (euler_box(slope, n) for n in (16, 1))
-    state = np.random.default_rng(seed).normal(size=1) + 2.0
+    # of a single number the error may pass through zero at the end, whatever is estimated
+    state = np.random.default_rng(seed).normal(size=8) + 2.0
     estimates, true = errors(fine, coarse, state, np.linspace(0, 3, slices + 1))
     assert np.isinf(estimates[0])  # without an embedded pair nothing is known of the sketch
     known = true[2:] > 1e-12
-    assert (estimates[2:][known] > 0.3 * true[2:][known]).all()
-    assert (estimates[2:][known] < 30 * true[2:][known]).all()
+    assert (estimates[2:][known] > 0.5 * true[2:][known]).all()
+    assert (estimates[2:][known] < 2 * true[2:][known]).all()
 
 
 @settings(max_examples=40, deadline=None)
