@@ -12,11 +12,11 @@ import argparse
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from pages import DOCS, put
 from parareal_diffusers import models, sample
 from parareal_diffusers.testing import GaussianMixture, relative_errors
 from parareal_torchdiffeq import odeint
@@ -25,8 +25,6 @@ from torch import Tensor
 import parareal
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
-PAGE = Path(__file__).parents[1] / "docs" / "theory.md"
-MARKS = "<!-- coverage: python benchmarks/coverage.py --write -->", "<!-- end of coverage -->"
 
 
 @dataclass(frozen=True)
@@ -201,5 +199,4 @@ if __name__ == "__main__":
             print(lines[-1], flush=True)
         promised += found
     if given.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        PAGE.write_text(before + MARKS[0] + "\n\n" + "\n".join(lines) + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])
+        put(DOCS / "theory.md", "coverage", "\n".join(lines))

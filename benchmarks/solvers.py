@@ -14,11 +14,9 @@ solution, in the root mean square; tables give the mean and, after a slash, the 
 import argparse
 import math
 import platform
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +34,7 @@ from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedu
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from diffusers.schedulers.scheduling_sasolver import SASolverScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from pages import DOCS, put
 from parareal_diffusers import DDIM, _noise, models, sample
 from parareal_diffusers._report import markdown
 from parareal_diffusers._solver import SolverStepper
@@ -44,7 +43,7 @@ from tqdm.auto import tqdm
 
 import parareal
 
-PAGE = Path(__file__).parent.parent / "docs" / "solvers.md"
+PAGE = DOCS / "solvers.md"
 FINEST = 8  # iterations after which a search for a tolerance is given up
 Row = dict[str, str]
 
@@ -275,16 +274,6 @@ TABLES = {
 }
 
 
-def put(name: str, text: str) -> None:
-    """Put a table into the page, between its two marks."""
-    page = PAGE.read_text()
-    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.S)
-    if not pattern.search(page):
-        raise ValueError(f"{PAGE} has no marks {marks[0]} .. {marks[1]}")
-    PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n\n{text}\n\n{marks[1]}", page))
-
-
 def merged(name: str, rows: list[Row]) -> list[Row]:
     """Return the rows of a table in the page, with these in the places of those of the same name."""
     table = PAGE.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0].strip()
@@ -314,7 +303,7 @@ def main() -> None:
             text = markdown(rows)
             print(f"\n{name}, {task.name}, N = {given.steps}, {machine}\n\n{text}")
             if given.write:
-                put(f"{name}, {task.name}", text)
+                put(PAGE, f"{name}, {task.name}", text)
 
 
 if __name__ == "__main__":

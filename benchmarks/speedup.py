@@ -13,16 +13,14 @@ import platform
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
+from pages import DOCS, put
 from parareal_diffusers import models, plan, sample
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal
 
-PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
-MARKS = "<!-- speedup: python benchmarks/speedup.py --write -->", "<!-- end of speedup -->"
 TOLERANCE = 1e-2
 
 
@@ -132,6 +130,4 @@ if __name__ == "__main__":
     )
     print(summary)
     if given.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        text = "\n".join([*lines, "", summary, f"Machine: {machine}."])
-        PAGE.write_text(before + MARKS[0] + "\n\n" + text + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])
+        put(DOCS / "planning.md", "speedup", "\n".join([*lines, "", summary, f"Machine: {machine}."]))

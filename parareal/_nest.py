@@ -147,7 +147,7 @@ def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
 
 
 def _as_guess(value: Value) -> Value:
-    return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"))
+    return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))
 
 
 def _unrecorded(sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:

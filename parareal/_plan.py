@@ -171,7 +171,8 @@ def plan(
         numbers = made(_outermost(setting["slices"]))
         runs = {n: _simulated(steps, n, setting, cost) for n in set(numbers)}
         found.append(_candidate(setting, numbers, [runs[n] for n in numbers]))
-    sequential = simulate(steps, 1, 0, **cost)
+    alone: dict[str, Any] = {"slices": 1, "schedule": "pipelined", "window": None, "eager": None, "max_batch": None}
+    sequential = _candidate(alone, [0], [simulate(steps, 1, 1, **{**cost, "coarse_stages": 0, "devices": 1})])
     return _plan(sorted(found, key=lambda c: c.wall_time), sequential)
 
 
@@ -204,24 +205,25 @@ def _candidate(setting: dict[str, Any], numbers: list[int], runs: list[Simulatio
     )
 
 
-def _plan(found: list[Candidate], sequential: Simulation) -> Plan:
-    best, time = found[0], sequential.sequential_time
-    speedup = time / best.wall_time
+def _plan(found: list[Candidate], sequential: Candidate) -> Plan:
+    best = found[0]
+    speedup = sequential.wall_time / best.wall_time
     pays = speedup >= WORTHWHILE
-    flying = best.slices if best.window is None else min(best.window, best.slices)
+    chosen = best if pays else sequential
+    flying = chosen.slices if chosen.window is None else min(chosen.window, chosen.slices)
     return Plan(
-        slices=best.slices if pays else 1,
-        levels=best.levels if pays else None,
-        schedule=best.schedule if pays else "pipelined",
-        window=best.window if pays else None,
-        eager=best.eager if pays else None,
-        max_batch=best.max_batch if pays else None,
-        iterations=best.iterations if pays else 0,
-        predicted_span=best.span if pays else sequential.stats.sequential_span,
-        predicted_work=best.work if pays else sequential.stats.sequential_work,
-        predicted_states=4 * flying + best.slices + 1 if pays else 2,
-        predicted_wall_time=best.wall_time if pays else time,
-        predicted_sequential_time=time,
+        slices=chosen.slices,
+        levels=chosen.levels,
+        schedule=chosen.schedule,
+        window=chosen.window,
+        eager=chosen.eager,
+        max_batch=chosen.max_batch,
+        iterations=chosen.iterations,
+        predicted_span=chosen.span,
+        predicted_work=chosen.work,
+        predicted_states=4 * flying + chosen.slices + 1 if pays else 2,
+        predicted_wall_time=chosen.wall_time,
+        predicted_sequential_time=sequential.wall_time,
         predicted_speedup=speedup,
         worthwhile=pays,
         candidates=tuple(found),

@@ -82,8 +82,6 @@ class Slice:
         self.full = rules.full  # F must not answer roughly any more
         self.opened: float = 0  # the depth at which a window let this slice in
         self.streak = 0
-        self.increment = float("inf")  # norm of the newest
-        self.change: State = None  # by which the newest output is corrected
         self.errors = ErrorModel()
 
     @property
@@ -169,10 +167,10 @@ class Slice:
             return None
         fine, fine_depth = found
         coarse, coarse_depth = self.coarse[now.source]
-        state, memory, self.change = fine.state, fine.memory, None
+        state, memory, change = fine.state, fine.memory, None
         if not now.unchanged:
             before, _ = self.coarse[then.source]
-            self.change = change = subtract(coarse.state, before.state)
+            change = subtract(coarse.state, before.state)
             node = self.rules.boundaries[self.index + 1]
             trails = coarse.memory, before.memory
             state, memory = add(fine.state, change), self.rules.correct(fine.memory, change, node, trails)
@@ -185,7 +183,8 @@ class Slice:
                 trail=coarse.memory,
                 exact=now.value.exact and now.unchanged and fine.exact,
                 depth=max(now.value.depth, barrier, fine_depth, coarse_depth),
-            )
+            ),
+            change,
         )
 
     def _fine(self, k: int) -> tuple[Result, float] | None:
@@ -193,8 +192,8 @@ class Slice:
         asked = max((i for i in self.asked if self.inputs[k].source <= i <= k), default=-1)
         return self.fine.get(asked)
 
-    def _publish(self, value: Value) -> Value:
-        """Judge a new output."""
+    def _publish(self, value: Value, change: State = None) -> Value:
+        """Judge a new output, which is F corrected by `change`, if it is not the sketch."""
         k = value.iteration
         size = NORMS[self.rules.criterion.norm](value.state)
         if not size < float("inf") and not finite(value.state):
@@ -204,7 +203,7 @@ class Slice:
                 f"{'the fine propagator overflows' if value.exact else advice}"
             )
         value = value._replace(size=size)
-        self.output = self._judge_sketch(value) if self.output is None else self._judge(value, self.output)
+        self.output = self._judge_sketch(value) if self.output is None else self._judge(value, self.output, change)
         return self.output
 
     def _judge_sketch(self, value: Value) -> Value:
@@ -220,7 +219,7 @@ class Slice:
         settled = last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(settled=settled, error=error, estimate=criterion.estimate(evidence))
 
-    def _judge(self, value: Value, before: Value) -> Value:
+    def _judge(self, value: Value, before: Value, change: State) -> Value:
         """Record increment and defect, and let the criterion decide whether the boundary settles."""
         criterion, boundary, now, fine = self.rules.criterion, self.index + 1, self.inputs[value.iteration], self.used
         assert fine is not None
@@ -232,7 +231,7 @@ class Slice:
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.value.exact and now.unchanged
         last = boundary == self.rules.slices
-        error = self._error(value.iteration, defect) + fine.estimate * value.size
+        error = self._error(value.iteration, fine, defect, change) + fine.estimate * value.size
         error = 0.0 if value.exact else error
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
         unseen = 0.0 if last else self.errors.rate * increment
@@ -243,11 +242,10 @@ class Slice:
             defect=defect,
             size=value.size,
             upstream=max(0.0 if steady else now.value.estimate, fine.estimate),
-            previous=self.increment,
+            previous=before.increment,
             error=error + unseen,
             last=last,
         )
-        self.increment = increment
         fresh = not self._remembers(value.memory, before.memory, evidence)
         asked = (criterion.local or last) and not fresh
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
@@ -260,20 +258,19 @@ class Slice:
         estimate = criterion.estimate(evidence)
         return value._replace(settled=settled and fine.accepted, increment=increment, error=error, estimate=estimate)
 
-    def _error(self, k: int, defect: float) -> float:
+    def _error(self, k: int, fine: Result, defect: float, change: State) -> float:
         """Return the estimated norm of the error of U(k, n+1)."""
         now, then, norm = self.inputs[k], self.inputs[k - 1], NORMS[self.rules.criterion.norm]
         after, before, gaps = now.value, then.value, (0.0, 0.0)
         if now.unchanged:
             after = after._replace(increment=0.0)
-        if k - 1 == self.first and self.used is not None:
+        if k - 1 == self.first:
             new, old = self.coarse[now.source][0], self.coarse[then.source][0]
-            defect = norm(subtract(self.used.state, old.state))  # of the sketch, also where a guess is in its place
+            defect = norm(subtract(fine.state, old.state))  # of the sketch, also where a guess is in its place
             gaps = gaps if new.gap is None or old.gap is None else (norm(old.gap), norm(subtract(new.gap, old.gap)))
             before = before._replace(increment=float("inf"))
-        change = 0.0 if self.change is None else norm(self.change)
-        self.change = None
-        return self.errors.corrected(after, before, change, defect, gaps)
+        moved = 0.0 if change is None else norm(change)
+        return self.errors.corrected(after, before, moved, defect, gaps)
 
     def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
         """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""

@@ -143,6 +143,7 @@ def test_a_plan_advises_the_sequential_solve_where_batches_gain_nothing():
     plan = parareal.plan(100, iterations=2, batch_time={1: 1.0, 2: 2.0})
     assert not plan.worthwhile
     assert (plan.slices, plan.predicted_wall_time) == (1, 100.0)
+    assert (plan.predicted_span, plan.predicted_work, plan.predicted_states) == (100, 100, 2)
     assert plan.predicted_speedup < 1
     assert "sequentially" in plan.explain()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -19,17 +20,6 @@ from parareal_diffusers._noise import Generators
 from parareal_diffusers._solver import Solver
 
 Key = tuple[Any, ...]
-
-_SAYS_WHAT = (
-    "num_inference_steps",
-    "model_kwargs",
-    "guidance",
-    "coarse",
-    "tolerance",
-    "pad_batch",
-    "max_batch",
-)
-"""those of the arguments of `sample` that say what is sampled, not how"""
 
 _times: "WeakKeyDictionary[Any, dict[Key, BatchTime]]" = WeakKeyDictionary()
 _learned: "WeakKeyDictionary[Any, dict[Key, dict[int, list[int]]]]" = WeakKeyDictionary()
@@ -187,7 +177,8 @@ def plan(
         "tolerance": tolerance,
         **options,
     }
-    ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in _SAYS_WHAT})
+    says_what = signature(prepare).parameters  # is to be sampled, not how
+    ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in says_what})
     steps = ready.grid.steps
     counts = slices or sorted({n for f in (0.7, 1.0, 1.5, 2.2) if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
     for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):

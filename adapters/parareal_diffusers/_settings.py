@@ -46,8 +46,9 @@ class Settings:
         for name in ("window", "max_batch"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1)
-        if self.max_iterations is not None:
-            whole_number("max_iterations", self.max_iterations, 0)
+        for name in ("max_iterations", "eager"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 0)
         one_of("schedule", self.schedule, SCHEDULES)
         if isinstance(self.coarse, str):
             one_of("coarse", self.coarse, ["auto", "same", *COARSE])
