@@ -123,8 +123,9 @@ class Machine:
                 pending.extend(range(self._front, self._admitted))
         if self.reached > self._judged and not self.done:
             self._judged = self.reached
+            last = self._slices[self._admitted - 1].output
             for here in self._slices[: self._admitted]:
-                here.release(self._judged)
+                here.release(self._judged, 0.0 if last is None else last.depth)
                 self._ask(here)
 
     def _admit(self, window: int) -> None:

@@ -76,7 +76,7 @@ class Slice:
         self.complete = guess is not None and rules.limit == 0  # no further output can come
         self.wanted: list[Request] = []  # propagations that have become ready
         self.asked: list[int] = []  # iterations that have asked for F
-        self.held: list[Value] = []  # inputs whose F waits for the end of their iteration
+        self.held: list[tuple[int, Value, bool]] = []  # for F that waits for the end of an iteration
         self.used: Result | None = None  # what the newest output was made from
         self.first = float("inf")  # the iteration of the first input
         self.full = rules.full  # F must not answer roughly any more
@@ -107,16 +107,13 @@ class Slice:
         if not unchanged:
             self.wanted.append(self._request(Kind.COARSE, k, value))
             if k < self.rules.limit and (last is None or not value.settled):
-                if k < self.rules.eager:
-                    self._ask_fine(k, value, full=False)
-                else:
-                    self.held.append(value)
+                self._want_fine(k, value, full=False)
 
-    def release(self, k: int) -> None:
-        """Ask for the F that were held back up to iteration k, which has come to an end that will not do."""
-        free, self.held = [u for u in self.held if u.iteration <= k], [u for u in self.held if u.iteration > k]
-        for value in [] if self.complete else free:
-            self._ask_fine(value.iteration, value, full=False)
+    def release(self, k: int, depth: float) -> None:
+        """Ask for the F that were held back up to iteration k, whose final state, of that depth, will not do."""
+        free, self.held = [u for u in self.held if u[0] <= k], [u for u in self.held if u[0] > k]
+        for iteration, value, full in [] if self.complete else free:
+            self._ask_fine(iteration, value._replace(depth=max(value.depth, depth)), full)
 
     def receive(self, request: Request, result: Result, depth: float) -> None:
         """Keep a result until the corrections that need it are made."""
@@ -299,13 +296,21 @@ class Slice:
     def _ask_again(self) -> None:
         """Ask for F where it only now turns out that the answer it gave to this state will not do."""
         k, used = self.made, self.used
-        if used is None or self.complete or k not in self.inputs or max(self.asked, default=-1) >= k:
+        newest = max([*self.asked, *(iteration for iteration, _, _ in self.held)], default=-1)
+        if used is None or self.complete or k not in self.inputs or newest >= k:
             return
         here = self.inputs[k]
         will_do = used.accepted if here.value.settled else used.exact
         if not will_do:
             self.fine = {i: found for i, found in self.fine.items() if i > k}
-            self._ask_fine(k, here.value, full=here.unchanged or here.value.settled)
+            self._want_fine(k, here.value, full=here.unchanged or here.value.settled)
+
+    def _want_fine(self, k: int, value: Value, full: bool) -> None:
+        """Ask for F, now or when iteration k has come to an end that will not do."""
+        if k < self.rules.eager:
+            self._ask_fine(k, value, full)
+        else:
+            self.held.append((k, value, full))
 
     def _ask_fine(self, k: int, value: Value, full: bool) -> None:
         self.asked.append(k)

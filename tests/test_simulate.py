@@ -20,9 +20,9 @@ def real(steps, slices, iterations, method="euler", levels=None, **options):
     stepper = METHODS[method](lambda u, t: torch.sin(3 * u) - u + torch.cos(5 * t), grid)
     nodes = [0, steps] if levels else [round(i * steps / slices) for i in range(slices + 1)]
     state = torch.tensor([0.7, -0.3], dtype=torch.float64)
-    criterion = parareal.Iterations(iterations)
     fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, 1)
-    return parareal.solve(fine, coarse, state, nodes, criterion=criterion, levels=levels, **options)
+    options = {"criterion": parareal.Iterations(iterations), **options}
+    return parareal.solve(fine, coarse, state, nodes, levels=levels, **options)
 
 
 @settings(max_examples=40, deadline=None)
@@ -177,3 +177,16 @@ def test_waiting_changes_no_iterate(slices, eager, seed, rtol):
         )
         torch.testing.assert_close(plain.final_state, waiting.final_state, rtol=1e-12, atol=1e-12)
         assert plain.iterations == waiting.iterations
+
+
+def test_waiting_lengthens_the_critical_path_where_it_was_in_vain():
+    runs = [parareal.simulate(96, 12, 2, eager=e) for e in (None, 1)]
+    assert runs[0].stats.span == 2 * 8 + 12 - 2
+    assert runs[1].stats.span == (12 + 8 - 1) + 8 + 12 - 2  # F of iteration 1 starts all at once, at the end of it
+
+
+def test_levels_wait_too():
+    one = parareal.simulate(96, levels=(6, 4), iterations=1)
+    found = real(96, None, 1, levels=(6, 4), eager=1, criterion=parareal.Tolerance(0.5))
+    assert found.iterations == 1
+    assert found.stats.work == one.stats.work

@@ -10,6 +10,7 @@ from parareal_diffusers._dpm_2s import DPM2S as DPM2S
 from parareal_diffusers._dpm_multistep import DPMSolver as DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep as DPMSolverSinglestep
 from parareal_diffusers._euler import Euler as Euler
+from parareal_diffusers._extrapolated import Extrapolated as Extrapolated
 from parareal_diffusers._grid import Grid as Grid
 from parareal_diffusers._grid import Levels as Levels
 from parareal_diffusers._heun import Heun as Heun
@@ -28,4 +29,5 @@ from parareal_diffusers._sample import sample as sample
 from parareal_diffusers._sigmas import Sigmas as Sigmas
 from parareal_diffusers._solver import Shift as Shift
 from parareal_diffusers._solver import Solver as Solver
+from parareal_diffusers._spacing import boundaries as boundaries
 from parareal_diffusers._unipc import UniPC as UniPC

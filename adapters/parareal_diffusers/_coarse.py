@@ -9,6 +9,7 @@ from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
 from parareal_diffusers._euler import Euler
+from parareal_diffusers._extrapolated import Extrapolated
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._identity import Identity
 from parareal_diffusers._schedulers import check_known, solver_of
@@ -20,6 +21,7 @@ COARSE: dict[str, Solver] = {
     "dpmpp_2m": DPMSolver(order=2),
     "dpmpp_3m": DPMSolver(order=3),
     "dpmpp_2m_sde": DPMSolver(order=2, algorithm_type="sde-dpmsolver++"),
+    "extrapolated": Extrapolated(),
     "identity": Identity(),
 }
 
@@ -47,6 +49,8 @@ def embedded_solver(coarse: Solver) -> Solver | None:
             return COARSE["dpmpp_2m"]
         case DPMSolver(algorithm_type="dpmsolver" | "dpmsolver++", order=order):
             return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]
+        case Extrapolated(order=order):
+            return replace(coarse, order=3 - order)
         case DDPM() | DPMSolver(order=1):
             return COARSE["dpmpp_2m_sde"]
         case DPMSolver():
