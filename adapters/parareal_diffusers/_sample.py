@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -196,7 +197,7 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
         (check_known if own else check_nodes)(solver.scheduler)
         scheduler = prepared(solver.scheduler, steps)
         if own:
-            return _own_step(scheduler, denoises)
+            return _own_step(scheduler, denoises, solver.options)
         solver = replace(solver, scheduler=scheduler)
     else:
         scheduler = prepared(solver, steps)
@@ -227,14 +228,16 @@ def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
     return solver.scheduler.grid(solver)
 
 
-def _own_step(scheduler: Any, denoises: bool) -> tuple[Solver, Grid]:
+def _own_step(
+    scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Solver, Grid]:
     """Return the solver that is a scheduler's own step, and its grid."""
     if denoises:
         name = type(scheduler).__name__
         raise ValueError(
             f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
         )
-    return AnyScheduler(scheduler), any_grid(scheduler)
+    return AnyScheduler(scheduler, options), any_grid(scheduler, options)
 
 
 def noise_of(
@@ -252,7 +255,7 @@ def noise_of(
                 f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in "
                 "the states' dtype only: use a scheduler with a native solver (docs/support.md)"
             )
-        return Replay(solver.scheduler, grid, latents, generator)
+        return Replay(solver.scheduler, grid, latents, generator, solver.options)
     steps = [i for i in drawing(solver, grid) if i in within]
     if solver.entry(grid) is not None:
         steps = [-1, *steps]  # the noise of latents comes first

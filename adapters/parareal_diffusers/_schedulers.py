@@ -33,6 +33,7 @@ from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
 from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid, Levels, predicted_kind
 from parareal_diffusers._heun import Heun
+from parareal_diffusers._k_diffusion import check_no_sampler
 from parareal_diffusers._kdpm2 import KDPM2
 from parareal_diffusers._lms import LMS
 from parareal_diffusers._solver import Solver
@@ -42,6 +43,7 @@ from parareal_diffusers._unipc import UniPC
 def check_known(scheduler: Any) -> None:
     """Raise `TypeError` for what is no scheduler of diffusers, `ValueError` for one that cannot be right."""
     name = type(scheduler).__name__
+    check_no_sampler(scheduler)
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"solver must be a scheduler of diffusers, or a solver object, not {name}")
     if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
@@ -219,10 +221,6 @@ def _threshold(config: Any) -> tuple[float, float] | None:
 
 _REFUSED = {
     "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
-    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
-    "CosineDPMSolverMultistepScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
-    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
 }
 _PREDICTIONS = {
     EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),

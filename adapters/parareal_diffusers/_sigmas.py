@@ -75,8 +75,9 @@ class Sigmas:
         ends_at_zero = float(self.values[-1]) == 0
         if ends_at_zero and (steps == 1 or len(self.values) == 2):
             return Sigmas(torch.stack([self.values[0], self.values[-1]]))
-        last = float(self.values[-2 if ends_at_zero else -1])
-        levels = even(steps + (not ends_at_zero), last, self.init_noise_sigma)
+        last = self.values[-2 if ends_at_zero else -1]
+        levels = even(steps + (not ends_at_zero), float(last), self.init_noise_sigma)
+        levels[0], levels[-1] = self.values[0], last
         return Sigmas(torch.cat([levels, levels.new_zeros(1)]) if ends_at_zero else levels)
 
     def grid(self, solver: "Solver") -> Grid:
