@@ -207,7 +207,7 @@ def _signal_levels(scheduler: Any) -> tuple[Levels, Levels]:
     if not isinstance(cumprod, Tensor) or not whole or len(timesteps) < 1 or int(timesteps.max()) >= len(cumprod):
         raise ValueError(
             f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, "
-            "so it has no place on a grid; use another scheduler"
+            "so it has no place on a grid; use one of images, as DDIMScheduler (docs/support.md)"
         )
     cumprod = cumprod.cpu().float()
     start = cumprod[timesteps]

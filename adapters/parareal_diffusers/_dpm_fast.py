@@ -31,8 +31,9 @@ class Block(NamedTuple):
 class DPMFast(Solver):
     """DPM-Solver-fast (Lu et al. 2022, arXiv 2206.00927, Section 3.4), in sigma: k-diffusion's `sample_dpm_fast`.
 
-    Steps of order 3 (Algorithm 2 there, r1 = 1/3 and r2 = 2/3) from level to level, the last ones of lower order (order
-    2 is Algorithm 1 there, r1 = 1/2). A step of order p has p nodes, even in log sigma. Without noise, which is eta = 0.
+    Steps of order 3 (Algorithm 2 there, r1 = 1/3 and r2 = 2/3) from level to level, the last ones of lower order
+    (order 2 is Algorithm 1 there, r1 = 1/2). A step of order p has p nodes, even in log sigma. It adds no noise, as
+    `sample_dpm_fast` with eta = 0, its default.
 
     Args:
         scheduler: `Sigmas` that end above zero, unless the last step has order 1; not needed for a coarse solver, which
@@ -103,8 +104,8 @@ class DPMFast(Solver):
         orders = ((3,) * count + tuple(self.ending))[-count:] if len(self.ending) < count else self.ending[-count:]
         if float(sigmas[-1]) == 0 and orders[-1] > 1:
             raise ValueError(
-                f"DPMFast cannot end at zero with a step of order {orders[-1]}, whose middle is taken in log sigma: end "
-                "above zero, as DPMFast.evenly does, or with a step of order 1, as in ending=(2, 1)"
+                f"DPMFast cannot end at zero with a step of order {orders[-1]}, whose middle is taken in log sigma: "
+                "end above zero, as DPMFast.evenly does, or with a step of order 1, as in ending=(2, 1)"
             )
         parts = [
             torch.exp(torch.lerp(s.log(), t.log(), torch.arange(order) / order)) if order > 1 else s[None]

@@ -30,9 +30,7 @@ class Replay:
         options: further arguments of its step.
     """
 
-    def __init__(
-        self, scheduler: Any, grid: Grid, latents: Tensor, generator: Generators, options: Mapping[str, Any]
-    ):
+    def __init__(self, scheduler: Any, grid: Grid, latents: Tensor, generator: Generators, options: Mapping[str, Any]):
         self.scheduler, self.like, self.given = scheduler, torch.zeros_like(latents), options
         self.generator, self.generators = generator, as_list(generator, latents.device)
         self.decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()

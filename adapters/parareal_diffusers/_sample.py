@@ -228,9 +228,7 @@ def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
     return solver.scheduler.grid(solver)
 
 
-def _own_step(
-    scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[Solver, Grid]:
+def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[Solver, Grid]:
     """Return the solver that is a scheduler's own step, and its grid."""
     if denoises:
         name = type(scheduler).__name__

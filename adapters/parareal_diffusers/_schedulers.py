@@ -47,7 +47,7 @@ def check_known(scheduler: Any) -> None:
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"solver must be a scheduler of diffusers, or a solver object, not {name}")
     if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
-        raise TypeError(f"{name} has no step that goes from one timestep to the next")
+        raise TypeError(f"{name} has no step that goes from one timestep to the next: use EulerDiscreteScheduler")
     if name in _REFUSED:
         raise ValueError(f"{name} cannot be sampled in parallel in time: {_REFUSED[name]}")
 
@@ -71,7 +71,7 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
     scheduler = copy.deepcopy(scheduler)
     if num_inference_steps is not None:
         whole_number("num_inference_steps", num_inference_steps, 1)
-        scheduler.set_timesteps(num_inference_steps)
+        _set_timesteps(scheduler, num_inference_steps)
     elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
     if getattr(scheduler, "begin_index", None):
@@ -79,6 +79,16 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
             f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
         )
     return scheduler
+
+
+def _set_timesteps(scheduler: Any, steps: int) -> None:
+    try:
+        scheduler.set_timesteps(steps)
+    except Exception as error:  # what a scheduler's own code raises
+        raise ValueError(
+            f"{type(scheduler).__name__} does not take num_inference_steps={steps}: {type(error).__name__}: {error}; "
+            "use another number of steps, other options, or another scheduler (docs/support.md)"
+        ) from error
 
 
 def has_native(scheduler: Any) -> bool:

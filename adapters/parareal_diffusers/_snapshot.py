@@ -132,7 +132,7 @@ class _Place:
 
 
 def path_of(scheduler: Any, like: Tensor, generator: Any, options: Mapping[str, Any]) -> Any:
-    """Return the Brownian path that a scheduler takes its noise from, made as in its own first step; None if it has none.
+    """Return the Brownian path that a scheduler takes its noise from, made by its own first step; None without one.
 
     A path is a function of two sigmas, so that slices may share it. What the scheduler draws to seed it is drawn.
     """
