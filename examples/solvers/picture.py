@@ -20,10 +20,13 @@ def options(description: str | None, model: str = "fashion-mnist") -> argparse.N
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tolerance", type=float, default=1e-2)
+    parser.add_argument("--slices", type=int, help="by default the rounded root of three times the steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the picture")
     parser.set_defaults(model=model)
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.slices = given.slices or min(given.steps, round((3 * given.steps) ** 0.5))  # "auto" might say: step by step
+    return given
 
 
 def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, **step: Any) -> list[torch.Tensor]:
@@ -48,6 +51,7 @@ def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, *
         latents,
         solver,
         num_inference_steps=given.steps,
+        slices=given.slices,
         model_kwargs={"class_labels": LABELS},
         generator=torch.Generator().manual_seed(given.seed + 1),
         tolerance=given.tolerance,
