@@ -14,10 +14,12 @@ if __name__ == "__main__":
     given = options(__doc__)
     net, scheduler = models.load(given.model)
     ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5  # the sigma of each timestep
+    logs = ratios.log()
 
     def denoiser(x: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
         """Return the clean sample, from a network that is told timesteps and predicts noise."""
-        timestep = torch.searchsorted(ratios, sigma).clamp(max=len(ratios) - 1)
+        above = torch.searchsorted(ratios, sigma).clamp(1, len(ratios) - 1)  # between two timesteps, in log sigma
+        timestep = above - ((logs[above] - sigma.log()) / (logs[above] - logs[above - 1])).clamp(0, 1)
         wide = sigma[:, None, None, None]
         return x - wide * net(x / (wide**2 + 1) ** 0.5, timestep, class_labels=class_labels).sample
 
@@ -56,4 +58,4 @@ if __name__ == "__main__":
             f"span {stats.span:.0f} of {stats.sequential_span:.0f}, work {stats.work / stats.sequential_work:.2f} times"
         )
         rows[name] = [*iterates, ends[0].final_state]
-    draw(given.out / "k-diffusion.png", rows)
+    draw(given.out / "k-diffusion.png", rows, answer="one slice")
