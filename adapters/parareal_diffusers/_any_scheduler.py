@@ -52,7 +52,9 @@ class AnyScheduler(Solver):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = [] if self.scheduler is None else [*signature(self.scheduler.step).parameters][3:]
+        if self.scheduler is None or not hasattr(self.scheduler, "step"):
+            return  # of which sample has more to say
+        known = [*signature(self.scheduler.step).parameters][3:]
         wrong = [name for name in self.options if name not in known or name in ("generator", "return_dict")]
         if wrong:
             raise TypeError(f"the step of {type(self.scheduler).__name__} has no options {', '.join(wrong)}")

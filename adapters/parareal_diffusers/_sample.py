@@ -117,6 +117,7 @@ def sample(
     )
     check_generator(generator, latents)
     check_sampler(noise_sampler, ready.fine, generator)
+    random = None if noise_sampler is None else sampled_noise(ready.fine, ready.grid, latents, noise_sampler)
     settings = {"schedule": schedule, "window": window, "eager": eager}
     advice = None
     if slices == "auto" and boundaries is None and levels is None:
@@ -126,8 +127,6 @@ def sample(
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
     if noise_sampler is None:
         random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
-    else:
-        random = sampled_noise(ready.fine, ready.grid, latents, noise_sampler)
     latents = entered(ready.fine, ready.grid, latents, random)
     grid = ready.grid.to(latents.device)
     solution = parareal.solve(
@@ -278,7 +277,9 @@ def sampled_noise(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: No
         return None
     starts, stops, bases = grid.start.sigma, grid.stop.sigma, solver.bases(grid)
     spans = {i: (starts[bases[i]], stops[i]) for i in drawing(solver, grid)}
-    return noise_on(SampledTape(noise_sampler, latents, spans), solver, grid)
+    tape = SampledTape(noise_sampler, latents, spans)
+    _ = tape.kept  # all of it, before any work
+    return noise_on(tape, solver, grid)
 
 
 def entered(solver: Solver, grid: Grid, latents: Tensor, random: Any) -> Tensor:

@@ -150,6 +150,12 @@ def test_noise_samplers_where_they_have_no_place(solver, message):
         )
 
 
+@pytest.mark.parametrize("returned", [torch.zeros(1, 3, 4, 4), None])
+def test_a_noise_sampler_of_another_shape(returned):
+    with pytest.raises(ValueError, match="must return noise of the latents' shape"):
+        sample(denoised(never), latents(SIGMAS), Euler(SIGMAS, ancestral=True), noise_sampler=lambda s, t: returned)
+
+
 def test_churn_on_a_schedulers_nodes():
     for solver in (
         Euler(diffusers.EulerDiscreteScheduler(), churn=Churn(4.0)),

@@ -334,6 +334,18 @@ def test_iterations_converge(name):
     assert errors[1] < max(0.05 * errors[0], 1e-6)
 
 
+@pytest.mark.parametrize("name", ["euler, churned", "heun, churned", "dpm_2, churned", "dpm_fast", "dpmpp_3m_sde"])
+def test_it_stops_within_the_tolerance(name):
+    _, kind, options = SAMPLERS[name]
+    one = denoised(GaussianMixture(torch.full((1, 1, 4, 4), 0.3), deviation=0.2).denoise)
+    sigmas = Sigmas.exponential(40, 0.02, 10.0)
+    x, solver = latents(sigmas), kind(sigmas, **options)
+    expected = sample(one, x, solver, slices=1, generator=seeded()).final_state
+    solution = sample(one, x, solver, slices=8, generator=seeded(), tolerance=1e-2)
+    assert solution.outcome is parareal.Outcome.CONVERGED
+    assert relative_error(solution.final_state, expected) < 1e-2
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     steps=st.integers(1, 30),
