@@ -4,7 +4,8 @@
     python benchmarks/support.py --write    # and puts it into docs/support.md
 
 Each is run to the end over five slices of 25 steps and held against the loop over the unmodified scheduler, from the
-same latents and generator, with a smooth function as network: the relative error of the worse of two samples.
+same latents and generator, with a smooth function as network: the relative error of the worse of two samples. The
+schedulers of Brownian paths are there only where torchsde is installed.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import diffusers
 import torch
 from diffusers import schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from parareal_diffusers import sample
+from parareal_diffusers import AnyScheduler, sample
 from parareal_diffusers._report import markdown
 from parareal_diffusers._schedulers import has_native
 from parareal_diffusers.testing import relative_error, scheduler_loop
@@ -53,6 +54,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "FlowMatchHeunDiscreteScheduler": [{}, {"shift": 3.0}],
     "EDMDPMSolverMultistepScheduler": [{}, {"solver_order": 3}],
     "SASolverScheduler": [{}, {"predictor_order": 3, "corrector_order": 4}],
+    "DPMSolverSDEScheduler": [{}, {"noise_sampler_seed": 7, "use_karras_sigmas": True}],
+}
+STEP_OPTIONS: dict[str, dict[str, Any]] = {  # of `step`, which `AnyScheduler` passes on
+    "EulerDiscreteScheduler": {"s_churn": 40.0},
+    "EDMEulerScheduler": {"s_churn": 40.0},
+    "FlowMatchHeunDiscreteScheduler": {"s_churn": 40.0},
+    "TCDScheduler": {"eta": 0.8},
 }
 
 
@@ -61,9 +69,9 @@ def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)).float() / 1000)
 
 
-def outcome(scheduler: Any) -> tuple[str, str]:
-    """Return how a scheduler is sampled, and how far from its own loop."""
-    how = "native" if has_native(scheduler) else "own step"
+def outcome(scheduler: Any, given: dict[str, Any]) -> tuple[str, str]:
+    """Return how a scheduler, its step `given` options, is sampled, and how far from its own loop."""
+    how = "native" if has_native(scheduler) and not given else "own step"
     errors = []
     for dtype in (torch.float32, torch.float64):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -76,10 +84,13 @@ def outcome(scheduler: Any) -> tuple[str, str]:
         try:
             options = {"num_inference_steps": 25, "slices": 5, "tolerance": 0.0}
             generator = torch.Generator().manual_seed(1)
-            ends.append(sample(model, x, scheduler, generator=generator, **options).final_state)
+            torch.manual_seed(2)  # of what seeds a Brownian path
+            solver = AnyScheduler(scheduler, given) if given else scheduler
+            ends.append(sample(model, x, solver, generator=generator, **options).final_state)
         except (ValueError, TypeError, parareal.PararealError) as error:
             return "refused", str(error)
-        ends.append(scheduler_loop(model, x, scheduler, 25, torch.Generator().manual_seed(1)))
+        torch.manual_seed(2)
+        ends.append(scheduler_loop(model, x, scheduler, 25, torch.Generator().manual_seed(1), **given))
         errors.append(relative_error(*ends))
     return how, f"{errors[0]:.0e}, {errors[1]:.0e}"
 
@@ -92,10 +103,12 @@ def rows() -> list[dict[str, str]]:
         kind = getattr(diffusers, name, None)
         if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
             continue
-        for options in OPTIONS.get(name, [{}]):
-            shown = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "as it comes"
+        cases = [(options, {}) for options in OPTIONS.get(name, [{}])]
+        for options, given in [*cases, *([({}, STEP_OPTIONS[name])] if name in STEP_OPTIONS else [])]:
+            shown = ", ".join(f"{k}={v!r}" for k, v in (options | given).items()) or "as it comes"
+            shown = f"step({shown})" if given else shown
             try:
-                how, error = outcome(kind(**options))
+                how, error = outcome(kind(**options), given)
             except Exception as broken:  # of the scheduler itself: another kind of model, or a library that is missing
                 how, error = "not a sampler of this kind", f"{type(broken).__name__}: {broken}"
             error = " ".join(error.split())

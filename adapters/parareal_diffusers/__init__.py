@@ -1,12 +1,14 @@
 """Parallel-in-time sampling of diffusion models: the samplers of diffusers on the Parareal engine."""
 
 from parareal_diffusers._any_scheduler import AnyScheduler as AnyScheduler
+from parareal_diffusers._churn import Churn as Churn
 from parareal_diffusers._ddim import DDIM as DDIM
 from parareal_diffusers._ddpm import DDPM as DDPM
 from parareal_diffusers._deis import DEIS as DEIS
 from parareal_diffusers._denoiser import Guidance as Guidance
 from parareal_diffusers._denoiser import denoised as denoised
 from parareal_diffusers._dpm_2s import DPM2S as DPM2S
+from parareal_diffusers._dpm_fast import DPMFast as DPMFast
 from parareal_diffusers._dpm_multistep import DPMSolver as DPMSolver
 from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep as DPMSolverSinglestep
 from parareal_diffusers._euler import Euler as Euler

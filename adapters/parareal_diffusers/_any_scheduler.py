@@ -1,8 +1,10 @@
 """Any other scheduler: its own step, row by row, on a state that is taken out and put back."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
+from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
 import torch
@@ -10,8 +12,8 @@ from torch import Tensor
 
 from parareal_diffusers._grid import Grid, Levels, predicted_kind
 from parareal_diffusers._leg import Leg
-from parareal_diffusers._replay import Replay, takes_generator
-from parareal_diffusers._snapshot import SMALL, Snapshots
+from parareal_diffusers._replay import Replay
+from parareal_diffusers._snapshot import SMALL, Snapshots, takes_generator
 from parareal_diffusers._solver import Shift, Solver
 
 _STATES = ("sample", "last_sample", "cur_sample")
@@ -36,21 +38,36 @@ class AnyScheduler(Solver):
     Each row's step is `scheduler.step`, on a copy of the scheduler that has been put into the row's state. That costs
     some hundred microseconds a row, where native solvers take that for all rows. If it draws noise, it is given a
     generator in the state that the sequential loop's has there (`Replay`). `sample` makes one by itself where there is
-    no native solver; given one, it does without the native one.
+    no native solver; given one, it does without the native one. A scheduler whose noise is a Brownian path
+    (`DPMSolverSDEScheduler`) is given the path of the whole batch, which all slices share.
 
     Args:
         scheduler: a diffusers scheduler.
+        options: further arguments of its step, as in `AnyScheduler(EulerDiscreteScheduler(), {"s_churn": 40.0})`.
+
+    Raises:
+        TypeError: for options that its step does not have.
     """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.scheduler is None or not hasattr(self.scheduler, "step"):
+            return  # of which sample has more to say
+        known = [*signature(self.scheduler.step).parameters][3:]
+        wrong = [name for name in self.options if name not in known or name in ("generator", "return_dict")]
+        if wrong:
+            raise TypeError(f"the step of {type(self.scheduler).__name__} has no options {', '.join(wrong)}")
 
     @property
     def stochastic(self) -> bool:
         """Whether the scheduler draws noise with the timesteps that it has."""
-        return self.snapshots.draws
+        return self.snapshots.draws or self.snapshots.path is not None
 
     @cached_property
     def snapshots(self) -> Snapshots:
         """The scheduler's states."""
-        return Snapshots(self.scheduler)
+        return Snapshots(self.scheduler, self.options)
 
     def begin(self, x: Tensor) -> Any:
         """Remember a scheduler that has not begun."""
@@ -80,9 +97,10 @@ class AnyScheduler(Solver):
             return x, data, skeleton
         copies, options = (random.copies, random.options(node, sample)) if isinstance(random, Replay) else (1, {})
         place = sample if copies > 1 else 0
-        scheduler, t = self.snapshots.put(data, skeleton, node, copies), self.scheduler.timesteps[node]
+        path = random.path if isinstance(random, Replay) else None
+        scheduler, t = self.snapshots.put(data, skeleton, node, copies, path), self.scheduler.timesteps[node]
         many, alike = output.expand(copies, *x.shape), x.expand(copies, *x.shape)
-        stepped = scheduler.step(many, t, alike, return_dict=False, **options)[0]
+        stepped = scheduler.step(many, t, alike, return_dict=False, **options, **self.options)[0]
         return stepped[place].to(x.dtype), *self.snapshots.take(scheduler, x, place)
 
     def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
@@ -118,7 +136,7 @@ def is_flow(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
 
 
-def any_grid(scheduler: Any) -> Grid:
+def any_grid(scheduler: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Grid:
     """Return the grid of any scheduler, for coarse solvers to jump over and for the network's input.
 
     Raises:
@@ -128,7 +146,7 @@ def any_grid(scheduler: Any) -> Grid:
     if getattr(scheduler, "step_index", None) is not None:
         raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
     try:
-        scale = torch.tensor(Snapshots(scheduler).input_scale)
+        scale = torch.tensor(Snapshots(scheduler, options).input_scale)
     except Exception as error:  # what a scheduler's own code raises
         raise ValueError(
             f"{name} does not run with these options: {type(error).__name__}: {error}; use others, or another "
@@ -157,7 +175,7 @@ def check_carried(scheduler: Any, snapshots: Snapshots) -> None:
             "'sde-dpmsolver++'"
         )
     problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
-    copies = len(SMALL) if snapshots.draws else 1
+    copies = len(SMALL) if snapshots.draws or snapshots.path is not None else 1
     rows = [(x[None], SMALL.new_zeros(len(snapshots.places), *x.shape), -1) for x in SMALL]
     for node, (t, own) in enumerate(zip(scheduler.timesteps, snapshots.states, strict=True)):
         if not bool(torch.isfinite(own).all()):
@@ -168,7 +186,7 @@ def check_carried(scheduler: Any, snapshots: Snapshots) -> None:
                 place = i if copies > 1 else 0
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(snapshots.random[node])
-                    many = again.step(0.5 * alike, t, alike, return_dict=False)[0]
+                    many = again.step(0.5 * alike, t, alike, return_dict=False, **snapshots.options)[0]
                 x = many[place : place + 1]
                 rows[i] = x, *snapshots.take(again, x[0], place)
             except (KeyError, RuntimeError, IndexError) as error:  # places that move, or of another shape
@@ -191,7 +209,7 @@ def _signal_levels(scheduler: Any) -> tuple[Levels, Levels]:
     if not isinstance(cumprod, Tensor) or not whole or len(timesteps) < 1 or int(timesteps.max()) >= len(cumprod):
         raise ValueError(
             f"{type(scheduler).__name__} shows neither a sigma for each of its steps nor an alpha for each timestep, "
-            "so it has no place on a grid; use another scheduler"
+            "so it has no place on a grid; use one of images, as DDIMScheduler (docs/support.md)"
         )
     cumprod = cumprod.cpu().float()
     start = cumprod[timesteps]

@@ -45,7 +45,11 @@ def coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
 def embedded_solver(coarse: Solver) -> Solver | None:
     """Return a solver of another order that makes do with a coarse solver's evaluations; None if none is known."""
     match coarse:
-        case DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++") | DDIM(eta=0.0) | Euler(ancestral=False):
+        case (
+            DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++")
+            | DDIM(eta=0.0)
+            | Euler(ancestral=False, churn=None)
+        ):
             return COARSE["dpmpp_2m"]
         case DPMSolver(algorithm_type="dpmsolver" | "dpmsolver++", order=order):
             return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]

@@ -33,8 +33,12 @@ class Coefficients(NamedTuple):
     noise: Tensor
 
     @staticmethod
-    def of(algorithm: str, s: Levels, t: Levels) -> "Coefficients":
-        """Compute them for steps from level s to level t."""
+    def of(algorithm: str, s: Levels, t: Levels, as_scheduler: bool = True) -> "Coefficients":
+        """Compute them for steps from level s to level t.
+
+        `as_scheduler`, the third order of the SDE is the scheduler's, whose last 1/2 has the other sign than in the
+        expansion of the exact solution (docs/upstream.md), else that of k-diffusion's `sample_dpmpp_3m_sde`.
+        """
         h = t.half_log_snr - s.half_log_snr
         zero = torch.zeros_like(h)
         if algorithm == "dpmsolver++":
@@ -51,7 +55,7 @@ class Coefficients(NamedTuple):
             shrunk = 1.0 - torch.exp(-2.0 * h)
             first = t.alpha * shrunk
             heun = t.alpha * (shrunk / (-2.0 * h) + 1.0)
-            d2 = t.alpha * ((shrunk - 2.0 * h) / (2.0 * h) ** 2 - 0.5)
+            d2 = t.alpha * ((shrunk - 2.0 * h) / (2.0 * h) ** 2 + (-0.5 if as_scheduler else 0.5))
             state = t.sigma / s.sigma * torch.exp(-h)
             return Coefficients(state, first, 0.5 * first, heun, d2, t.sigma * torch.sqrt(shrunk))
         grown = torch.exp(h) - 1.0

@@ -17,8 +17,7 @@ class DPM2S(TwoStage):
     """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1, r = 1/2), with noise as k-diffusion adds it.
 
     A step leaves its beginning anew, in a straight line to the clean sample that is predicted at its middle. On
-    `Sigmas` it is `sample_dpmpp_2s_ancestral` or, with independent noise instead of a Brownian path's,
-    `sample_dpmpp_sde`.
+    `Sigmas` it is `sample_dpmpp_2s_ancestral` or `sample_dpmpp_sde`, whose Brownian path is given as `noise_sampler=`.
 
     Args:
         scheduler: `Sigmas`; not needed for a coarse solver, which makes Euler's step.

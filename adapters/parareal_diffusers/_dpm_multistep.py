@@ -62,7 +62,7 @@ class DPMSolver(DPM):
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m0 = self.predicted(x, prediction, leg)
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
         new = self._kept(c, x, leg) + c.d0 * m0
         if memory is not None:
             new = self._higher(new, c, m0, memory, leg)
@@ -123,7 +123,7 @@ class DPMSolver(DPM):
         """Raise `ValueError` where a step's coefficients are not finite."""
         super().check(grid)
         leg = Leg.of_steps(grid)
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
         found = {"coefficient": c.state + c.d0 + c.noise}
         if self.order > 1:
             nodes = torch.stack([leg.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)

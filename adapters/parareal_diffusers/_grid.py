@@ -75,6 +75,8 @@ class Grid:
     """states are divided by it on their way to the network, of shape (N,)"""
     sigma_data: float | None = None
     """of the preconditioning by which a network's output becomes the clean sample (EDM, arXiv 2206.00364, table 1)"""
+    down: Tensor | None = None
+    """sigmas that steps go down to before noise takes them up to where the next starts (churn), of shape (N,)"""
     casts: bool = True
     """whether solvers may round states to float32 within a step, as the schedulers do that they reproduce"""
 
@@ -105,7 +107,8 @@ class Grid:
         """Return the grid on a device."""
         start, stop = (levels.map(lambda x: x.to(device)) for levels in (self.start, self.stop))
         scale = None if self.input_scale is None else self.input_scale.to(device)
-        return replace(self, timesteps=self.timesteps.to(device), start=start, stop=stop, input_scale=scale)
+        down = None if self.down is None else self.down.to(device)
+        return replace(self, timesteps=self.timesteps.to(device), start=start, stop=stop, input_scale=scale, down=down)
 
     def scaled(self, x: Tensor, node: Tensor) -> Tensor:
         """Return states of shape (R, *sample) at nodes of shape (R,) as the network is given them."""

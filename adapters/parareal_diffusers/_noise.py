@@ -5,9 +5,9 @@ from them whenever it is needed (small noise is kept itself). Slices, levels and
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from parareal_diffusers._grid import Levels, per_row
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Weights = Callable[[int, int], list[float]]
 _KEPT = 2**25  # bytes of noise that are kept at hand, for steps and for jumps
 
@@ -99,6 +100,38 @@ class Tape:
 
 
 @final
+class SampledTape:
+    """Standard noise for a batch from k-diffusion's kind of `noise_sampler`, step by step.
+
+    It is asked once for each step, in the order of the sequential loop, and all that it says is kept: it need not be a
+    function of its arguments.
+
+    Args:
+        noise_sampler: called as `noise_sampler(sigma, sigma_next)`, tensors without dimensions.
+        like: latents, (samples, *sample).
+        spans: from which sigma to which each step goes that draws noise, in order.
+    """
+
+    def __init__(self, noise_sampler: NoiseSampler, like: Tensor, spans: Mapping[int, tuple[Tensor, Tensor]]):
+        self.noise_sampler, self.like, self.spans = noise_sampler, like, spans
+        self.shape, self.device, self.dtype, self.steps = tuple(like.shape), like.device, like.dtype, list(spans)
+
+    @cached_property
+    def kept(self) -> dict[int, Tensor]:
+        """The noise of each step that draws."""
+        return {step: self._checked(self.noise_sampler(*span)) for step, span in self.spans.items()}
+
+    def draw(self, step: int) -> Tensor:
+        """Return the noise of a step: shape (samples, *sample), zero for a step that draws none."""
+        return self.kept[step] if step in self.kept else torch.zeros_like(self.like)
+
+    def _checked(self, noise: Any) -> Tensor:
+        if not isinstance(noise, Tensor) or noise.shape != self.like.shape:
+            raise ValueError(f"noise_sampler must return noise of the latents' shape {self.shape}")
+        return noise.to(self.like)
+
+
+@final
 class Noise:
     """The noise that a stochastic fine solver adds, for its own steps and for jumps over many of them.
 
@@ -112,7 +145,7 @@ class Noise:
         base: the node whose state each step starts from, of length N.
     """
 
-    def __init__(self, tape: Tape, linear: Linear, base: Sequence[int]):
+    def __init__(self, tape: Tape | SampledTape, linear: Linear, base: Sequence[int]):
         decay, std = (x.double().flatten().tolist() for x in linear)
         drawing = set(tape.steps)
         scales = [s if i in drawing else 0.0 for i, s in enumerate(std)]
@@ -152,7 +185,7 @@ def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b
     return weights
 
 
-def _jump(tape: Tape, step: Callable[[int], Tensor], weights: Weights, a: int, b: int) -> Tensor:
+def _jump(tape: Tape | SampledTape, step: Callable[[int], Tensor], weights: Weights, a: int, b: int) -> Tensor:
     """Return what the noises of the steps a .. b-1 add up to at node b."""
     dtype = torch.promote_types(tape.dtype, torch.float32)  # a sum of many in half precision would lose its small ones
     total = torch.zeros(tape.shape, device=tape.device, dtype=dtype)

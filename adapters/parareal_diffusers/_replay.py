@@ -1,9 +1,8 @@
 """Random numbers of schedulers that draw them within their own `step`: the states of generators, step by step."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from inspect import signature
 from typing import Any, final
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from parareal_diffusers._grid import Grid, per_row
 from parareal_diffusers._noise import Generators, as_list, posterior
+from parareal_diffusers._snapshot import path_of, takes_generator
 
 
 @final
@@ -27,18 +27,24 @@ class Replay:
         grid: its grid.
         latents: of the batch, (samples, *sample).
         generator: one, one a sample, or None for the global one.
+        options: further arguments of its step.
     """
 
-    def __init__(self, scheduler: Any, grid: Grid, latents: Tensor, generator: Generators):
-        self.scheduler, self.like = scheduler, torch.zeros_like(latents)
-        self.generators = as_list(generator, latents.device)
+    def __init__(self, scheduler: Any, grid: Grid, latents: Tensor, generator: Generators, options: Mapping[str, Any]):
+        self.scheduler, self.like, self.given = scheduler, torch.zeros_like(latents), options
+        self.generator, self.generators = generator, as_list(generator, latents.device)
         self.decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
         self.jump = lru_cache(64)(self._jump)
 
     @property
     def copies(self) -> int:
         """How many samples draw from the same generator, side by side."""
-        return len(self.like) if len(self.generators) == 1 else 1
+        return len(self.like) if len(self.generators) == 1 or self.path is not None else 1
+
+    @cached_property
+    def path(self) -> Any:
+        """The Brownian path of the whole batch, where the scheduler has one; seeded as in the sequential loop."""
+        return path_of(self.scheduler, self.like, self.generator, self.given)
 
     @cached_property
     def states(self) -> list[list[Tensor]]:
@@ -52,13 +58,13 @@ class Replay:
         That is measured with a scheduler that begins where the step, or its cycle of calls, begins: what others
         remember of earlier noise would be counted again.
         """
-        kept, scheduler, order = [], _begun(self.scheduler, 0), int(getattr(self.scheduler, "order", 1))
+        kept, scheduler, order = [], self._begun(0), int(getattr(self.scheduler, "order", 1))
         fresh = scheduler
         for node in range(len(scheduler.timesteps)):
             states = [g.get_state() for g in self.generators]
             self._from_zeros(scheduler, node, self.generators)
             if node % order == 0:
-                fresh = _begun(self.scheduler, node)
+                fresh = self._begun(node)
             noise = self._from_zeros(fresh, node, self._again(states))
             kept.append((states, torch.nan_to_num(noise, 0.0, 0.0, 0.0)))
         return kept
@@ -68,7 +74,17 @@ class Replay:
         t = scheduler.timesteps[node]
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(self.like, t)
-        return scheduler.step(self.like, t, self.like, return_dict=False, generator=_one_or_all(generators))[0]
+        given = {"generator": _one_or_all(generators)} if takes_generator(scheduler) else {}
+        return scheduler.step(self.like, t, self.like, return_dict=False, **given, **self.given)[0]
+
+    def _begun(self, node: int) -> Any:
+        """Return a copy of the scheduler that begins at a node."""
+        path, scheduler = self.path, copy.deepcopy(self.scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(node)
+        if path is not None:
+            scheduler.noise_sampler = path
+        return scheduler
 
     def finish(self) -> None:
         """Leave the generators where the sequential loop does, also if no noise was needed."""
@@ -76,6 +92,8 @@ class Replay:
 
     def options(self, node: int, sample: int) -> dict[str, Any]:
         """Return the keyword argument of `step` by which a row draws what the loop draws for its sample's batch."""
+        if self.path is not None:
+            return {}
         mine = self.states[node] if self.copies > 1 or len(self.generators) == 1 else [self.states[node][sample]]
         return {"generator": _one_or_all(self._again(mine))}
 
@@ -97,19 +115,6 @@ class Replay:
 
     def _again(self, states: Sequence[Tensor]) -> list[torch.Generator]:
         return [torch.Generator(g.device).set_state(x) for g, x in zip(self.generators, states, strict=False)]
-
-
-def takes_generator(scheduler: Any) -> bool:
-    """Return whether a scheduler's step can be given a generator to draw from."""
-    return "generator" in signature(scheduler.step).parameters
-
-
-def _begun(scheduler: Any, node: int) -> Any:
-    """Return a copy of a scheduler that begins at a node."""
-    scheduler = copy.deepcopy(scheduler)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(node)
-    return scheduler
 
 
 def _one_or_all(generators: Sequence[torch.Generator]) -> Any:

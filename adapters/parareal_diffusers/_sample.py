@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._jumps import propagators
 from parareal_diffusers._leg import Leg
-from parareal_diffusers._noise import Generators, Noise, Tape
+from parareal_diffusers._noise import Generators, Noise, NoiseSampler, SampledTape, Tape
 from parareal_diffusers._plan import Ready
 from parareal_diffusers._replay import Replay
 from parareal_diffusers._schedulers import check_known, check_nodes, grid_of, prepared, solver_of
@@ -45,6 +46,7 @@ def sample(
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     generator: Generators = None,
+    noise_sampler: NoiseSampler | None = None,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool = False,
     throw: bool = True,
@@ -87,6 +89,9 @@ def sample(
         generator: what a stochastic solver draws its noise from, as in diffusers: one `torch.Generator`, a list of one
             for each sample, or None for torch's global one. The noise is the sequential loop's, and the generator is
             left where that loop leaves it.
+        noise_sampler: for a solver on `Sigmas`, what it gets its noise from instead, as in k-diffusion: called as
+            `noise_sampler(sigma, sigma_next)`, once for each step that adds noise, in the loop's order, it returns
+            standard noise like latents; for instance increments of a Brownian path (docs/solvers.md).
 
     Returns:
         A `parareal.Solution`; its `final_state` has the shape of `latents`.
@@ -111,6 +116,8 @@ def sample(
         max_batch=max_batch,
     )
     check_generator(generator, latents)
+    check_sampler(noise_sampler, ready.fine, generator)
+    random = None if noise_sampler is None else sampled_noise(ready.fine, ready.grid, latents, noise_sampler)
     settings = {"schedule": schedule, "window": window, "eager": eager}
     advice = None
     if slices == "auto" and boundaries is None and levels is None:
@@ -118,7 +125,9 @@ def sample(
     if advice is not None:
         slices, settings["eager"] = advice.slices, advice.eager if eager is None else eager
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
-    random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
+    if noise_sampler is None:
+        random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
+    latents = entered(ready.fine, ready.grid, latents, random)
     grid = ready.grid.to(latents.device)
     solution = parareal.solve(
         *propagators(ready.fine, ready.coarse, grid, ready.denoiser, random, latents, ready.criterion),
@@ -187,7 +196,7 @@ def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]
         (check_known if own else check_nodes)(solver.scheduler)
         scheduler = prepared(solver.scheduler, steps)
         if own:
-            return _own_step(scheduler, denoises)
+            return _own_step(scheduler, denoises, solver.options)
         solver = replace(solver, scheduler=scheduler)
     else:
         scheduler = prepared(solver, steps)
@@ -218,14 +227,14 @@ def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
     return solver.scheduler.grid(solver)
 
 
-def _own_step(scheduler: Any, denoises: bool) -> tuple[Solver, Grid]:
+def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[Solver, Grid]:
     """Return the solver that is a scheduler's own step, and its grid."""
     if denoises:
         name = type(scheduler).__name__
         raise ValueError(
             f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
         )
-    return AnyScheduler(scheduler), any_grid(scheduler)
+    return AnyScheduler(scheduler, options), any_grid(scheduler, options)
 
 
 def noise_of(
@@ -243,11 +252,40 @@ def noise_of(
                 f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in "
                 "the states' dtype only: use a scheduler with a native solver (docs/support.md)"
             )
-        return Replay(solver.scheduler, grid, latents, generator)
-    steps = [i for i in torch.nonzero(solver.draws(grid)).flatten().tolist() if i in within]
+        return Replay(solver.scheduler, grid, latents, generator, solver.options)
+    steps = [i for i in drawing(solver, grid) if i in within]
+    if solver.entry(grid) is not None:
+        steps = [-1, *steps]  # the noise of latents comes first
     tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
+    return noise_on(tape, solver, grid)
+
+
+def drawing(solver: Solver, grid: Grid) -> list[int]:
+    """Return the steps for which noise is drawn."""
+    return torch.nonzero(solver.draws(grid)).flatten().tolist()
+
+
+def noise_on(tape: Any, solver: Solver, grid: Grid) -> Noise:
+    """Return the noise that a tape holds, as a solver adds it."""
     bases = solver.bases(grid)
     return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
+
+
+def sampled_noise(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: NoiseSampler) -> Noise | None:
+    """Return the noise of every step, from a function of the sigmas that it goes from and to."""
+    if not solver.stochastic:
+        return None
+    starts, stops, bases = grid.start.sigma, grid.stop.sigma, solver.bases(grid)
+    spans = {i: (starts[bases[i]], stops[i]) for i in drawing(solver, grid)}
+    tape = SampledTape(noise_sampler, latents, spans)
+    _ = tape.kept  # all of it, before any work
+    return noise_on(tape, solver, grid)
+
+
+def entered(solver: Solver, grid: Grid, latents: Tensor, random: Any) -> Tensor:
+    """Return latents as the first step starts from them."""
+    scale = solver.entry(grid)
+    return latents if scale is None else latents + scale * random.step(-1)
 
 
 def criterion_of(
@@ -259,6 +297,20 @@ def criterion_of(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
     return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
+
+
+def check_sampler(noise_sampler: Any, solver: Solver, generator: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless a noise sampler, if there is any, can be asked for a solver's noise."""
+    if noise_sampler is None:
+        return
+    if not callable(noise_sampler):
+        raise TypeError("noise_sampler must be a function of two sigmas that returns noise like latents, or None")
+    if not isinstance(solver.scheduler, Sigmas):
+        raise ValueError("noise_sampler is for solvers on Sigmas: give those on a scheduler's nodes a generator")
+    if generator is not None:
+        raise ValueError("noise comes from noise_sampler or from generator: leave one of them out")
+    if getattr(solver, "churn", None) is not None:
+        raise ValueError("churn draws its noise from a generator, which k-diffusion does too: leave noise_sampler out")
 
 
 def check_generator(generator: Any, latents: Tensor) -> None:

@@ -33,6 +33,7 @@ from parareal_diffusers._dpm_singlestep import DPMSolverSinglestep
 from parareal_diffusers._euler import Euler
 from parareal_diffusers._grid import Grid, Levels, predicted_kind
 from parareal_diffusers._heun import Heun
+from parareal_diffusers._k_diffusion import check_no_sampler
 from parareal_diffusers._kdpm2 import KDPM2
 from parareal_diffusers._lms import LMS
 from parareal_diffusers._solver import Solver
@@ -42,10 +43,11 @@ from parareal_diffusers._unipc import UniPC
 def check_known(scheduler: Any) -> None:
     """Raise `TypeError` for what is no scheduler of diffusers, `ValueError` for one that cannot be right."""
     name = type(scheduler).__name__
+    check_no_sampler(scheduler)
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"solver must be a scheduler of diffusers, or a solver object, not {name}")
     if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
-        raise TypeError(f"{name} has no step that goes from one timestep to the next")
+        raise TypeError(f"{name} has no step that goes from one timestep to the next: use EulerDiscreteScheduler")
     if name in _REFUSED:
         raise ValueError(f"{name} cannot be sampled in parallel in time: {_REFUSED[name]}")
 
@@ -69,7 +71,7 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
     scheduler = copy.deepcopy(scheduler)
     if num_inference_steps is not None:
         whole_number("num_inference_steps", num_inference_steps, 1)
-        scheduler.set_timesteps(num_inference_steps)
+        _set_timesteps(scheduler, num_inference_steps)
     elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
     if getattr(scheduler, "begin_index", None):
@@ -77,6 +79,16 @@ def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
             f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
         )
     return scheduler
+
+
+def _set_timesteps(scheduler: Any, steps: int) -> None:
+    try:
+        scheduler.set_timesteps(steps)
+    except Exception as error:  # what a scheduler's own code raises
+        raise ValueError(
+            f"{type(scheduler).__name__} does not take num_inference_steps={steps}: {type(error).__name__}: {error}; "
+            "use another number of steps, other options, or another scheduler (docs/support.md)"
+        ) from error
 
 
 def has_native(scheduler: Any) -> bool:
@@ -219,10 +231,6 @@ def _threshold(config: Any) -> tuple[float, float] | None:
 
 _REFUSED = {
     "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
-    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
-    "CosineDPMSolverMultistepScheduler": "its noise is a Brownian path in an object that cannot be copied; use "
-    "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'",
 }
 _PREDICTIONS = {
     EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),

@@ -5,14 +5,16 @@ sample's shape are the data; all else (counters, flags, what they hang in) is a 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 SMALL = torch.linspace(-1, 1.5, 16).reshape(2, 2, 2, 2)  # two samples, of different norms
-_GIVEN = ("_step_index", "_begin_index", "is_scale_input_called")  # known at every node, not remembered
+_GIVEN = ("_step_index", "_begin_index", "is_scale_input_called", "noise_sampler")  # known everywhere, not remembered
 _ABSENT = "absent"  # an attribute that the scheduler has not got yet
 
 
@@ -38,11 +40,12 @@ class Snapshots:
     `names` are the attributes that change in a run; `places` those, or entries of lists in them, that hold tensors of
     the sample's shape, in the order in which `take` stacks them. `states` are those of the run on `SMALL`, in which it
     `draws` noise or not, from the CPU's global generator, whose states before each step are `random`. `input_scale` is
-    by what states are divided on their way to the network.
+    by what states are divided on their way to the network. A scheduler whose noise is a Brownian path is given that of
+    the run, `path`. `options` are further arguments of `step`.
     """
 
-    def __init__(self, scheduler: Any):
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Any, options: Mapping[str, Any] = MappingProxyType({})):
+        self.scheduler, self.options = scheduler, options
         self.names: list[str] = []
         self.places: dict[tuple[str, int], int] = {}
         self.input_scale: list[float] = []
@@ -51,8 +54,9 @@ class Snapshots:
         self._skeletons: list[dict[str, Any]] = []
         self._numbers: dict[str, int] = {}
         with torch.random.fork_rng(devices=[]):
+            self.path = path_of(scheduler, SMALL, None, options)
             before = torch.get_rng_state()
-            for moment in _small_run(scheduler):
+            for moment in _small_run(scheduler, self.path, options):
                 self._note(moment)
             self.draws = not torch.equal(torch.get_rng_state(), before)
 
@@ -94,9 +98,14 @@ class Snapshots:
         filled = {} if skeleton < 0 else self._skeletons[skeleton]
         return [(name, x.index) for name, value in filled.items() for _, x in _entries(value) if isinstance(x, _Place)]
 
-    def put(self, data: Tensor, skeleton: int, node: int, copies: int = 1) -> Any:
-        """Return a scheduler in a state, of so many rows alike; skeleton -1 is a fresh one that begins at the node."""
+    def put(self, data: Tensor, skeleton: int, node: int, copies: int = 1, path: Any = None) -> Any:
+        """Return a scheduler in a state, of so many rows alike; skeleton -1 is a fresh one that begins at the node.
+
+        `path` is another one than that of the small run.
+        """
         scheduler = copy.copy(self.scheduler)
+        if self.path is not None:
+            scheduler.noise_sampler = self.path if path is None else path
         for name in self.names:
             if skeleton < 0:
                 if hasattr(self.scheduler, name):
@@ -122,9 +131,30 @@ class _Place:
         return f"<{self.index}>"
 
 
-def _small_run(scheduler: Any) -> Iterator[_Moment]:
+def path_of(scheduler: Any, like: Tensor, generator: Any, options: Mapping[str, Any]) -> Any:
+    """Return the Brownian path that a scheduler takes its noise from, made by its own first step; None without one.
+
+    A path is a function of two sigmas, so that slices may share it. What the scheduler draws to seed it is drawn.
+    """
+    if not hasattr(scheduler, "noise_sampler"):
+        return None
+    scheduler, t = copy.deepcopy(scheduler), scheduler.timesteps[0]
+    given = {"generator": generator} if takes_generator(scheduler) else {}
+    scheduler.scale_model_input(like, t)
+    scheduler.step(torch.zeros_like(like), t, torch.zeros_like(like), return_dict=False, **given, **options)
+    return scheduler.noise_sampler
+
+
+def takes_generator(scheduler: Any) -> bool:
+    """Return whether a scheduler's step can be given a generator to draw from."""
+    return "generator" in signature(scheduler.step).parameters
+
+
+def _small_run(scheduler: Any, path: Any, options: Mapping[str, Any]) -> Iterator[_Moment]:
     """Run a copy of a scheduler on `SMALL`, with half the state as the network's output."""
     scheduler, x = copy.deepcopy(scheduler), SMALL
+    if path is not None:
+        scheduler.noise_sampler = path
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
@@ -132,7 +162,7 @@ def _small_run(scheduler: Any) -> Iterator[_Moment]:
         scale = 1 / float(scheduler.scale_model_input(one, t)) if hasattr(scheduler, "scale_model_input") else 1.0
         before = {n: list(v) if isinstance(v, list) else v for n, v in scheduler.__dict__.items()}
         random = torch.get_rng_state()
-        x = scheduler.step(0.5 * x, t, x, return_dict=False)[0]
+        x = scheduler.step(0.5 * x, t, x, return_dict=False, **options)[0]
         yield _Moment(before, scheduler, x, random, scale)
 
 

@@ -110,6 +110,14 @@ class Solver(ABC):
         """Return the sigmas of the nodes to step over, from N + 1 levels (`Sigmas`); more where steps have stages."""
         return sigmas
 
+    def levels(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the sigmas of `nodes`, and for N steps those that they go down to before noise raises them, if any."""
+        return self.nodes(sigmas), None
+
+    def entry(self, grid: Grid) -> float | None:
+        """Return by how much noise is added to latents before the first step; None where none is drawn."""
+        return None
+
     def linear(self, leg: Leg) -> Linear:
         """Say what steps do to their states, the predicted clean samples held fixed, and how much noise they add.
 

@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from parareal_diffusers._churn import Churn, check_churned
 from parareal_diffusers._grid import Grid, Levels, per_row
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear
@@ -47,6 +48,13 @@ class TwoStage(Solver):
         """
         return torch.zeros_like(t.sigma)
 
+    def ends(self, s: Levels, leg: Leg, completes: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return the sigma that each row goes down to from level s, (R, 1, ..), and the noise that is added there."""
+        if not self.stochastic:
+            return leg.t.sigma, 0.0
+        up = leg.std(self.up(s, leg.t, completes))
+        return (leg.t.sigma**2 - up**2).clamp(min=0) ** 0.5, leg.noise(up)
+
     def begin(self, x: Tensor) -> Any:
         """Remember no step under way."""
         zero = torch.zeros_like(x)
@@ -61,13 +69,8 @@ class TwoStage(Solver):
         s = leg.level(torch.where(completes.flatten(), memory.node, leg.start))
         whole = self.slope(memory, s.sigma, kept, clean, leg.s.sigma)
         slope = torch.where(completes, whole, (kept - clean) / leg.s.sigma)
-        new, down = torch.where(completes, memory.base, kept), leg.t.sigma
-        if not self.stochastic:
-            new = new + slope * (down - s.sigma)
-        else:
-            up = leg.std(self.up(s, leg.t, completes))
-            down = (down**2 - up**2).clamp(min=0) ** 0.5
-            new = new + slope * (down - s.sigma) + leg.noise(up)
+        down, noise = self.ends(s, leg, completes)
+        new = torch.where(completes, memory.base, kept) + slope * (down - s.sigma) + noise
         begins = single & (memory.node < 0) & (leg.start % 2 == 0) & (leg.stop < leg.grid.steps)
         under_way, blank = per_row(begins, x), torch.zeros_like(x)
         base, clean = torch.where(under_way, kept, blank), torch.where(under_way, clean, blank)
@@ -101,6 +104,45 @@ class TwoStage(Solver):
         """Say what a step does to its state, the predicted clean sample held fixed, and how much noise it adds."""
         up = self.up(leg.s, leg.t, leg.rows(leg.stop % 2 == 0))
         return Linear((leg.t.sigma**2 - up**2).clamp(min=0) ** 0.5 / leg.s.sigma, up)
+
+
+@dataclass(frozen=True)
+class Churning(TwoStage):
+    """A method of two stages that may churn: noise is added where a step is completed, for the one to come."""
+
+    churn: Churn | None = field(default=None, kw_only=True)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added."""
+        return self.churn is not None
+
+    def ends(self, s: Levels, leg: Leg, completes: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return where each row goes down to, and the noise that is added there."""
+        if self.churn is None:
+            return super().ends(s, leg, completes)
+        return self.churn.down(leg), leg.noise(self.churn.up(leg))
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, and how much noise it adds."""
+        if self.churn is None:
+            return super().linear(leg)
+        return Linear(self.churn.target(leg) / leg.s.sigma, self.churn.up(leg))
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where it cannot churn."""
+        super().check(grid)
+        if self.churn is not None:
+            check_churned(grid)
+
+    def entry(self, grid: Grid) -> float | None:
+        """Return by how much churn raises the latents."""
+        return None if self.churn is None else self.churn.entry(self.scheduler.values)
+
+    def draws(self, grid: Grid) -> Tensor:
+        """Draw noise where a step is completed and another follows."""
+        nodes = torch.arange(1, grid.steps + 1)
+        return (nodes % 2 == 0) & (nodes < grid.steps)
 
 
 def ancestral_std(s: Levels, t: Levels) -> Tensor:

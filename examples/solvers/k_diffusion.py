@@ -4,7 +4,7 @@ python examples/solvers/k_diffusion.py
 """
 
 import torch
-from parareal_diffusers import DPM2S, KDPM2, Guidance, Heun, Sigmas, denoised, models, sample
+from parareal_diffusers import DPM2S, Churn, DPMFast, Guidance, Heun, Sigmas, denoised, models, sample
 from parareal_diffusers.testing import relative_error
 from picture import LABELS, draw, options
 
@@ -14,17 +14,24 @@ if __name__ == "__main__":
     given = options(__doc__)
     net, scheduler = models.load(given.model)
     ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5  # the sigma of each timestep
+    logs = ratios.log()
 
     def denoiser(x: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
         """Return the clean sample, from a network that is told timesteps and predicts noise."""
-        timestep = torch.searchsorted(ratios, sigma).clamp(max=len(ratios) - 1)
+        above = torch.searchsorted(ratios, sigma).clamp(1, len(ratios) - 1)  # between two timesteps, in log sigma
+        timestep = above - ((logs[above] - sigma.log()) / (logs[above] - logs[above - 1])).clamp(0, 1)
         wide = sigma[:, None, None, None]
         return x - wide * net(x / (wide**2 + 1) ** 0.5, timestep, class_labels=class_labels).sample
 
     sigmas = Sigmas.karras(given.steps // 2, float(ratios[0]), float(ratios[-1]))
     noise = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(given.seed))
     rows = {}
-    for name, solver in {"heun": Heun(sigmas), "dpm_2": KDPM2(sigmas), "dpmpp_2s_ancestral": DPM2S(sigmas)}.items():
+    solvers = {
+        "heun, s_churn 10": Heun(sigmas, churn=Churn(10.0, 0.05, 50.0)),
+        "dpm_fast": DPMFast.evenly(given.steps, float(ratios[0]), float(ratios[-1])),
+        "dpmpp_2s_ancestral": DPM2S(sigmas),
+    }
+    for name, solver in solvers.items():
         iterates: list[torch.Tensor] = []
 
         def keep(refinement: parareal.Refinement, iterates: list[torch.Tensor] = iterates) -> None:
@@ -41,9 +48,9 @@ if __name__ == "__main__":
                 model_kwargs={"class_labels": LABELS},
                 generator=torch.Generator().manual_seed(given.seed + 1),
                 tolerance=given.tolerance,
-                callback=keep if slices == "auto" else None,
+                callback=keep if slices > 1 else None,
             )
-            for slices in (1, "auto")
+            for slices in (1, given.slices)
         ]
         stats, error = ends[1].stats, relative_error(ends[1].final_state, ends[0].final_state)
         print(
@@ -51,4 +58,4 @@ if __name__ == "__main__":
             f"span {stats.span:.0f} of {stats.sequential_span:.0f}, work {stats.work / stats.sequential_work:.2f} times"
         )
         rows[name] = [*iterates, ends[0].final_state]
-    draw(given.out / "k-diffusion.png", rows)
+    draw(given.out / "k-diffusion.png", rows, answer="one slice")

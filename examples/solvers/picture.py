@@ -20,10 +20,13 @@ def options(description: str | None, model: str = "fashion-mnist") -> argparse.N
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tolerance", type=float, default=1e-2)
+    parser.add_argument("--slices", type=int, help="by default the rounded root of three times the steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the picture")
     parser.set_defaults(model=model)
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.slices = given.slices or min(given.steps, round((3 * given.steps) ** 0.5))  # "auto" might say: step by step
+    return given
 
 
 def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, **step: Any) -> list[torch.Tensor]:
@@ -48,6 +51,7 @@ def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, *
         latents,
         solver,
         num_inference_steps=given.steps,
+        slices=given.slices,
         model_kwargs={"class_labels": LABELS},
         generator=torch.Generator().manual_seed(given.seed + 1),
         tolerance=given.tolerance,
@@ -63,8 +67,8 @@ def compare(name: str, given: argparse.Namespace, solver: Any, scheduler: Any, *
     return [*iterates, answer]
 
 
-def draw(path: Path, rows: dict[str, list[torch.Tensor]]) -> None:
-    """Draw a row for each solver and sample: the sketch, the iterates, and the scheduler's own answer."""
+def draw(path: Path, rows: dict[str, list[torch.Tensor]], answer: str = "scheduler") -> None:
+    """Draw a row for each solver and sample: the sketch, the iterates, and the scheduler's own or another answer."""
     columns = max(map(len, rows.values()))
     lines = [(name, stages, i) for name, stages in rows.items() for i in range(2)]
     figure = Figure(figsize=(1.3 * columns + 1.6, 1.4 * len(lines)), layout="constrained")
@@ -78,7 +82,7 @@ def draw(path: Path, rows: dict[str, list[torch.Tensor]]) -> None:
             axis.imshow(x[i, 0], cmap="gray", vmin=-1, vmax=1)
             axis.set_title(f"{title}\n{error:.0e}", fontsize=8)
         line[-1].imshow(stages[-1][i, 0], cmap="gray", vmin=-1, vmax=1)
-        line[-1].set_title("scheduler\n", fontsize=8)
+        line[-1].set_title(f"{answer}\n", fontsize=8)
         line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

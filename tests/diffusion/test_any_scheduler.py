@@ -116,6 +116,98 @@ def test_the_noise_is_the_loops(name, steps, alone):
             assert all(torch.equal(a.get_state(), b.get_state()) for a, b in left)
 
 
+CHURNED = {
+    "Euler": ("EulerDiscreteScheduler", {"s_churn": 5.0, "s_noise": 1.003}),
+    "EDM Euler": ("EDMEulerScheduler", {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0}),
+    "FlowMatchHeun": ("FlowMatchHeunDiscreteScheduler", {"s_churn": 5.0}),
+    "TCD": ("TCDScheduler", {"eta": 0.8}),
+}
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one generator", "one each"])
+@pytest.mark.parametrize("name", CHURNED)
+def test_options_of_the_step_are_passed_on(name, alone):
+    kind, options = CHURNED[name]
+    scheduler = getattr(diffusers, kind)()
+    x, solver = noise(scheduler), AnyScheduler(scheduler, options)
+    for steps in (1, 7):
+        generators = [seeded(3) if alone else [seeded(1), seeded(2)] for _ in range(4)]
+        expected = scheduler_loop(network, x, scheduler, steps, generators[0], **options)
+        for slices, generator in zip((1, "sqrt", "steps"), generators[1:], strict=True):
+            given = {"num_inference_steps": steps, "tolerance": 0, "generator": generator}
+            assert relative_error(sample(network, x, solver, slices=slices, **given).final_state, expected) <= 1e-5
+            left = zip(as_list(generator), as_list(generators[0]), strict=True)
+            assert all(torch.equal(a.get_state(), b.get_state()) for a, b in left)
+    plain = sample(network, x, AnyScheduler(scheduler), num_inference_steps=7, generator=seeded(3)).final_state
+    assert relative_error(plain, expected) > 1e-3
+
+
+PATHS = {
+    "DPM-Solver SDE": ("DPMSolverSDEScheduler", {}),
+    "DPM-Solver SDE, seeded": ("DPMSolverSDEScheduler", {"noise_sampler_seed": 5, "use_karras_sigmas": True}),
+    "cosine": ("CosineDPMSolverMultistepScheduler", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Should have")  # of levels that float32 has moved over the path's ends
+@pytest.mark.parametrize("given", [None, "one", "each"])
+@pytest.mark.parametrize("name", PATHS)
+def test_the_brownian_path_is_the_loops(name, given):
+    """It is seeded from the global generator, by an option or, the cosine scheduler's, by the generator's own seed."""
+    pytest.importorskip("torchsde")
+    kind, options = PATHS[name]
+    scheduler = getattr(diffusers, kind)(**options)
+
+    def generator():
+        return None if given is None else seeded(3) if given == "one" else [seeded(1), seeded(2)]
+
+    for dtype, steps in ((torch.float32, 1), (torch.float64, 7)):
+        x = noise(scheduler, dtype)
+
+        def model(y, t, dtype=dtype):
+            return network(y, t).to(dtype)
+
+        torch.manual_seed(5)
+        expected = scheduler_loop(model, x, scheduler, steps, generator())
+        state = torch.get_rng_state()
+        for slices in (1, "sqrt", "steps"):
+            torch.manual_seed(5)
+            way = {"num_inference_steps": steps, "tolerance": 0, "slices": slices, "generator": generator()}
+            assert relative_error(sample(model, x, scheduler, **way).final_state, expected) <= 1e-5
+            assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:Should have")
+@pytest.mark.parametrize("name", PATHS)
+def test_iterations_on_a_brownian_path_converge(name):
+    pytest.importorskip("torchsde")
+    kind, options = PATHS[name]
+    scheduler = getattr(diffusers, kind)(**options)
+    x = noise(scheduler)
+    way = {"num_inference_steps": 24, "generator": seeded(4)}
+    torch.manual_seed(5)
+    expected = sample(network, x, scheduler, slices=1, **way).final_state
+    errors = []
+    for count in (0, 3):
+        torch.manual_seed(5)
+        some = sample(network, x, scheduler, slices=6, criterion=parareal.Iterations(count), **way).final_state
+        errors.append(relative_error(some, expected))
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_a_used_scheduler_of_a_path():
+    pytest.importorskip("torchsde")
+    scheduler = diffusers.DPMSolverSDEScheduler(noise_sampler_seed=5)
+    x = noise(scheduler)
+    expected = scheduler_loop(network, x, scheduler, 6)
+    scheduler.set_timesteps(6)
+    for t in scheduler.timesteps[:3]:
+        scheduler.step(x, t, x)
+    solution = sample(network, x, scheduler, num_inference_steps=6, tolerance=0)
+    assert relative_error(solution.final_state, expected) <= 1e-5
+    assert scheduler.noise_sampler is not None  # it is left alone
+
+
 def as_list(x):
     return x if isinstance(x, list) else [x]
 

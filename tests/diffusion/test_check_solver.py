@@ -1,6 +1,7 @@
 """`check_solver` passes what is right and names what is wrong."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, Solver
+from parareal_diffusers import DDIM, DDPM, DPMSolver, Euler, Heun, Leg, Sigmas, Solver
 from parareal_diffusers.testing import check_solver, scheduler_loop
 
 SCHEDULER = DDIMScheduler(clip_sample=False)
@@ -185,3 +186,47 @@ def test_any_solver_steps_over_any_schedulers_nodes():
     """DPM-Solver++ of order 1 on DDIM's nodes is DDIM."""
     report = check_solver(DPMSolver(SCHEDULER, order=1), reference=loop(SCHEDULER))
     assert report.ok, str(report)
+
+
+def euler_loop(model, x, sigmas, generator):
+    """Like k-diffusion's samplers."""
+    for s, t in pairwise(sigmas):
+        x = x + (x - model(x, s.expand(len(x)))) / s * (t - s)
+    return x
+
+
+def ancestral_loop(model, x, sigmas, generator):
+    for s, t in pairwise(sigmas):
+        up = (t**2 * (s**2 - t**2) / s**2) ** 0.5
+        x = x + (x - model(x, s.expand(len(x)))) / s * ((t**2 - up**2) ** 0.5 - s)
+        if t > 0:
+            x = x + up * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return x
+
+
+def test_solvers_on_a_bare_denoiser():
+    sigmas = Sigmas.karras(20, 0.02, 10.0)
+    assert check_solver(Euler(sigmas), reference=euler_loop, dtype=torch.float64).ok
+    assert check_solver(Euler(sigmas, ancestral=True), reference=ancestral_loop).ok
+    assert check_solver(Euler(Sigmas([10.0, 1.0, 0.1])), reference=euler_loop, steps=(1, 5)).ok  # ends above zero
+    wrong = check_solver(Heun(sigmas), reference=euler_loop, steps=(3, 25))
+    assert set(failures(wrong)) == {"sequential"}
+    assert "with 3 steps the result is off by" in failures(wrong)["sequential"]
+    with pytest.raises(ValueError, match="give a sequential loop as reference="):
+        check_solver(Euler(sigmas))
+
+
+@dataclass(frozen=True)
+class Forgets(Solver):
+    """On bare denoisers: noise from the wrong place."""
+
+    stochastic = True
+
+    def step(self, x, memory, leg: Leg):
+        clean, _, _ = yield from leg.predict(x)
+        return clean + leg.t.sigma * torch.randn_like(x), memory
+
+
+def test_a_wrong_solver_on_a_bare_denoiser_is_found():
+    report = check_solver(Forgets(Sigmas.karras(20, 0.02, 10.0)), reference=ancestral_loop)
+    assert {"sequential", "noise"} <= set(failures(report))

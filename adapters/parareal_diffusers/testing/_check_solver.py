@@ -9,16 +9,18 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._ddim import DDIM
+from parareal_diffusers._denoiser import denoised
 from parareal_diffusers._grid import predicted_kind
 from parareal_diffusers._sample import sample
 from parareal_diffusers._schedulers import prepared, solver_of
+from parareal_diffusers._sigmas import Sigmas
 from parareal_diffusers._solver import Solver
 from parareal_diffusers.testing._errors import relative_error
 from parareal_diffusers.testing._loop import scheduler_loop
 from parareal_diffusers.testing._mixture import GaussianMixture
 
 Model = Callable[[Tensor, Tensor], Tensor]
-Reference = Callable[[Model, Tensor, int, Any], Tensor]
+Reference = Callable[[Model, Tensor, Any, Any], Tensor]
 
 
 def check_solver(
@@ -40,11 +42,14 @@ def check_solver(
     sample, whatever the slices, and is left where the reference leaves it).
 
     Args:
-        solver: a solver with a scheduler, as in `DDIM(scheduler)`, or a diffusers scheduler.
+        solver: a solver with a scheduler, as in `DDIM(scheduler)`, or with `Sigmas`, or a diffusers scheduler.
         reference: the sequential loop, called as `reference(model, latents, steps, generator)`, where the result
-            is to be compared with something else than the loop over the unmodified scheduler.
-        model: called as `model(x, t)`; by default a Gaussian mixture's exact score (`GaussianMixture`).
-        steps: numbers of steps to compare with the reference.
+            is to be compared with something else than the loop over the unmodified scheduler. For a solver on `Sigmas`
+            it is needed, and called as `reference(model, latents, sigmas, generator)`, sigmas a tensor of N + 1 levels,
+            as k-diffusion's samplers are.
+        model: called as `model(x, t)`, or as `model(x, sigma)` for one on `Sigmas`, the clean sample; by default a
+            Gaussian mixture's exact score (`GaussianMixture`).
+        steps: numbers of steps to compare with the reference; for `Sigmas` so many levels over the same range.
         shape: of a sample.
         dtype: of the states, float32 or float64.
         bound: largest relative error; by default 1e-5, and 1e-10 for float64.
@@ -58,7 +63,8 @@ def check_solver(
     fine = solver if isinstance(solver, Solver) else solver_of(prepared(solver, max(steps)))
     if fine.scheduler is None:
         raise ValueError(f"{type(fine).__name__} needs the nodes to step over: {type(fine).__name__}(scheduler)")
-    reference = _scheduler_reference(fine, max(steps)) if reference is None else reference
+    if reference is None:
+        reference = _scheduler_reference(fine, max(steps))
     model = _mixture_model(fine, shape) if model is None else model
     bound = (1e-10 if dtype is torch.float64 else 1e-5) if bound is None else bound
     case = _Case(solver, reference, model, tuple(steps), shape, dtype, bound, fine.stochastic)
@@ -83,12 +89,19 @@ def _mixture_model(solver: Solver, shape: tuple[int, ...]) -> Model:
     """Return a perfect network of the kind that the solver's scheduler wants."""
     if solver.wants_variance:
         raise ValueError("check_solver has no model that predicts variances: give one as model=")
+    if isinstance(solver.scheduler, Sigmas):
+        return GaussianMixture.random(components=6, shape=shape).denoise
     kind = predicted_kind(solver.scheduler, "flow_prediction")
     return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, kind)
 
 
 def _scheduler_reference(solver: Solver, steps: int) -> Reference:
     """Return the loop over the scheduler that this solver is the native form of."""
+    if isinstance(solver.scheduler, Sigmas):
+        raise ValueError(
+            f"check_solver does not know what {type(solver).__name__} on Sigmas must be equal to: give a sequential "
+            "loop as reference=, called as reference(model, latents, sigmas, generator)"
+        )
     native = solver_of(prepared(solver.scheduler, steps))
     options: dict[str, Any] = {}
     if isinstance(native, DDIM) and isinstance(solver, DDIM):
@@ -130,13 +143,27 @@ class _Case:
         """Return the sample; the generator is new unless one is given."""
         latents = self.latents() if latents is None else latents
         generator = _seeded(1) if generator is None else generator
-        options = {"num_inference_steps": steps, "tolerance": 0.0} | options
-        return sample(self.model, latents, self.solver, generator=generator, **options).final_state
+        options = {"tolerance": 0.0, "generator": generator} | options
+        if self.sigmas is None:
+            return sample(self.model, latents, self.solver, num_inference_steps=steps, **options).final_state
+        solver = replace(self.solver, scheduler=self.sigmas.like(steps))
+        return sample(denoised(self.model), latents, solver, **options).final_state
+
+    def expected(self, steps: int, generator: Any) -> Tensor:
+        """Return what the reference gives."""
+        over: Any = steps if self.sigmas is None else self.sigmas.like(steps).values
+        return self.reference(self.model, self.latents(), over, generator)
+
+    @property
+    def sigmas(self) -> Sigmas | None:
+        """The levels of a solver on a bare denoiser, None for one on a scheduler's nodes."""
+        scheduler = _scheduler(self.solver)
+        return scheduler if isinstance(scheduler, Sigmas) else None
 
     def sequential(self) -> str:
         """Compare one slice with the reference."""
         for steps in self.steps:
-            expected = self.reference(self.model, self.latents(), steps, _seeded(1))
+            expected = self.expected(steps, _seeded(1))
             error = relative_error(self.run(steps, slices=1), expected)
             if not error <= self.bound:
                 return f"with {steps} steps the result is off by {error:.1e} from the reference"
@@ -166,7 +193,9 @@ class _Case:
         """See that jumps over a few nodes make a sketch, on a single Gaussian, where nothing can go astray."""
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping leaves it alone
-        one = replace(self, model=mixture.model(scheduler, predicted_kind(scheduler, "flow_prediction")))
+        bare = self.sigmas is not None
+        model = mixture.denoise if bare else mixture.model(scheduler, predicted_kind(scheduler, "flow_prediction"))
+        one = replace(self, model=model)
         sketch = one.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(sketch, one.run(48, slices=1))
         return (
@@ -190,7 +219,7 @@ class _Case:
     def noise(self) -> str:
         """See that the noise is the reference's, a function of the step alone."""
         steps, generators = max(self.steps), [_seeded(1) for _ in range(3)]
-        self.reference(self.model, self.latents(), steps, generators[0])
+        self.expected(steps, generators[0])
         few = self.run(steps, generator=generators[1], slices=min(2, steps))
         many = self.run(steps, generator=generators[2], slices=min(5, steps))
         if not relative_error(many, few) <= self.bound:
