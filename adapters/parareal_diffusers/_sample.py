@@ -238,16 +238,22 @@ def noise_of(
     if not solver.stochastic:
         return None
     if isinstance(solver, AnyScheduler):
-        if len(within) < grid.steps or dtype != latents.dtype:
-            raise ValueError(
-                f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in "
-                "the states' dtype only: use a scheduler with a native solver (docs/support.md)"
-            )
-        return Replay(solver.scheduler, grid, latents, generator)
+        check_own_noise(solver, dtype, latents.dtype)
+        return Replay(solver.scheduler, grid, latents, generator, within)
     steps = [i for i in torch.nonzero(solver.draws(grid)).flatten().tolist() if i in within]
     tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
     bases = solver.bases(grid)
     return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
+
+
+def check_own_noise(solver: Solver, network: torch.dtype, states: torch.dtype) -> None:
+    """Raise `ValueError` for a scheduler that would draw its noise in another dtype than the sequential loop's."""
+    if isinstance(solver, AnyScheduler) and solver.stochastic and network != states:
+        raise ValueError(
+            f"{type(solver.scheduler).__name__} draws noise in its own step, in {str(network).removeprefix('torch.')} "
+            "for this network, and states are wider: use a network in single precision, or a scheduler with a native "
+            "solver, as EulerAncestralDiscreteScheduler"
+        )
 
 
 def criterion_of(
