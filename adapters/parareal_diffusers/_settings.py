@@ -122,6 +122,8 @@ def _with_options(scheduler: Any, options: Mapping[str, Any]) -> Any:
     """Return a scheduler whose step has options for its defaults, those of them that it takes."""
     kind, takes = type(scheduler), inspect.signature(scheduler.step).parameters
     own = {name: value for name, value in options.items() if value is not None and name in takes}
+    if not own:
+        return scheduler
     made = copy.copy(scheduler)
     made.__class__ = type(kind.__name__, (kind,), {"step": functools.partialmethod(kind.step, **own)})
     return made

@@ -97,7 +97,7 @@ def test_copies_follow_what_is_done_to_the_network_between_calls():
         lambda: pipe.unet.set_adapters(["default"], [0.3]),
         lambda: pipe.unet.fuse_lora(),
         lambda: pipe.unet.conv_out.weight.data.mul_(1.1),
-        lambda: setattr(pipe, "unet", tiny.unet(layers_per_block=2)),
+        lambda: setattr(pipe, "unet", tiny.unet()),
     ]
     seen = []
     with parallelize(pipe, tolerance=0.0, devices=BOTH) as handle:
