@@ -39,6 +39,7 @@ FOR_ALL = (
     "control_guidance_start",
     "control_guidance_end",
     "ip_adapter_image_embeds",
+    "negative_ip_adapter_image_embeds",
     "skip_guidance_layers",
 )
 """arguments that are not a list of one for each sample"""
@@ -317,7 +318,12 @@ CASES = [
         T2I,
         "IP-Adapter, two devices",
         with_ip_adapter(tiny.flux, tiny.add_ip_adapter_to_flux, "transformer"),
-        {**TWO, **SIZE, "ip_adapter_image_embeds": [embedded(False)]},
+        {
+            **TWO,
+            **SIZE,
+            "ip_adapter_image_embeds": [embedded(False)],
+            "negative_ip_adapter_image_embeds": [0 * embedded(False)],
+        },
         {"devices": ["cpu", "cpu"]},
     ),
     Case(

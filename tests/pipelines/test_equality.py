@@ -18,6 +18,7 @@ EXACT = 1e-5  # max abs of pictures on [0, 1], float32
 
 def pictures(pipe, call, **more):
     pipe.set_progress_bar_config(disable=True)
+    tiny.torch.manual_seed(0)  # Stable Diffusion 3 encodes control images with noise of the global generator
     return pipe(**call, **{"generator": tiny.seeded(), "output_type": "np", **more}).images
 
 
@@ -100,7 +101,7 @@ def test_every_solver(build, name):
         assert abs(pictures(pipe, call) - expected).max() <= EXACT
 
 
-@pytest.mark.parametrize("name", [name for name in LATENT_SOLVERS if name != "DPM-Solver++(2S)"])
+@pytest.mark.parametrize("name", [name for name in LATENT_SOLVERS if name not in ("DPM-Solver++(2S)", "LMS")])
 def test_every_solver_begins_within_its_steps(name):
     pipe = tiny.sd(cases.diffusers.StableDiffusionImg2ImgPipeline, LATENT_SOLVERS[name]())
     call = {**TWO, **cases.I2I}

@@ -91,7 +91,6 @@ def test_slopes_that_the_scheduler_does_not_have():
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        ({"control_guidance_end": [0.5, 0.7]}, "as many"),
         ({"control_guidance_end": 0.5, "controlnet_conditioning_scale": 1}, "as many"),
         ({"control_guidance_start": 0.7, "control_guidance_end": 0.5}, "cannot be larger or equal"),
         ({"control_guidance_start": 0.7, "control_guidance_end": 1.5}, "can't be larger than 1"),
