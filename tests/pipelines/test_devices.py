@@ -90,7 +90,7 @@ def test_after_an_error_on_a_device_the_pipeline_is_as_it_was(noted):
 def test_copies_follow_what_is_done_to_the_network_between_calls():
     from peft import LoraConfig
 
-    pipe = copy.deepcopy(tiny.sd())
+    pipe, unmodified = copy.deepcopy(tiny.sd()), diffusers.StableDiffusionPipeline.__call__
     changes = [
         lambda: None,
         lambda: pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"])),
@@ -100,19 +100,13 @@ def test_copies_follow_what_is_done_to_the_network_between_calls():
         lambda: setattr(pipe, "unet", tiny.unet()),
     ]
     seen = []
-    with parallelize(pipe, tolerance=0.0, devices=BOTH) as handle:
+    with parallelize(pipe, tolerance=0.0, devices=BOTH):
         for change in changes:
             change()
-            found = pictures(pipe)
-            handle.disable()
-            expected = pictures(pipe)
-            handle = parallelize(pipe, tolerance=0.0, devices=BOTH)
+            expected = unmodified(pipe, **TWO, generator=tiny.seeded(), output_type="np").images
             assert abs(pictures(pipe) - expected).max() <= EXACT
-            assert abs(found - expected).max() <= EXACT
             seen.append(expected)
-        handle.disable()
-    for before, after in itertools.pairwise(seen[:3]):
-        assert abs(after - before).max() > 1e-4
+    assert min(abs(after - before).max() for before, after in itertools.pairwise(seen[:3])) > 1e-4
 
 
 def test_weights_elsewhere_are_copied_again_where_they_changed():
