@@ -4,6 +4,7 @@ Random networks prove equality and plumbing, not convergence. None clips its pre
 network chaotic: two sequential runs whose noise differs by rounding would differ visibly.
 """
 
+import copy
 import functools
 import os
 import string
@@ -221,7 +222,14 @@ def sd3_controlled(scheduler=None):
     torch.manual_seed(1)
     net = diffusers.SD3ControlNetModel(**SD3).eval()
     seen(net, *net.controlnet_blocks, net.pos_embed_input.proj)
-    return sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+    pipe = sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+    pipe.vae = copy.deepcopy(
+        pipe.vae
+    )  # encodes control images with noise of the global generator: here with next to none
+    last, channels = pipe.vae.encoder.conv_out, pipe.vae.config.latent_channels
+    torch.nn.init.zeros_(last.weight[channels:])
+    torch.nn.init.constant_(last.bias[channels:], -30.0)
+    return pipe
 
 
 def flux_controlled(scheduler=None):
