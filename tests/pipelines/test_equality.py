@@ -120,3 +120,25 @@ def test_at_a_tolerance_it_is_within(build, tolerance):
         found = pictures(pipe, call, output_type="latent")
     assert relative_error(found, expected) <= tolerance
     assert handle.solution.stats.span <= handle.solution.stats.sequential_span
+
+
+NOT_SEEN = {
+    "IP-Adapter": lambda call: {"ip_adapter_image_embeds": _mapped(call["ip_adapter_image_embeds"], lambda x: -x)},
+    "within the loop": lambda _: {"control_guidance_start": 0.0, "control_guidance_end": 1.0},
+    "own end": lambda _: {"control_guidance_start": 0.0, "control_guidance_end": 1.0},
+    "skip-layer": lambda _: {"skip_guidance_layers": None},
+}
+
+
+def _mapped(value, function):
+    return [function(x) for x in value] if isinstance(value, list) else function(value)
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [(case, change) for case in CASES for part, change in NOT_SEEN.items() if part in case.feature],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_what_a_case_is_about_is_seen_in_its_picture(case, change):
+    pipe, expected = built(case)
+    assert abs(pictures(pipe, {**case.call, **change(case.call)}) - expected).max() > 1e-4
