@@ -96,9 +96,9 @@ def control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
     if starts is None or stops is None or _whole(starts, stops):
         return
     scale = given["controlnet_conditioning_scale"]
-    nets = len(getattr(pipe.controlnet, "nets", [0]))
+    nets = getattr(getattr(pipe, "controlnet", None), "nets", None)
     lists = [list(x) for x in (starts, stops, scale) if isinstance(x, list | tuple)]
-    count = len(lists[0]) if lists else nets
+    count = len(lists[0]) if lists else 1 if nets is None else len(nets)
     starts, stops, scales = (_each(x, count) for x in (starts, stops, scale))
     if not len(starts) == len(stops) == len(scales) or not all(isinstance(x, float) for x in scales):
         raise ValueError(
@@ -106,7 +106,7 @@ def control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
             "_scale, control_guidance_start and control_guidance_end as there are ControlNets, all of them floats"
         )
     made = [RowScale.of(*item) for item in zip(scales, starts, stops, strict=True)]
-    many = isinstance(scale, list | tuple) or hasattr(pipe.controlnet, "nets")
+    many = isinstance(scale, list | tuple) or nets is not None
     bound.arguments["controlnet_conditioning_scale"] = made if many else made[0]
 
 
