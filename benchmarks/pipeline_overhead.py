@@ -1,14 +1,15 @@
 """What `parallelize` costs where it gains nothing: one slice, against the unmodified pipeline.
 
     python benchmarks/pipeline_overhead.py
-    python benchmarks/pipeline_overhead.py --runs 3
+    python benchmarks/pipeline_overhead.py --runs 9 --write    # and puts the table into docs/benchmarks.md
 
 With one slice the engine makes the very steps of the sequential loop, one evaluation after the other, so that all that
 is added shows. The pipeline is the class-conditional one of examples/pipeline.py on the shipped network (2.7 million
 parameters, 28 x 28), guided, which is small: a step of a larger network takes longer, and what is added does not. The
 two are called in turn; of each call, the processor time outside the network is taken (that within is the same work in
 both, and its noise on a busy machine is larger than what is looked for). The figure is the difference of the medians
-over the unmodified pipeline's whole processor time. The median ratio of the whole wall times stands beside it.
+over the unmodified pipeline's whole processor time. The median ratio of the wall times of neighbouring calls stands
+beside it, with its middle half.
 """
 
 import argparse
@@ -22,7 +23,9 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from pages import DOCS, put
 from parareal_diffusers import parallelize
+from parareal_diffusers._report import markdown
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from pipeline import ClassConditionalPipeline, build
@@ -55,7 +58,7 @@ class Clock:
         return time.perf_counter() - began[0], whole, whole - self.within
 
 
-def measure(clock: Clock, runs: int) -> str:
+def measure(clock: Clock, runs: int) -> dict[str, str]:
     """Return what one slice adds."""
     plain, ours = [], []
     for _ in range(runs + 1):
@@ -67,25 +70,33 @@ def measure(clock: Clock, runs: int) -> str:
     added = np.median(ours[:, 2]) - np.median(plain[:, 2])
     share, wall = added / np.median(plain[:, 1]), np.median(ours[:, 0] / plain[:, 0]) - 1
     step = np.median(plain[:, 1]) / STEPS
-    return (
-        f"adds {100 * share:.1f} %: {1e3 * added / STEPS:.2f} ms to a step of {1e3 * step:.1f} ms; "
-        f"wall times {100 * wall:+.1f} %"
-    )
+    low, high = (100 * (np.quantile(ours[:, 0] / plain[:, 0], q) - 1) for q in (0.25, 0.75))
+    return {
+        "a step": f"{1e3 * step:.1f} ms",
+        "added, processor time": f"{1e3 * added / STEPS:.2f} ms, {100 * share:.1f} %",
+        "wall time": f"{100 * wall:+.1f} %",
+        "middle half of calls": f"{low:+.1f} % to {high:+.1f} %",
+    }
 
 
 def main() -> None:
-    """Print a line for each scheduler."""
+    """Print a row for each scheduler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     pipe = build()
     pipe.set_progress_bar_config(disable=True)
     clock, own = Clock(pipe), pipe.scheduler
     config = {name: own.config[name] for name in OPTIONS}
+    rows = []
     for scheduler in (own, DPMSolverMultistepScheduler(**config), EulerDiscreteScheduler(**config)):
         pipe.scheduler = scheduler
-        print(f"{type(scheduler).__name__}: one slice {measure(clock, given.runs)}", flush=True)
+        rows.append({"scheduler": type(scheduler).__name__, **measure(clock, given.runs)})
+        print(rows[-1], flush=True)
+    if given.write:
+        put(DOCS / "benchmarks.md", "pipeline overhead", markdown(rows))
 
 
 if __name__ == "__main__":

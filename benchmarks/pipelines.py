@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import DOCS, put
 from parareal_diffusers import parallelize
 from parareal_diffusers._report import markdown
 from tqdm.auto import tqdm
@@ -23,12 +24,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "pipelines"))
 import cases  # noqa: E402
 
-PAGE = ROOT / "docs" / "pipelines.md"
+PAGE = DOCS / "pipelines.md"
 
 
 def drawn(pipe: Any, call: dict[str, Any], kind: str = "np") -> np.ndarray:
     """Return pictures, or latents."""
     pipe.set_progress_bar_config(disable=True)
+    torch.manual_seed(0)  # Stable Diffusion 3 encodes control images with noise of the global generator
     return np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0), output_type=kind).images)
 
 
@@ -89,11 +91,10 @@ def main() -> None:
     features = markdown([row(case) for case in tqdm(cases.CASES)])
     solvers = markdown([solver_row(name) for name in tqdm(cases.LATENT_SOLVERS)])
     refusals = markdown(refused())
-    text = f"{features}\n\n### Solvers\n\n{solvers}\n\n### Refused\n\n{refusals}\n"
+    text = f"{features}\n\n### Solvers\n\n{solvers}\n\n### Refused\n\n{refusals}"
     print(text)
     if given.write:
-        head = PAGE.read_text().split("| pipeline ")[0]
-        PAGE.write_text(head + text)
+        put(PAGE, "pipelines", text)
 
 
 if __name__ == "__main__":

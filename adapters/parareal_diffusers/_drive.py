@@ -20,9 +20,11 @@ import parareal
 from parareal._calls import Call
 from parareal._run import Options, Run
 from parareal._solve import _problem
-from parareal_diffusers._gate import FIRST, Rows, outside
+from parareal_diffusers._gate import outside
 from parareal_diffusers._jumps import propagators
-from parareal_diffusers._sample import check_generator, criterion_of, noise_of, sizes_of
+from parareal_diffusers._replicas import Replicas
+from parareal_diffusers._rows import Rows
+from parareal_diffusers._sample import check_generator, check_own_noise, criterion_of, noise_of, sizes_of
 from parareal_diffusers._settings import Method, Settings, check_options, method_of
 from parareal_diffusers._standin import RowTime, plain, stand_in
 
@@ -47,6 +49,7 @@ class Drive:
         self.scheduler: Any = None
         self.method: Method | None = None
         self.rows: Rows | None = None
+        self.replicas: Replicas | None = None
         self.run: Run | None = None
         self.over = False
         self.passes = 0
@@ -72,7 +75,7 @@ class Drive:
         self.method = method_of(self.settings, self.step_options, plain(self.scheduler), first, first + len(timesteps))
         for t in timesteps:
             if self.run is None:
-                self.rows = FIRST
+                self.rows = Rows.first(len(self.scheduler.timesteps) - first)
                 yield t
         while self.run is not None and not self.over:
             if self.counted and self.passes >= len(timesteps):
@@ -133,8 +136,8 @@ class Drive:
 
     # What happens in between.
 
-    def check(self, scheduler: Any, steps: int) -> None:
-        """Raise what speaks against a scheduler, which is copied; what its own code raises, its loop will raise."""
+    def check(self, scheduler: Any, steps: int, dtype: torch.dtype) -> None:
+        """Raise what speaks against a scheduler, for a network's dtype; what its own code raises, its loop will."""
         self.scheduler = stand_in(scheduler, self)
         options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting", False) else {}
         try:
@@ -142,7 +145,8 @@ class Drive:
         except Exception:
             return
         prepared = plain(self.scheduler)
-        method_of(self.settings, self.step_options, prepared, 0, len(prepared.timesteps), whole=True)
+        method = method_of(self.settings, self.step_options, prepared, 0, len(prepared.timesteps), whole=True)
+        check_own_noise(method.fine, dtype, torch.promote_types(dtype, torch.float32))
 
     def _begin(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> None:
         method, settings = self.method, self.settings
@@ -168,6 +172,7 @@ class Drive:
         self.events = self.run.events()
         self.initial, self.state = initial, initial
         self.timesteps = plain(self.scheduler).timesteps.to(latents.device)
+        self._left = len(self.timesteps) - method.first
         if self._advance(None) and not self._is_first(method.first, len(initial)):
             return
         if not self.over:
@@ -183,6 +188,7 @@ class Drive:
     def _advance(self, value: Tensor | None) -> bool:
         """Take the engine to its next call; say whether there is one."""
         assert self.run is not None
+        assert self.method is not None
         try:
             event = self.events.send(value)
             while not isinstance(event, Call):
@@ -196,7 +202,10 @@ class Drive:
         self._order = torch.arange(samples, device=self._rows.device)
         ordered = len(self._rows) == samples and bool((self._rows == self._order).all())
         times = self.timesteps[self._nodes]
-        self.rows = Rows(samples, None if ordered else self._rows, times, len(self._rows), self.passes < _CHECKED)
+        numbers = self._nodes - self.method.first
+        self.rows = Rows(
+            samples, None if ordered else self._rows, times, len(times), self._left, numbers, self.passes < _CHECKED
+        )
         return True
 
     def _iterated(self, iteration: int) -> None:

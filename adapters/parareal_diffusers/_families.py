@@ -22,27 +22,6 @@ class Family:
     """whether its loop looks something up by the number of the pass"""
 
 
-def _skipped_layers(_: Any, given: Mapping[str, Any]) -> str | None:
-    if given.get("skip_guidance_layers") is None:
-        return None
-    return (
-        "skip-layer guidance goes by the number of the loop's step, which a pass is not: leave skip_guidance_layers out"
-    )
-
-
-def _control_ends(pipe: Any, given: Mapping[str, Any]) -> str | None:
-    def each(name: str) -> list[float]:
-        value = given.get(name)
-        return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-    if all(x <= 0 for x in each("control_guidance_start")) and all(x >= 1 for x in each("control_guidance_end")):
-        return None
-    return (
-        "control that begins or ends within the loop goes by the number of its step, which a pass is not: use "
-        "control_guidance_start=0.0 and control_guidance_end=1.0"
-    )
-
-
 def _noise_of_both_halves(pipe: Any, given: Mapping[str, Any]) -> str | None:
     name = type(pipe.scheduler).__name__
     if (
@@ -54,7 +33,6 @@ def _noise_of_both_halves(pipe: Any, given: Mapping[str, Any]) -> str | None:
     return f"{name} draws noise for the copies that the pipeline makes for guidance too: use DDIMScheduler"
 
 
-CONTROL = (_control_ends,)
 FAMILIES: dict[str, Family] = {
     "DDPMPipeline": Family(),
     "DDIMPipeline": Family(),
@@ -63,17 +41,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "StableDiffusionPipeline": Family(),
     "StableDiffusionImg2ImgPipeline": Family(),
-    "StableDiffusionControlNetPipeline": Family(("unet", "controlnet"), CONTROL, counted=True),
-    "StableDiffusionControlNetImg2ImgPipeline": Family(("unet", "controlnet"), CONTROL, counted=True),
+    "StableDiffusionControlNetPipeline": Family(("unet", "controlnet"), counted=True),
+    "StableDiffusionControlNetImg2ImgPipeline": Family(("unet", "controlnet"), counted=True),
     "StableDiffusionXLPipeline": Family(),
     "StableDiffusionXLImg2ImgPipeline": Family(),
-    "StableDiffusionXLControlNetPipeline": Family(("unet", "controlnet"), CONTROL, counted=True),
-    "StableDiffusion3Pipeline": Family(("transformer",), (_skipped_layers,)),
+    "StableDiffusionXLControlNetPipeline": Family(("unet", "controlnet"), counted=True),
+    "StableDiffusion3Pipeline": Family(("transformer",)),
     "StableDiffusion3Img2ImgPipeline": Family(("transformer",)),
-    "StableDiffusion3ControlNetPipeline": Family(("transformer", "controlnet"), CONTROL, counted=True),
+    "StableDiffusion3ControlNetPipeline": Family(("transformer", "controlnet"), counted=True),
     "FluxPipeline": Family(("transformer",)),
     "FluxImg2ImgPipeline": Family(("transformer",)),
-    "FluxControlNetPipeline": Family(("transformer", "controlnet"), CONTROL, counted=True),
+    "FluxControlNetPipeline": Family(("transformer", "controlnet"), counted=True),
 }
 """by the name of the class in diffusers that defines `__call__`"""
 

@@ -9,11 +9,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
+
+from parareal_diffusers._by_step import RowScale
+from parareal_diffusers._replicas import Replicas
+from parareal_diffusers._rows import Rows
+from parareal_diffusers._trees import joined, mapped
 
 STATES = frozenset({"sample", "hidden_states"})
 TIMES = frozenset({"timestep"})
@@ -47,33 +52,17 @@ SHARED = frozenset({"img_ids", "txt_ids"})
 """arguments that hold nothing for each sample"""
 
 
-@final
-@dataclass(frozen=True)
-class Rows:
-    """The rows that the loop's latents are at the moment."""
-
-    samples: int
-    """how many samples there are in all"""
-    sample: Tensor | None
-    """which sample each row belongs to, int64 of shape (R,); None where the rows are the samples in order"""
-    times: Tensor | None
-    """each row's timestep, shape (R,); None where all have the loop's own"""
-    count: int
-    """R"""
-    check: bool = False
-    """whether to look if the network is given these timesteps; it costs a wait for the device"""
-
-
-FIRST = Rows(0, None, None, 0)
-"""the rows of the loop's first pass, in which it is not known how many samples there are"""
-
-
 class Driver(Protocol):
     """Who knows the rows."""
 
     @property
     def rows(self) -> Rows | None:
         """The rows; None before the loop, and after it."""
+        ...
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The networks on several devices; None for one."""
         ...
 
     def sizes(self, copies: int) -> tuple[int | None, list[int]]:
@@ -108,7 +97,7 @@ class Gate:
     def __init__(self, module: nn.Module, inner: Callable[..., Any]):
         original = getattr(module, "_orig_mod", module)  # of a compiled one
         self.positional = list(inspect.signature(type(original).forward).parameters)[1:]
-        self.name, self.inner, self.users = type(original).__name__, inner, 0
+        self.module, self.name, self.inner, self.users = module, type(original).__name__, inner, 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module for the rows that the driver names."""
@@ -118,11 +107,15 @@ class Gate:
             return self.inner(*args, **kwargs)
         positional = self.positional[: len(args)]
         batch = _Batch(self.name, rows, {**dict(zip(positional, args, strict=True)), **kwargs})
-        return batch.run(self._call(positional), *driver.sizes(batch.copies))
+        most, sizes = driver.sizes(batch.copies)
+        if driver.replicas is None:
+            return batch.weighted(batch.run(_by_name(self.inner, positional), most, sizes))
+        return batch.weighted(batch.run_on(driver.replicas, self.module, positional, most, sizes))
 
-    def _call(self, positional: Sequence[str]) -> Callable[..., Any]:
-        """Return the call, given names, with as many arguments by position as it was made with: hooks may count."""
-        return lambda **given: self.inner(*[given.pop(name) for name in positional], **given)
+
+def _by_name(call: Callable[..., Any], positional: Sequence[str]) -> Callable[..., Any]:
+    """Return a call, given names, with as many arguments by position as it was made with: hooks may count."""
+    return lambda **given: call(*[given.pop(name) for name in positional], **given)
 
 
 @final
@@ -135,8 +128,8 @@ class _Batch:
         if not isinstance(state, Tensor):
             raise RuntimeError(f"{name} was called without {' or '.join(sorted(STATES))}")
         self.count = len(state)
-        if rows is FIRST:
-            self.rows = rows = Rows(self.count, None, None, self.count)
+        if not rows.count:
+            self.rows = rows = Rows.first(rows.steps, self.count)
         if self.count % rows.count:
             raise RuntimeError(f"{name} was called with a state of shape {tuple(state.shape)} for {rows.count} rows")
         self.copies = self.count // rows.count
@@ -144,6 +137,11 @@ class _Batch:
         if rows.sample is not None:
             copies = torch.arange(self.copies, device=rows.sample.device)[:, None] * rows.samples
             self.index = (copies + rows.sample).flatten()
+        self.home = state.device
+        scale = self.given.get("conditioning_scale")
+        self.scale = scale if isinstance(scale, RowScale) else None
+        if self.scale is not None:
+            self.given["conditioning_scale"] = float(self.scale)
         self.by_row = {key for key in self.given if key in STATES | TIMES | PER_SAMPLE | PER_ROW}
         self._gather()
 
@@ -152,11 +150,11 @@ class _Batch:
             if key in TIMES:
                 self.given[key] = self._times(value)
             elif key in PER_SAMPLE:
-                self.given[key] = _mapped(value, lambda x, key=key: self._per_sample(x, key))
+                self.given[key] = mapped(value, lambda x, key=key: self._per_sample(x, key))
             elif key in PER_ROW:
-                _mapped(value, lambda x, key=key: self._checked(x, self.count, key))
+                mapped(value, lambda x, key=key: self._checked(x, self.count, key))
             elif key not in STATES | SHARED:
-                _mapped(value, lambda x, key=key: self._unknown(x, key))
+                mapped(value, lambda x, key=key: self._unknown(x, key))
 
     def _times(self, value: Any) -> Any:
         if self.rows.times is None:  # a vector as in later passes, so that a compiled network needs no graph more
@@ -208,16 +206,34 @@ class _Batch:
 
     def run(self, call: Callable[..., Any], most: int | None, sizes: list[int]) -> Any:
         """Call the network in parts of so many rows, each filled up to the next of the sizes."""
-        most = self.count if most is None else most
-        outputs = []
+        parts = self._parts(most, sizes)
+        if parts == [(0, self.count, self.count)]:
+            return call(**self.given)
+        return joined([_cut(call(**self._part(*part)), part[1]) for part in parts])
+
+    def run_on(
+        self, replicas: Replicas, network: nn.Module, positional: Sequence[str], most: int | None, sizes: list[int]
+    ) -> Any:
+        """Call the network's copies on several devices, each for its share of the rows, in parts as for one."""
+        parts = self._parts(replicas.share(self.count, most), sizes)
+        calls = [partial(_called, positional, self._part(*part)) for part in parts]
+        outputs = replicas.calls(network, calls, self.home)
+        return joined([_cut(output, part[1]) for output, part in zip(outputs, parts, strict=True)])
+
+    def _parts(self, most: int | None, sizes: list[int]) -> list[tuple[int, int, int]]:
+        """Return where each part begins, how many rows it has, and to how many it is filled up."""
+        most, parts = self.count if most is None else most, []
         for start in range(0, self.count, most):
             count = min(most, self.count - start)
-            size = next((s for s in sizes if s >= count), count)
-            if count == size == self.count:
-                return call(**self.given)
-            output = call(**self._part(start, count, size))
-            outputs.append(_mapped(output, lambda x, count=count: x[:count]))
-        return _joined(outputs)
+            parts.append((start, count, next((s for s in sizes if s >= count), count)))
+        return parts
+
+    def weighted(self, output: Any) -> Any:
+        """Return what a ControlNet says, in the steps in which it is kept, and zeros for rows in others."""
+        if self.scale is None:
+            return output
+        kept = self.scale.kept(self.rows).to(self.home).expand(self.rows.count).repeat(self.copies)
+        return mapped(output, lambda x: x * kept.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)))
 
     def _part(self, start: int, count: int, size: int) -> dict[str, Any]:
         def part(x: Tensor) -> Tensor:
@@ -226,7 +242,22 @@ class _Batch:
             x = x[start : start + count]
             return x if size == count else torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])])
 
-        return {key: _mapped(x, part) if key in self.by_row else x for key, x in self.given.items()}
+        return {key: mapped(x, part) if key in self.by_row else x for key, x in self.given.items()}
+
+
+def _cut(output: Any, count: int) -> Any:
+    return mapped(output, lambda x: x[:count])
+
+
+def _called(positional: Sequence[str], given: dict[str, Any], call: Callable[..., Any]) -> Any:
+    return _by_name(call, positional)(**given)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Say whether a module is compiled, in place or not."""
+    call = module.__dict__.get("_compiled_call_impl")
+    call = call.inner if isinstance(call, Gate) else call
+    return hasattr(module, "_orig_mod") or call not in (None, module._call_impl)
 
 
 @contextmanager
@@ -254,27 +285,3 @@ def gated(modules: list[nn.Module]) -> Iterator[None]:
                     del module.__dict__["_compiled_call_impl"]
                 elif not gate.users:
                     module.__dict__["_compiled_call_impl"] = gate.inner
-
-
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensors in a value, at any depth."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        return type(value)([_mapped(x, function) for x in value])
-    if isinstance(value, dict):  # also the outputs of diffusers' models
-        mapped = {key: _mapped(x, function) for key, x in value.items()}
-        return mapped if type(value) is dict else type(value)(**mapped)
-    return value
-
-
-def _joined(outputs: list[Any]) -> Any:
-    """Join the outputs of parts."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return torch.cat(outputs)
-    if isinstance(first, list | tuple):
-        return type(first)([_joined(list(xs)) for xs in zip(*outputs, strict=True)])
-    if isinstance(first, dict):
-        return type(first)(**{key: _joined([x[key] for x in outputs]) for key in first})
-    return first

@@ -10,11 +10,13 @@ from typing import Any, final
 
 import parareal
 from parareal._checks import no_unknown
+from parareal_diffusers._by_step import control_by_row, skipping_by_row
 from parareal_diffusers._drive import Drive
 from parareal_diffusers._families import FAMILIES, known, unknown_family
 from parareal_diffusers._gate import ACTIVE, gated
 from parareal_diffusers._preview import pictures
 from parareal_diffusers._refusals import check_call, check_pipeline
+from parareal_diffusers._replicas import Replicas, Weights, checked_devices
 from parareal_diffusers._settings import Settings
 from parareal_diffusers._standin import stand_in
 from parareal_diffusers._verify import Verifier
@@ -40,7 +42,7 @@ def parallelize(
     pad_batch: bool | Sequence[int] = False,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool | None = None,
-    devices: None = None,
+    devices: Sequence[Any] | None = None,
     verify: bool = False,
     **unknown: Any,
 ) -> "Handle":
@@ -66,7 +68,8 @@ def parallelize(
         callback: called with a `parareal.Refinement` after every iteration; returning False ends the call with
             what there is. `handle.decode` makes pictures of latents.
         progress: True or False for a bar or none, whatever the pipeline is set to; None for as it is set.
-        devices: None: the pipeline's own device. More than one is not supported yet.
+        devices: where the denoiser's calls are made, each device having a share of the rows: `["cuda:0", "cuda:1"]`.
+            All else stays on the pipeline's own device. None for that alone. `max_batch` is then for each device.
         verify: compare with the pipeline as it was, over a few steps, before the first call of each kind. Needed for
             pipelines that are not in the table of docs/pipelines.md.
 
@@ -76,8 +79,6 @@ def parallelize(
             an argument that cannot be right; the sentence names it and says what to use instead.
     """
     no_unknown(parallelize, unknown)
-    if devices is not None:
-        raise ValueError("devices: more than the pipeline's own device is not supported yet; leave it out")
     settings = Settings(
         slices=slices,
         boundaries=boundaries,
@@ -91,6 +92,7 @@ def parallelize(
         eager=eager,
         max_batch=max_batch,
         pad_batch=pad_batch,
+        devices=devices,
     )
     return Handle(pipe, settings, callback, progress, verify)
 
@@ -118,6 +120,7 @@ class Handle:
             )
         self._family = unknown_family(pipe) if family is None else family
         self._verifier = Verifier() if verify else None
+        self._devices, self._weights = checked_devices(settings.devices), Weights()
         self._lock = threading.RLock()
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
@@ -156,7 +159,7 @@ class Handle:
     def disable(self) -> None:
         """Give the pipeline back as it was; more than once does nothing."""
         if self.enabled:
-            self.pipe.__class__ = self._kind
+            self.pipe.__class__, self._weights = self._kind, Weights()
 
     def __enter__(self) -> "Handle":
         """Return itself."""
@@ -184,7 +187,7 @@ class Handle:
         with self._lock:
             if self._drive is not None:
                 raise RuntimeError("the pipeline was called from within its own call: use another pipeline there")
-            check_call(self.pipe, self._family, given)
+            check_call(self.pipe, self._family, given, bool(self._devices))
             self._check_scheduler(given)
             if self._verifier is not None:
                 self._verifier.check(self, given)
@@ -194,31 +197,43 @@ class Handle:
     def _check_scheduler(self, given: dict[str, Any]) -> None:
         """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""
         scheduler, steps = self.pipe.scheduler, given.get("num_inference_steps", 10)
-        options = {name: given[name] for name in STEP_OPTIONS if name in given}
-        key = (type(scheduler), dict(scheduler.config), steps, options)
+        options = self._step_options(given)
+        dtype = getattr(self.pipe, self._family.networks[0]).dtype
+        key = (type(scheduler), dict(scheduler.config), steps, options, dtype)
         if key != self._checked and isinstance(steps, int):
-            Drive(self.settings, options).check(scheduler, steps)
+            Drive(self.settings, options).check(scheduler, steps, dtype)
             self._checked = key
+
+    def _step_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what the pipeline gives to its scheduler's step, if that takes it."""
+        parameters = inspect.signature(self._kind.__call__).parameters
+        return {name: given.get(name, parameters[name].default) for name in STEP_OPTIONS if name in parameters}
 
     def driven(
         self, settings: Settings, given: dict[str, Any], bound: inspect.BoundArguments, quiet: bool = False
     ) -> Any:
         """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
-        options = {name: given[name] for name in STEP_OPTIONS if name in given}
+        options = self._step_options(given)
         drive = Drive(settings, options, self._family.doubled(given), self._family.counted)
         drive.interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
             drive.on_iteration.append(self.callback)
         if bound.arguments.get("callback_on_step_end") is not None:
             bound.arguments["callback_on_step_end"] = StepCallback(given["callback_on_step_end"], drive, self.pipe)
+        control_by_row(self.pipe, bound)
         networks = [getattr(self.pipe, name) for name in self._family.networks]
+        networks = [part for network in networks for part in getattr(network, "nets", [network])]  # of several controls
         try:
-            with self._in_place(drive), gated(networks):
+            if self._devices:
+                drive.replicas = Replicas(self._devices, self._weights, networks)
+            with self._in_place(drive), gated(networks), skipping_by_row(self.pipe, bound, drive):
                 output = self._kind.__call__(*bound.args, **bound.kwargs)
             drive.ended()
             return output
         finally:
             drive.close()
+            if drive.replicas is not None:
+                drive.replicas.close()
             self._solution, self._steps = drive.solution, drive.steps
             if not quiet:
                 for rows, seconds in drive.took.items():

@@ -7,6 +7,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from parareal_diffusers._families import Family
+from parareal_diffusers._gate import is_compiled
+from parareal_diffusers._replicas import check_replicable
 from parareal_diffusers._schedulers import check_known
 
 
@@ -21,12 +23,20 @@ def check_pipeline(pipe: Any) -> None:
     check_known(pipe.scheduler)
 
 
-def check_call(pipe: Any, family: Family, given: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a call that cannot be right."""
+def check_call(pipe: Any, family: Family, given: Mapping[str, Any], devices: bool) -> None:
+    """Raise `ValueError` for a call that cannot be right; `devices`, on several."""
     check_known(pipe.scheduler)
     for name in family.networks:
-        check_network(name, getattr(pipe, name, None))
-    reasons = [_old_callback(given), _callback_object(given), *(refuse(pipe, given) for refuse in family.refusals)]
+        network: Any = getattr(pipe, name, None)
+        check_network(name, network)
+        if devices:
+            check_replicable(name, network, is_compiled(network))
+    reasons = [
+        _old_callback(given),
+        _callback_object(given),
+        _callback_inputs(given),
+        *(refuse(pipe, given) for refuse in family.refusals),
+    ]
     for reason in filter(None, reasons):
         raise ValueError(f"{type(pipe).__name__}: {reason}")
 
@@ -71,4 +81,16 @@ def _callback_object(given: Mapping[str, Any]) -> str | None:
     return (
         f"{type(callback).__name__} changes the pipeline at a step, and passes are not steps: use a function that only "
         "looks, or sample without parallelize"
+    )
+
+
+def _callback_inputs(given: Mapping[str, Any]) -> str | None:
+    asked = given.get("callback_on_step_end_tensor_inputs") or ["latents"]
+    if given.get("callback_on_step_end") is None or set(asked) <= {"latents"}:
+        return None
+    more = ", ".join(name for name in asked if name != "latents")
+    return (
+        f"callback_on_step_end_tensor_inputs asks for {more}, which are the same in every step unless the callback "
+        "changes them by the step, and passes are not steps: ask for latents only, which it may look at, or sample "
+        "without parallelize (handle.disable())"
     )

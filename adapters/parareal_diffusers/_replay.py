@@ -27,11 +27,21 @@ class Replay:
         grid: its grid.
         latents: of the batch, (samples, *sample).
         generator: one, one a sample, or None for the global one.
+        within: the steps that the loop makes.
         options: further arguments of its step.
     """
 
-    def __init__(self, scheduler: Any, grid: Grid, latents: Tensor, generator: Generators, options: Mapping[str, Any]):
-        self.scheduler, self.like, self.given = scheduler, torch.zeros_like(latents), options
+    def __init__(
+        self,
+        scheduler: Any,
+        grid: Grid,
+        latents: Tensor,
+        generator: Generators,
+        within: range,
+        options: Mapping[str, Any],
+    ):
+        self.scheduler, self.like = scheduler, torch.zeros_like(latents)
+        self.within, self.given = within, options
         self.generator, self.generators = generator, as_list(generator, latents.device)
         self.decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
         self.jump = lru_cache(64)(self._jump)
@@ -47,26 +57,27 @@ class Replay:
         return path_of(self.scheduler, self.like, self.generator, self.given)
 
     @cached_property
-    def states(self) -> list[list[Tensor]]:
+    def states(self) -> dict[int, list[Tensor]]:
         """The generators' states before each step."""
-        return [states for states, _ in self._recorded]
+        return {node: states for node, (states, _) in self._recorded.items()}
 
     @cached_property
-    def _recorded(self) -> list[tuple[list[Tensor], Tensor]]:
+    def _recorded(self) -> dict[int, tuple[list[Tensor], Tensor]]:
         """The generators' states before each step, and the noise that the step adds.
 
         That is measured with a scheduler that begins where the step, or its cycle of calls, begins: what others
         remember of earlier noise would be counted again.
         """
-        kept, scheduler, order = [], self._begun(0), int(getattr(self.scheduler, "order", 1))
+        kept, order = {}, int(getattr(self.scheduler, "order", 1))
+        scheduler = self._begun(self.within.start)
         fresh = scheduler
-        for node in range(len(scheduler.timesteps)):
+        for node in self.within:
             states = [g.get_state() for g in self.generators]
             self._from_zeros(scheduler, node, self.generators)
             if node % order == 0:
                 fresh = self._begun(node)
             noise = self._from_zeros(fresh, node, self._again(states))
-            kept.append((states, torch.nan_to_num(noise, 0.0, 0.0, 0.0)))
+            kept[node] = states, torch.nan_to_num(noise, 0.0, 0.0, 0.0)
         return kept
 
     def _from_zeros(self, scheduler: Any, node: int, generators: Sequence[torch.Generator]) -> Tensor:

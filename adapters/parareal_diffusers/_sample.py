@@ -247,12 +247,8 @@ def noise_of(
     if not solver.stochastic:
         return None
     if isinstance(solver, AnyScheduler):
-        if len(within) < grid.steps or dtype != latents.dtype:
-            raise ValueError(
-                f"{type(solver.scheduler).__name__} draws noise in its own step, which is repeated for whole loops in "
-                "the states' dtype only: use a scheduler with a native solver (docs/support.md)"
-            )
-        return Replay(solver.scheduler, grid, latents, generator, solver.options)
+        check_own_noise(solver, dtype, latents.dtype)
+        return Replay(solver.scheduler, grid, latents, generator, within, solver.options)
     steps = [i for i in drawing(solver, grid) if i in within]
     if solver.entry(grid) is not None:
         steps = [-1, *steps]  # the noise of latents comes first
@@ -286,6 +282,16 @@ def entered(solver: Solver, grid: Grid, latents: Tensor, random: Any) -> Tensor:
     """Return latents as the first step starts from them."""
     scale = solver.entry(grid)
     return latents if scale is None else latents + scale * random.step(-1)
+
+
+def check_own_noise(solver: Solver, network: torch.dtype, states: torch.dtype) -> None:
+    """Raise `ValueError` for a scheduler that would draw its noise in another dtype than the sequential loop's."""
+    if isinstance(solver, AnyScheduler) and solver.stochastic and network != states:
+        raise ValueError(
+            f"{type(solver.scheduler).__name__} draws noise in its own step, in {str(network).removeprefix('torch.')} "
+            "for this network, and states are wider: use a network in single precision, or a scheduler with a native "
+            "solver, as EulerAncestralDiscreteScheduler"
+        )
 
 
 def criterion_of(

@@ -1,5 +1,6 @@
 """How a loop is sampled: the keywords of `parallelize`, and the solvers, grid and slices that a loop makes of them."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -8,10 +9,12 @@ import parareal
 from parareal._checks import one_of, whole_number
 from parareal._edges import nodes
 from parareal._run import SCHEDULES
-from parareal_diffusers._any_scheduler import AnyScheduler
+from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
 from parareal_diffusers._coarse import COARSE, coarse_solver
 from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._grid import Grid
+from parareal_diffusers._lms import LMS
+from parareal_diffusers._replicas import checked_devices
 from parareal_diffusers._sample import boundaries_of, criterion_of, sizes_of
 from parareal_diffusers._schedulers import check_known, grid_of, prepared, solver_of
 from parareal_diffusers._solver import Solver
@@ -34,6 +37,7 @@ class Settings:
     eager: int | None = None
     max_batch: int | None = None
     pad_batch: bool | Sequence[int] = False
+    devices: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         """Raise `TypeError` or `ValueError` for what no call of a pipeline could mend."""
@@ -56,6 +60,7 @@ class Settings:
             check_known(self.coarse)
         criterion_of(self.criterion, self.tolerance, 1)
         sizes_of(self.pad_batch, self.max_batch)
+        checked_devices(self.devices)
 
 
 @final
@@ -85,12 +90,14 @@ def method_of(
     if isinstance(fine, DDIM):
         given = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
         fine = DDIM(scheduler, **{k: v for k, v in given.items() if v is not None})
-    if isinstance(fine, AnyScheduler) and fine.stochastic:
+    if isinstance(fine, AnyScheduler):
+        fine = AnyScheduler(scheduler, _taken(scheduler, step_options))
+    if isinstance(fine, LMS) and first:
         raise ValueError(
-            f"{type(scheduler).__name__} draws noise in its own step, which a pipeline's loop cannot be given again: "
-            "use another scheduler, with a native solver (docs/support.md)"
+            f"LMSDiscreteScheduler, begun at step {first} as here, uses weights for slopes that it does not have yet "
+            "(docs/upstream.md): use DEISMultistepScheduler, or all steps"
         )
-    grid = grid_of(scheduler)
+    grid = any_grid(scheduler, fine.options) if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
     fine.check(grid)
     coarse.suits(grid)
@@ -108,11 +115,20 @@ def method_of(
     return Method(fine, coarse, grid, first, [first + n for n in edges])
 
 
+def _taken(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options that a scheduler's step takes."""
+    takes = inspect.signature(scheduler.step).parameters.keys() - {"generator", "return_dict"}
+    return {name: value for name, value in options.items() if value is not None and name in takes}
+
+
 def check_options(fine: Solver, options: dict[str, Any]) -> None:
     """Raise `ValueError` for options of a scheduler's step that the solver does not have."""
-    known = {"generator": None}
+    known: dict[str, Any] = {"generator": None}
     if isinstance(fine, DDIM):
         known |= {"eta": fine.eta, "use_clipped_model_output": fine.use_clipped_model_output}
-    wrong = [key for key, value in options.items() if value and key != "generator" and known.get(key) != value]
+    if isinstance(fine, AnyScheduler):
+        known |= {name: p.default for name, p in inspect.signature(fine.scheduler.step).parameters.items()}
+        known |= fine.options
+    wrong = [key for key, value in options.items() if key != "generator" and (value or 0) != (known.get(key) or 0)]
     if wrong:
         raise ValueError(f"step options {', '.join(wrong)} cannot be honoured in parallel in time: leave them out")

@@ -47,15 +47,18 @@ class StepCallback:
             if value is not shown.get(name):
                 raise ValueError(
                     f"callback_on_step_end returned other {name} than it was given. {_MENDED}: return what was given, "
-                    "or sample without parallelize"
+                    "or sample without parallelize (handle.disable())"
                 )
         if any(x._version != versions[k] for k, x in shown.items() if k in versions):
-            raise ValueError(f"callback_on_step_end changed a tensor in place. {_MENDED}: change a copy")
+            raise ValueError(
+                f"callback_on_step_end changed a tensor in place. {_MENDED}: change a copy, or sample "
+                "without parallelize (handle.disable())"
+            )
         changed = [k for k, v in _settings(self.pipe).items() if k not in before or not _same(before[k], v)]
         if changed:
             raise ValueError(
                 f"callback_on_step_end changed the pipeline's {', '.join(changed)}. {_MENDED}: sample without "
-                "parallelize for settings that change by the step"
+                "parallelize (handle.disable()) for settings that change by the step"
             )
 
 

@@ -1,5 +1,6 @@
 """What is tested of pipelines, one case each: also the rows of the table in docs/pipelines.md."""
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,13 +34,24 @@ def picture(seed, size=16):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
 
 
+FOR_ALL = (
+    "controlnet_conditioning_scale",
+    "control_guidance_start",
+    "control_guidance_end",
+    "ip_adapter_image_embeds",
+    "negative_ip_adapter_image_embeds",
+    "skip_guidance_layers",
+)
+"""arguments that are not a list of one for each sample"""
+
+
 def alone(call, i):
     """The arguments of a call for two samples, for one of them."""
 
     def one(name, value):
         if name == "batch_size":
             return 1
-        if name in ("controlnet_conditioning_scale", "ip_adapter_image_embeds"):  # for all samples
+        if name in FOR_ALL:
             return value
         return value[i : i + 1] if isinstance(value, list | tiny.torch.Tensor) else value
 
@@ -67,6 +79,12 @@ LATENT_SOLVERS = {
     "Heun": lambda: diffusers.HeunDiscreteScheduler(**tiny.LATENT),
     "UniPC": lambda: diffusers.UniPCMultistepScheduler(**tiny.LATENT),
     "DEIS": lambda: diffusers.DEISMultistepScheduler(**tiny.LATENT),
+    "DPM2": lambda: diffusers.KDPM2DiscreteScheduler(**tiny.LATENT),
+    "LMS": lambda: diffusers.LMSDiscreteScheduler(**tiny.LATENT),
+    "LCM": lambda: diffusers.LCMScheduler(**tiny.LATENT),
+    "TCD": lambda: diffusers.TCDScheduler(**tiny.LATENT),
+    "DPM2 ancestral": lambda: diffusers.KDPM2AncestralDiscreteScheduler(**tiny.LATENT),
+    "SA-Solver": lambda: diffusers.SASolverScheduler(**tiny.LATENT),
 }
 PIXEL_SOLVERS = {
     "DDPM": lambda: diffusers.DDPMScheduler(**tiny.PIXEL),
@@ -114,10 +132,19 @@ def with_lora(build, name="unet"):
     return built
 
 
-def with_ip_adapter(scheduler=None):
-    pipe = tiny.sd(scheduler=scheduler)
-    tiny.add_ip_adapter(pipe.unet)
-    return pipe
+def with_ip_adapter(build=tiny.sd, add=tiny.add_ip_adapter, name="unet"):
+    def built(scheduler=None):
+        pipe = build(scheduler=scheduler)
+        add(getattr(pipe, name))
+        return pipe
+
+    return built
+
+
+def embedded(guided=True):
+    """Of an image, for both halves that guidance makes, or one."""
+    one = tiny.torch.randn(1, 1, 16, generator=tiny.seeded(7))
+    return tiny.torch.cat([tiny.torch.zeros(1, 1, 16), one]) if guided else one
 
 
 CASES = [
@@ -142,23 +169,13 @@ CASES = [
     Case(SD, T2I, "eta", text(tiny.sd), {**TWO, "eta": 0.5}),
     Case(SD, T2I, "latents", text(tiny.sd), {**TWO, "latents": tiny.torch.randn(2, 4, 8, 8, generator=tiny.seeded(4))}),
     Case(SD, T2I, "LoRA", with_lora(tiny.sd), {**TWO, "cross_attention_kwargs": {"scale": 0.8}}),
-    Case(
-        SD,
-        T2I,
-        "IP-Adapter",
-        with_ip_adapter,
-        {
-            **TWO,
-            "ip_adapter_image_embeds": [
-                tiny.torch.cat([tiny.torch.zeros(1, 1, 16), tiny.torch.randn(1, 1, 16, generator=tiny.seeded(7))])
-            ],
-        },
-    ),
+    Case(SD, T2I, "IP-Adapter", with_ip_adapter(), {**TWO, "ip_adapter_image_embeds": [embedded()]}),
     Case(SD, T2I, "attention and VAE slicing", sliced, TWO),
     Case(SD, T2I, "max_batch", text(tiny.sd), TWO, {"max_batch": 3}),
     Case(SD, T2I, "pad_batch", text(tiny.sd), TWO, {"pad_batch": (2, 8)}),
     Case(SD, T2I, "levels", text(tiny.sd), TWO, {"levels": (3, 2)}),
     Case(SD, T2I, "synchronous", text(tiny.sd), TWO, {"schedule": "synchronous"}),
+    Case(SD, T2I, "two devices", text(tiny.sd), TWO, {"devices": ["cpu", "cpu"]}),
     Case(SD, T2I, "Picard", text(tiny.sd), TWO, {"slices": "steps", "coarse": "identity"}),
     Case(SD, IMG, "guidance", i2i(diffusers.StableDiffusionImg2ImgPipeline), {**TWO, **I2I}),
     Case(SD, CTL, "guidance", controlled(diffusers.StableDiffusionControlNetPipeline), {**TWO, **CONTROL}),
@@ -193,6 +210,41 @@ CASES = [
     ),
     Case(
         SD,
+        CTL,
+        "begins and ends within the loop",
+        controlled(diffusers.StableDiffusionControlNetPipeline),
+        {**TWO, **CONTROL, "control_guidance_start": 0.2, "control_guidance_end": 0.7},
+    ),
+    Case(
+        SD,
+        CTL,
+        "two, each with its own end, two devices",
+        controlled_twice,
+        {
+            **TWO,
+            "image": [CONTROL["image"]] * 2,
+            "controlnet_conditioning_scale": [0.5, 1.0],
+            "control_guidance_start": [0.0, 0.3],
+            "control_guidance_end": [0.5, 1.0],
+        },
+        {"devices": ["cpu", "cpu"]},
+    ),
+    Case(
+        SD,
+        CTL,
+        "guess_mode, ends within the loop",
+        controlled(diffusers.StableDiffusionControlNetPipeline),
+        {**TWO, **CONTROL, "guess_mode": True, "control_guidance_end": 0.5},
+    ),
+    Case(
+        SD,
+        "ControlNet, " + IMG,
+        "ends within the loop",
+        controlled(diffusers.StableDiffusionControlNetImg2ImgPipeline),
+        {**TWO, **I2I, "control_image": CONTROL["image"], "control_guidance_end": 0.5},
+    ),
+    Case(
+        SD,
         "ControlNet, " + IMG,
         "guidance",
         controlled(diffusers.StableDiffusionControlNetImg2ImgPipeline),
@@ -202,6 +254,7 @@ CASES = [
     Case(XL, T2I, "guidance_rescale", text(tiny.sdxl), {**TWO, "guidance_rescale": 0.7}),
     Case(XL, T2I, "denoising_end", text(tiny.sdxl), {**TWO, "denoising_end": 0.6}),
     Case(XL, T2I, "LoRA", with_lora(tiny.sdxl), TWO),
+    Case(XL, T2I, "IP-Adapter", with_ip_adapter(tiny.sdxl), {**TWO, "ip_adapter_image_embeds": [embedded()]}),
     Case(XL, IMG, "guidance", i2i(diffusers.StableDiffusionXLImg2ImgPipeline, tiny.sdxl), {**TWO, **I2I}),
     Case(
         XL,
@@ -217,11 +270,39 @@ CASES = [
         controlled(diffusers.StableDiffusionXLControlNetPipeline, tiny.sdxl, width=64, **tiny.XL),
         {**TWO, **CONTROL},
     ),
+    Case(
+        XL,
+        CTL,
+        "ends within the loop, denoising_end",
+        controlled(diffusers.StableDiffusionXLControlNetPipeline, tiny.sdxl, width=64, **tiny.XL),
+        {**TWO, **CONTROL, "control_guidance_end": 0.4, "denoising_end": 0.7},
+    ),
     Case(SD3, T2I, "guidance", text(tiny.sd3), TWO),
+    Case(
+        SD3,
+        T2I,
+        "skip-layer guidance",
+        text(tiny.sd3),
+        {**TWO, "skip_guidance_layers": [0], "skip_layer_guidance_start": 0.2, "skip_layer_guidance_stop": 0.6},
+    ),
+    Case(
+        SD3,
+        T2I,
+        "IP-Adapter",
+        with_ip_adapter(tiny.sd3, tiny.add_ip_adapter_to_sd3, "transformer"),
+        {**TWO, "ip_adapter_image_embeds": embedded()},
+    ),
     Case(SD3, T2I, "no guidance", text(tiny.sd3), {**TWO, "guidance_scale": 1.0}),
     Case(SD3, T2I, "LoRA", with_lora(tiny.sd3, "transformer"), TWO),
     Case(SD3, IMG, "guidance", i2i(diffusers.StableDiffusion3Img2ImgPipeline, tiny.sd3), {**TWO, **I2I, **SIZE}),
     Case(SD3, CTL, "guidance", tiny.sd3_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
+    Case(
+        SD3,
+        CTL,
+        "ends within the loop",
+        tiny.sd3_controlled,
+        {**TWO, **SIZE, "control_image": CONTROL["image"], "control_guidance_end": 0.5},
+    ),
     Case(FLUX, T2I, "embedded guidance", text(tiny.flux), {**TWO, **SIZE}),
     Case(
         FLUX,
@@ -232,6 +313,32 @@ CASES = [
     ),
     Case(FLUX, T2I, "LoRA", with_lora(tiny.flux, "transformer"), {**TWO, **SIZE}),
     Case(FLUX, CTL, "embedded guidance", tiny.flux_controlled, {**TWO, **SIZE, "control_image": CONTROL["image"]}),
+    Case(
+        FLUX,
+        T2I,
+        "IP-Adapter, two devices",
+        with_ip_adapter(tiny.flux, tiny.add_ip_adapter_to_flux, "transformer"),
+        {
+            **TWO,
+            **SIZE,
+            "ip_adapter_image_embeds": [embedded(False)],
+            "negative_ip_adapter_image_embeds": [0 * embedded(False)],
+        },
+        {"devices": ["cpu", "cpu"]},
+    ),
+    Case(
+        FLUX,
+        CTL,
+        "begins and ends within the loop",
+        tiny.flux_controlled,
+        {
+            **TWO,
+            **SIZE,
+            "control_image": CONTROL["image"],
+            "control_guidance_start": 0.2,
+            "control_guidance_end": 0.7,
+        },
+    ),
     Case(FLUX, IMG, "embedded guidance", i2i(diffusers.FluxImg2ImgPipeline, tiny.flux), {**TWO, **I2I, **SIZE}),
 ]
 
@@ -255,17 +362,22 @@ def cached():
 
 def refused():
     """What is refused: its name, a pipeline and the arguments of a call."""
-    control = controlled(diffusers.StableDiffusionControlNetPipeline)()
     cutoff = SDCFGCutoffCallback()
+    more = {"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    i2i = diffusers.StableDiffusionImg2ImgPipeline
     return [
         ("inpainting", tiny.sd(diffusers.StableDiffusionInpaintPipeline), TWO),
         ("perturbed-attention guidance", tiny.sd(diffusers.StableDiffusionPAGPipeline), TWO),
         ("PNDM", tiny.sd(scheduler=diffusers.PNDMScheduler(**tiny.LATENT)), TWO),
-        ("LCM", tiny.sd(scheduler=diffusers.LCMScheduler(**tiny.LATENT)), TWO),
+        ("LMS, image to image", tiny.sd(i2i, LATENT_SOLVERS["LMS"]()), {**TWO, **I2I}),
+        (
+            "LCM in half precision",
+            copy.deepcopy(tiny.sd(scheduler=LATENT_SOLVERS["LCM"]())).to(tiny.torch.float16),
+            TWO,
+        ),
         ("step caches", cached(), TWO),
-        ("ControlNet that ends early", control, {**TWO, **CONTROL, "control_guidance_end": 0.5}),
-        ("skip-layer guidance", tiny.sd3(), {**TWO, "skip_guidance_layers": [0]}),
         ("callbacks that change settings", tiny.sd(), {**TWO, "callback_on_step_end": cutoff}),
+        ("callbacks that ask for embeddings", tiny.sd(), {**TWO, **more}),
         ("the old callback", tiny.sd(), {**TWO, "callback": print, "callback_steps": 1}),
         (
             "DiT with added noise",

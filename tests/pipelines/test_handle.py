@@ -247,13 +247,28 @@ def test_a_network_compiled_in_place(pipe):
 
 
 def test_offloaded_networks():
-    accelerate = pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate")
     pipe = copy.deepcopy(tiny.sd())
     expected = pictures(pipe)
-    pipe.unet, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert hasattr(pipe.unet, "_hf_hook")
+    assert abs(pictures(pipe) - expected).max() == 0
     with parallelize(pipe, tolerance=0.0):
         assert abs(pictures(pipe) - expected).max() <= EXACT
-    assert pipe.unet._hf_hook is hook.hook
+    assert hasattr(pipe.unet, "_hf_hook")
+    assert abs(pictures(pipe) - expected).max() == 0
+
+
+def test_tiles_and_slices(pipe):
+    pipe = copy.deepcopy(pipe)
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 8, 4
+    pipe.vae.enable_slicing()
+    pipe.enable_attention_slicing(1)
+    expected = pictures(pipe)
+    with parallelize(pipe, tolerance=0.0):
+        assert abs(pictures(pipe) - expected).max() <= EXACT
+    assert pipe.vae.use_tiling
 
 
 def test_two_pipelines_that_share_their_networks_in_two_threads():

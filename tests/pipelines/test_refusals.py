@@ -34,7 +34,6 @@ def test_pndm():
 
 
 def test_schedulers_that_cannot_be_carried():
-    refused(tiny.sd(scheduler=diffusers.LCMScheduler(**tiny.LATENT)), "LCMScheduler.*use another scheduler")
     options = {**tiny.LATENT, "variance_type": "fixed_large_log"}
     refused(tiny.sd(scheduler=diffusers.DDPMScheduler(**options)), "fixed_large_log.*use 'fixed_large'")
 
@@ -78,14 +77,34 @@ def test_old_callbacks():
     refused(tiny.sd(), "use callback_on_step_end", {**TWO, "callback": print, "callback_steps": 1})
 
 
-@pytest.mark.parametrize("more", [{"control_guidance_end": 0.5}, {"control_guidance_start": [0.1]}])
-def test_control_that_ends_within_the_loop(more):
+def test_noise_that_a_scheduler_draws_itself_in_half_precision():
+    pipe = copy.deepcopy(tiny.sd(scheduler=cases.LATENT_SOLVERS["LCM"]())).to(torch.float16)
+    refused(pipe, "LCMScheduler draws noise in its own step, in float16.*EulerAncestralDiscreteScheduler")
+
+
+def test_slopes_that_the_scheduler_does_not_have():
+    pipe = tiny.sd(diffusers.StableDiffusionImg2ImgPipeline, cases.LATENT_SOLVERS["LMS"]())
+    with parallelize(pipe), pytest.raises(ValueError, match=r"LMSDiscreteScheduler, begun at step 5.*use DEIS"):
+        pipe(**TWO, **cases.I2I)
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"control_guidance_end": 0.5, "controlnet_conditioning_scale": 1}, "as many"),
+        ({"control_guidance_start": 0.7, "control_guidance_end": 0.5}, "cannot be larger or equal"),
+        ({"control_guidance_start": 0.7, "control_guidance_end": 1.5}, "can't be larger than 1"),
+    ],
+)
+def test_control_whose_ends_make_no_sense(more, error):
     pipe = cases.controlled(diffusers.StableDiffusionControlNetPipeline)()
-    refused(pipe, "control_guidance_start=0.0 and control_guidance_end=1.0", {**TWO, **cases.CONTROL, **more})
+    refused(pipe, error, {**TWO, **cases.CONTROL, **more})
 
 
-def test_skipped_layers():
-    refused(tiny.sd3(), "leave skip_guidance_layers out", {**TWO, "skip_guidance_layers": [0]})
+def test_callbacks_that_ask_for_what_they_could_only_change():
+    more = {"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    refused(tiny.sd(), "asks for prompt_embeds.*ask for latents only", {**TWO, **more})
+    refused(tiny.sd(scheduler=cases.LATENT_SOLVERS["Euler"]()), r"without parallelize \(handle", {**TWO, **more})
 
 
 def test_noise_of_doubled_latents():
@@ -135,7 +154,6 @@ def test_a_loop_that_would_begin_within_a_cycle():
         ({"window": 0}, "window"),
         ({"max_iterations": -1}, "max_iterations"),
         ({"tolerence": 1e-3}, "did you mean 'tolerance'"),
-        ({"devices": ["cpu", "cpu"]}, "devices"),
     ],
 )
 def test_options(options, match):

@@ -4,6 +4,7 @@ Random networks prove equality and plumbing, not convergence. None clips its pre
 network chaotic: two sequential runs whose noise differs by rounding would differ visibly.
 """
 
+import copy
 import functools
 import os
 import string
@@ -126,9 +127,7 @@ def controlnet(seed=1, width=32, **options):
         conditioning_embedding_out_channels=(8, 16),
         **options,
     ).eval()
-    for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:  # zero as they come: they would say nothing
-        torch.nn.init.normal_(block.weight, std=0.3)
-    return net
+    return seen(net, *net.controlnet_down_blocks, net.controlnet_mid_block)
 
 
 XL = {
@@ -154,25 +153,44 @@ def sdxl(kind=diffusers.StableDiffusionXLPipeline, scheduler=None, **more):
 
 
 FLOW_VAE = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.0609, "scaling_factor": 1.5305}
+SD3 = {
+    "sample_size": 8,
+    "patch_size": 1,
+    "in_channels": 4,
+    "num_layers": 2,  # the last makes nothing of what a ControlNet says
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "caption_projection_dim": 16,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 64,
+    "out_channels": 4,
+}
+FLUX = {
+    "patch_size": 1,
+    "in_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": (4, 4, 8),
+    "guidance_embeds": True,
+}
+
+
+def seen(net, *layers):
+    """Return a control network whose outputs are seen: its last layers are zero as they come."""
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    return net
 
 
 def sd3(kind=diffusers.StableDiffusion3Pipeline, scheduler=None, **more):
     torch.manual_seed(0)
-    net = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_projection_dim=16,
-        joint_attention_dim=32,
-        pooled_projection_dim=64,
-        out_channels=4,
-    ).eval()
     tokenizer, encoder = t5()
     return kind(
-        transformer=net,
+        transformer=diffusers.SD3Transformer2DModel(**SD3).eval(),
         scheduler=scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(**FLOW_VAE),
         text_encoder=clip(32),
@@ -185,20 +203,8 @@ def sd3(kind=diffusers.StableDiffusion3Pipeline, scheduler=None, **more):
     )
 
 
-def flux(kind=diffusers.FluxPipeline, scheduler=None, guidance_embeds=True, **more):
+def flux(kind=diffusers.FluxPipeline, scheduler=None, **more):
     torch.manual_seed(0)
-    net = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=guidance_embeds,
-    ).eval()
     tokenizer, encoder = t5()
     return kind(
         scheduler=scheduler or diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -207,46 +213,29 @@ def flux(kind=diffusers.FluxPipeline, scheduler=None, guidance_embeds=True, **mo
         tokenizer=clip_tokenizer(),
         text_encoder_2=encoder,
         tokenizer_2=tokenizer,
-        transformer=net,
+        transformer=diffusers.FluxTransformer2DModel(**FLUX).eval(),
         **more,
     )
 
 
 def sd3_controlled(scheduler=None):
     torch.manual_seed(1)
-    net = diffusers.SD3ControlNetModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=64,
-        out_channels=4,
-    ).eval()
-    for block in [*net.controlnet_blocks, net.pos_embed_input.proj]:
-        torch.nn.init.normal_(block.weight, std=0.3)
-    return sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+    net = diffusers.SD3ControlNetModel(**SD3).eval()
+    seen(net, *net.controlnet_blocks, net.pos_embed_input.proj)
+    pipe = sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
+    pipe.vae = copy.deepcopy(
+        pipe.vae
+    )  # encodes control images with noise of the global generator: here with next to none
+    last, channels = pipe.vae.encoder.conv_out, pipe.vae.config.latent_channels
+    torch.nn.init.zeros_(last.weight[channels:])
+    torch.nn.init.constant_(last.bias[channels:], -30.0)
+    return pipe
 
 
 def flux_controlled(scheduler=None):
     torch.manual_seed(1)
-    net = diffusers.FluxControlNetModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    ).eval()
-    for block in [*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder]:
-        torch.nn.init.normal_(block.weight, std=0.3)
+    net = diffusers.FluxControlNetModel(**FLUX).eval()
+    seen(net, *net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder)
     return flux(diffusers.FluxControlNetPipeline, scheduler, controlnet=net)
 
 
@@ -284,16 +273,21 @@ def dit(scheduler=None):
     return diffusers.DiTPipeline(transformer=net, vae=vae(), scheduler=scheduler or diffusers.DDIMScheduler(**DDIM))
 
 
-def add_ip_adapter(net, width=16):
-    """Load an IP-Adapter of random weights into a UNet, through the loader that diffusers' pipelines use."""
+def image_projection(inner, width):
+    """Weights of an IP-Adapter's projection of an image, to four tokens."""
     torch.manual_seed(6)
-    inner = net.config.cross_attention_dim
-    projection = {
+    return {
         "proj.weight": 0.3 * torch.randn(4 * inner, width),
         "proj.bias": torch.zeros(4 * inner),
         "norm.weight": torch.ones(inner),
         "norm.bias": torch.zeros(inner),
     }
+
+
+def add_ip_adapter(net, width=16):
+    """Load an IP-Adapter of random weights into a UNet, through the loader that diffusers' pipelines use."""
+    inner = net.config.cross_attention_dim
+    projection = image_projection(inner, width)
     layers = {}
     number = 1
     for name in net.attn_processors:
@@ -304,4 +298,32 @@ def add_ip_adapter(net, width=16):
         layers[f"{number}.to_k_ip.weight"] = 0.3 * torch.randn(size, inner)
         layers[f"{number}.to_v_ip.weight"] = 0.3 * torch.randn(size, inner)
         number += 2
+    net._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": layers}], low_cpu_mem_usage=False)
+
+
+def add_ip_adapter_to_sd3(net, width=16):
+    """Put an IP-Adapter of random weights into the transformer of Stable Diffusion 3."""
+    from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+    from diffusers.models.embeddings import IPAdapterTimeImageProjection
+
+    torch.manual_seed(6)
+    inner = SD3["attention_head_dim"] * SD3["num_attention_heads"]
+    sizes = {"hidden_size": inner, "ip_hidden_states_dim": inner, "head_dim": SD3["attention_head_dim"]}
+    net.set_attn_processor(
+        {name: SD3IPAdapterJointAttnProcessor2_0(**sizes, timesteps_emb_dim=24) for name in net.attn_processors}
+    )
+    net.image_proj = IPAdapterTimeImageProjection(
+        embed_dim=width, output_dim=inner, hidden_dim=24, dim_head=8, heads=2, num_queries=4, timestep_in_dim=8
+    )
+
+
+def add_ip_adapter_to_flux(net, width=16):
+    """Put an IP-Adapter of random weights into the transformer of Flux."""
+    inner, outer = net.inner_dim, net.config.joint_attention_dim
+    projection = image_projection(outer, width)
+    layers = {}
+    for number in range(net.config.num_layers):
+        for part in ("k", "v"):
+            layers[f"{number}.to_{part}_ip.weight"] = 0.3 * torch.randn(inner, outer)
+            layers[f"{number}.to_{part}_ip.bias"] = torch.zeros(inner)
     net._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": layers}], low_cpu_mem_usage=False)
