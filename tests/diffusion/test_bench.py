@@ -13,7 +13,6 @@ from parareal_diffusers.bench._memory import Remembering
 from parareal_diffusers.bench._parareal import costs
 from parareal_diffusers.bench._problems import mixture
 from parareal_diffusers.bench._record import Iterate, Stop, Target
-from parareal_diffusers.bench._window import Window
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal
@@ -106,16 +105,15 @@ def _step(problem, n, x):
 
 
 def test_anderson_solves_a_linear_problem_in_as_many_iterations_as_it_has_unknown_directions():
-    from parareal_diffusers.bench._parataa import Anderson
+    from parareal_diffusers.bench._parataa import Anderson, Seen
 
-    parts = mixture(1).parts(STEPS)
-    anderson = Anderson(parts, memory=3)
+    anderson = Anderson(memory=3)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64) * 1e3  # large beside the ridge
     fixed, x = torch.zeros(4, 1, 8, 8, dtype=torch.float64), direction.clone()
     for _ in range(2):  # R = -x / 2 along one direction: one difference says all
         residual = -0.5 * (x - fixed)
-        correction = anderson(Window(3, 7, torch.cat([x[:1], x]), x), residual)
+        correction = anderson(Seen(3, 7, x, residual))
         x = x + residual - correction
     assert x.norm() < 1e-3 * direction.norm()
 

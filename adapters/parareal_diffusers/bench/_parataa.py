@@ -1,6 +1,8 @@
 """ParaTAA: triangular nonlinear equations of order k, by triangular Anderson acceleration in a sliding window."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +41,15 @@ class Equations:
         return (x[r] + total[n] - total[r]) * per_row(scale[n], x)
 
 
+class Seen(NamedTuple):
+    """The states at the nodes front + 1 .. end of an iteration, and their residuals, each (states, *sample)."""
+
+    front: int
+    end: int
+    x: Tensor
+    residual: Tensor
+
+
 class Anderson:
     """Triangular Anderson acceleration (arXiv 2402.09970, sec. 3.2).
 
@@ -48,34 +59,33 @@ class Anderson:
     zeros, and so a plain update.
     """
 
-    def __init__(self, parts: Parts, memory: int):
-        self.memory, self.shape = memory - 1, (parts.grid.steps + 1, *parts.latents.shape[1:])
-        self.states: list[tuple[int, int, Tensor, Tensor]] = []  # front, end, states and residuals of iterations
+    def __init__(self, memory: int):
+        self.memory = memory
+        self.kept: list[Seen] = []
 
-    def __call__(self, seen: Window, residual: Tensor) -> Tensor:
-        """Return the correction (dX + dR) g of the states at the nodes front + 1 .. end, and remember them."""
-        self.states = [*self.states, (seen.front, seen.end, seen.x[1:], residual)][-self.memory - 1 :]
-        if len(self.states) < 2:
-            return torch.zeros_like(residual)
-        columns = [self._changes(*pair, seen) for pair in zip(self.states, self.states[1:], strict=False)]
+    def __call__(self, now: Seen) -> Tensor:
+        """Return the correction (dX + dR) g of an iteration's states, and remember them."""
+        self.kept = [*self.kept, now][-self.memory :]
+        if len(self.kept) < 2:
+            return torch.zeros_like(now.residual)
+        columns = [_changes(*pair, now) for pair in pairwise(self.kept)]
         moved, turned = (torch.stack([c[i] for c in columns], dim=1) for i in (0, 1))  # (states, columns, *sample)
         rows = turned.flatten(2)
         gram = (rows @ rows.mT).cumsum(0) + RIDGE * torch.eye(rows.shape[1]).double()
-        right = (rows @ residual.flatten(1)[:, :, None]).cumsum(0)
+        right = (rows @ now.residual.flatten(1)[:, :, None]).cumsum(0)
         weights = torch.linalg.solve(gram, right)
-        return ((moved + turned) * weights.reshape(*weights.shape[:2], *[1] * (residual.ndim - 1))).sum(1)
+        return ((moved + turned) * weights.reshape(*weights.shape[:2], *[1] * (now.x.ndim - 1))).sum(1)
 
-    def _changes(
-        self, before: tuple[int, int, Tensor, Tensor], after: tuple[int, int, Tensor, Tensor], seen: Window
-    ) -> tuple[Tensor, Tensor]:
-        """Return the changes of states and residuals from one iteration to the next, zero where one of them is not."""
-        whole = [torch.zeros(self.shape, dtype=torch.float64) for _ in range(2)]
-        first, last = max(before[0], after[0]), min(before[1], after[1])
-        for change, i in zip(whole, (2, 3), strict=True):
-            change[first + 1 : last + 1] = (
-                after[i][first - after[0] : last - after[0]] - before[i][first - before[0] : last - before[0]]
-            )
-        return tuple(change[seen.front + 1 : seen.end + 1] for change in whole)  # pyright: ignore
+
+def _changes(before: Seen, after: Seen, now: Seen) -> tuple[Tensor, Tensor]:
+    """Return how the states of now, and their residuals, changed between two iterations; zero where not in both."""
+    moved, turned = torch.zeros_like(now.x), torch.zeros_like(now.residual)
+    first, last = max(x.front for x in (before, after, now)), min(x.end for x in (before, after, now))
+    if first < last:
+        a, b, c = (slice(first - x.front, last - x.front) for x in (before, after, now))
+        moved[c] = after.x[b] - before.x[a]
+        turned[c] = after.residual[b] - before.residual[a]
+    return moved, turned
 
 
 def parataa(parts: Parts, target: Target, stop: Stop, window: int, order: int, memory: int = 2) -> Sequence[Iterate]:
@@ -90,11 +100,11 @@ def parataa(parts: Parts, target: Target, stop: Stop, window: int, order: int, m
         order: k of the equations; more than there are steps for all.
         memory: iterates that the acceleration remembers, the current one included; 1 for plain fixed-point iteration.
     """
-    equations, anderson = Equations(parts, order), Anderson(parts, memory)
+    equations, anderson = Equations(parts, order), Anderson(memory)
 
     def update(seen: Window, done: int) -> Tensor:
         residual = equations(seen) - seen.x[1:]
-        correction = anderson(seen, residual) if memory > 1 else torch.zeros_like(residual)
+        correction = anderson(Seen(seen.front, seen.end, seen.x[1:], residual))
         correction[: done + 1] = 0  # the safeguard: what is final after this iteration is a plain update
         return seen.x[1:] + residual - correction
 

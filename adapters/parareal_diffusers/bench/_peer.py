@@ -49,8 +49,9 @@ def tiny_stable_diffusion() -> dict[str, Any]:
             vocabulary.setdefault(token, len(vocabulary))
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 2}
-    config = CLIPTextConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1, vocab_size=len(vocabulary), **sizes)
+    ids: dict[str, Any] = {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4}
+    config = CLIPTextConfig(num_hidden_layers=2, **ids, **sizes)
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
@@ -59,14 +60,12 @@ def tiny_stable_diffusion() -> dict[str, Any]:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32),
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
+    blocks: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    vae = AutoencoderKL(latent_channels=4, norm_num_groups=8, sample_size=32, **blocks)
     return {
         "vae": vae.eval(),
         "text_encoder": CLIPTextModel(config).eval(),
