@@ -166,7 +166,7 @@ def test_frontiers_and_who_is_beaten():
 
     cells = [at(10, 3), at(5, 6), at(7, 7), at(12, 2)]
     assert frontier(cells) == [at(5, 6), at(10, 3), at(12, 2)]
-    ours, srds = METHODS["ours: 2M jumps, few slices"], METHODS["SRDS, pipelined"]
+    ours, srds = METHODS["ours: 2M jumps, more slices"], METHODS["SRDS, pipelined"]
     for span, pairs in ((9, [("SRDS, pipelined", ours.name)]), (11, [])):
         runs = {(0, Stop("oracle", 1e-3)): [Iterate(1, 10, 30, 1, 1, 1e-3)]}
         theirs = {(0, Stop("oracle", 1e-3)): [Iterate(1, span, 20, 1, 1, 1e-3)]}
@@ -193,7 +193,7 @@ def _never(method):
 def test_the_short_form(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     run = command(parser)
-    options = ["--short", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    options = ["--short", "--time", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     assert run(parser.parse_args(options)) == 0
     printed = capsys.readouterr().out
     for name in METHODS:
@@ -201,6 +201,7 @@ def test_the_short_form(tmp_path, capsys):
             assert f"| {name} " in printed
     assert "a published method has both less span and less work" in printed
     page = (tmp_path / "out" / "bench.md").read_text()
+    assert page.count(" to ") >= sum(m.settings(25) is not None for m in METHODS.values())  # spreads of wall ratios
     assert page.count("as run: increment") == sum(m.settings(25) is not None for m in METHODS.values())
     assert (tmp_path / "out" / "frontier-mixture.png").stat().st_size > 10_000
 

@@ -85,14 +85,14 @@ def frontier(cells: Sequence[Cell]) -> list[Cell]:
 def beaten(found: Sequence[Found], rule: str, tolerance: float, samples: int) -> list[tuple[str, str]]:
     """Return the pairs (a published method, one of ours on our frontier) of which the first has less span and work.
 
-    With `rule="as run"`, ours stop by their estimates, and the others by the common rule.
+    With `rule="as run"` each stops by `Method.rule`.
     """
     cells: dict[str, list[Cell]] = {}
     for one in found:
         if rule == "oracle":
             cells[one.method.name] = reached(one, tolerance, samples)
         else:
-            run = cell(one, "estimate" if one.method.family == "ours" else "increment", tolerance, samples)
+            run = cell(one, one.method.rule, tolerance, samples)
             cells[one.method.name] = [run] if run is not None and run.worst <= tolerance else []
     names = [one.method.name for one in found if one.method.family == "ours"]
     best = frontier([c for name in names for c in cells[name]])

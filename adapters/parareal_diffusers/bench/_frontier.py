@@ -21,7 +21,7 @@ def picture(tables: Mapping[Where, Sequence[Found]], problem: str, tolerances: S
     from matplotlib.lines import Line2D
 
     mine = {w: f for w, f in tables.items() if w.problem == problem and complete(f, tolerances)}
-    figure = Figure(figsize=(3.4 * len(mine), 2.7 * len(tolerances) + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(3.2 * len(mine), 9.0), 2.5 * len(tolerances) + 1.2), layout="constrained")
     panels = figure.subplots(len(tolerances), len(mine), squeeze=False)
     looks = _looks(mine)
     for column, (where, found) in enumerate(mine.items()):
@@ -54,12 +54,13 @@ def _panel(
     axes: "Axes", where: Where, found: Sequence[Found], tolerance: float, samples: int,
     looks: Mapping[str, tuple[str, str]],
 ) -> None:  # fmt: skip
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     ours = []
     for one in found:
         colour, marker = looks[one.method.name]
         best = frontier(reached(one, tolerance, samples))
-        rule = "estimate" if one.method.family == "ours" else "increment"
-        run = cell(one, rule, tolerance, samples)
+        run = cell(one, one.method.rule, tolerance, samples)
         for point in best:
             axes.plot(point.span, point.work / where.steps, marker, color=colour, markersize=6)
         ours += best if one.method.family == "ours" else []
@@ -70,6 +71,10 @@ def _panel(
     axes.axhline(1, color="grey", linewidth=0.6)
     axes.axvline(where.steps, color="grey", linewidth=0.6)
     axes.set(xscale="log", yscale="log", title=f"N = {where.steps}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
     axes.title.set_fontsize(9)
     axes.tick_params(labelsize=7, which="both")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.5)

@@ -14,19 +14,26 @@ from parareal_diffusers.bench._record import Iterate, Stop, Target
 # Our settings, by name and number of steps: keyword arguments of `sample`. Another number of steps takes those of the
 # nearest. This table alone says what "ours" is.
 OURS: dict[str, dict[int, dict[str, Any]]] = {
-    "2M jumps, few slices": {
-        25: {"slices": 8},
-        100: {"slices": 12},
+    "2M jumps, root of N slices": {
+        25: {"slices": 5},
+        100: {"slices": 10},
         196: {"slices": 14},
         961: {"slices": 31},
     },
     "2M jumps, more slices": {
-        25: {"slices": 9},
+        25: {"slices": 8},
+        100: {"slices": 12},
+        196: {"slices": 20},
+        961: {"slices": 44},
+    },
+    "2M jumps, many slices": {
+        25: {"slices": 10},
         100: {"slices": 22},
         196: {"slices": 31},
-        961: {"slices": 54},
+        961: {"slices": 62},
     },
     "2M jumps, two levels": {
+        100: {"levels": (8, 4)},
         196: {"levels": (12, 4)},
         961: {"levels": (12, 9)},
     },
@@ -56,6 +63,11 @@ class Method:
     """the runs in which an oracle looks for the first iterate that is good enough"""
     wide: bool = False
     """whether a call takes all steps at once"""
+
+    @property
+    def rule(self) -> str:
+        """The rule of its numbers "as run", where only one is shown: the estimate where the engine makes one."""
+        return "estimate" if "estimate" in self.rules else "increment"
 
     def stops(self, tolerances: Sequence[float]) -> list[Stop]:
         """Return all ways in which it is run, without repetition."""
@@ -91,7 +103,7 @@ def srds(name: str, **options: Any) -> Method:
     def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return solve(problem, steps, target, stop, options)
 
-    return Method(name, "SRDS", run, lambda steps: options)
+    return Method(name, "SRDS", run, lambda steps: options, ("increment", "estimate"))
 
 
 def windowed(name: str, family: str, function: Callable[..., Sequence[Iterate]], wide: bool, **options: Any) -> Method:

@@ -34,8 +34,8 @@ class Stop:
     """When a method stops.
 
     `rule` is `"increment"`, which all methods have: when every state that it keeps has changed by at most `tolerance`
-    times its own RMS in the last iteration; states settle from the left. `"estimate"` is our `parareal.Tolerance`.
-    `"own"` is the rule of a method's paper with this tolerance. `"oracle"` goes on until the error is below
+    times its own RMS in the last iteration; states settle from the left. `"estimate"` is `parareal.Tolerance`, on the
+    engine. `"own"` is the rule of a method's paper with this tolerance. `"oracle"` goes on until the error is below
     `tolerance`, and has all iterates on the way.
     """
 

@@ -66,8 +66,7 @@ def summary(
                 if one is None or not count:
                     row[head] = "-"
                     continue
-                rule = rule or ("estimate" if one.method.family == "ours" else "increment")
-                got = cell(one, rule, tolerance, count)
+                got = cell(one, rule or one.method.rule, tolerance, count)
                 over = "" if got is None or got.worst <= tolerance else " !"
                 row[head] = "-" if got is None else f"{got.span:.0f}, {got.work / where.steps:.2f}{over}"
         rows.append(row)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -39,30 +40,28 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
         over the unmodified scheduler, on the same sample just before, to the method's.
     """
     walls = store.note("walls")
-    jobs = [(w, m, r) for w in choice.tables() if w.steps <= most_steps for m in choice.chosen(w) for r in m.rules]
-    left = [job for job in jobs if _key(*job) not in walls]
-    for where in dict.fromkeys(w for w, _, _ in left):
-        mine = [(m, r) for w, m, r in left if w == where]
-        walls = store.note("walls", _time(where, mine, PROBLEMS[where.problem](choice.samples), store))
+    for where in choice.tables():
+        methods = [m for m in choice.chosen(where) if _key(where, m) not in walls]
+        if methods and where.steps <= most_steps:
+            walls = store.note("walls", _time(where, methods, PROBLEMS[where.problem](choice.samples), store))
     return walls
 
 
-def _time(where: Where, mine: Sequence[tuple[Method, str]], problem: Problem, store: Store) -> dict[str, list[float]]:
+def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Store) -> dict[str, list[float]]:
     targets = store.reference(where, problem)
     scheduler = problem.scheduler_for(where.steps)
-    ratios: dict[str, list[float]] = {_key(where, m, r): [] for m, r in mine}
-    for run in tqdm(range(RUNS + 1), desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
+    ratios: dict[str, list[float]] = {_key(where, method): [] for method in methods}
+    jobs = [(run, method) for run in range(RUNS + 1) for method in methods]
+    for run, method in tqdm(jobs, desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
         index = run % problem.samples
         one, target = problem.sample(index), Target(targets[index : index + 1])
-        network = one.network(where.steps)
-        for method, rule in mine:
-            base = took(lambda one=one, network=network: scheduler_loop(network, one.latents, scheduler, where.steps))
-            stop = Stop(rule, TOLERANCE)
-            parallel = took(lambda m=method, one=one, target=target, stop=stop: m.run(one, where.steps, target, stop))
-            if run:  # the first warms up
-                ratios[_key(where, method, rule)].append(base / parallel)
+        network, stop = one.network(where.steps), Stop(method.rule, TOLERANCE)
+        base = took(partial(scheduler_loop, network, one.latents, scheduler, where.steps))
+        parallel = took(partial(method.run, one, where.steps, target, stop))
+        if run:  # the first warms up
+            ratios[_key(where, method)].append(base / parallel)
     return {key: spread(found) for key, found in ratios.items()}
 
 
-def _key(where: Where, method: Method, rule: str) -> str:
-    return f"{where.problem}|{where.steps}|{method.name}|{rule}|{TOLERANCE:g}"
+def _key(where: Where, method: Method) -> str:
+    return f"{where.problem}|{where.steps}|{method.name}|{method.rule}|{TOLERANCE:g}"
