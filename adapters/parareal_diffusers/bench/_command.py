@@ -112,7 +112,9 @@ def outcome_of(options: argparse.Namespace) -> Outcome:
     walls = measure(choice, store, options.time_most_steps) if time else store.note("walls")
     peers: dict[str, list[dict[str, str]]] = {}
     if not (options.no_peer or options.short):
-        peers = store.note("peer", None if options.no_run else _peers(options.time))
+        peers = store.note("peer-timed" if options.time else "peer")
+        if not peers and not options.no_run:
+            peers = store.note("peer-timed" if options.time else "peer", _peers(options.time))
     return Outcome(choice, tables, walls, peers)
 
 
