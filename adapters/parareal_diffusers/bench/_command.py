@@ -15,7 +15,7 @@ from parareal_diffusers.bench._cells import complete
 from parareal_diffusers.bench._collect import Choice, Found, Store, Where, collect
 from parareal_diffusers.bench._methods import METHODS, RELATIVE
 from parareal_diffusers.bench._problems import PROBLEMS, STEPS
-from parareal_diffusers.bench._tables import full, summary, titles, verdict
+from parareal_diffusers.bench._tables import full, summary, title, verdict
 from parareal_diffusers.bench._timing import MOST_STEPS, measure
 
 
@@ -56,7 +56,7 @@ class Outcome:
             if counts:
                 told = ", ".join(f"{count} at N={steps}" for steps, count in counts.items())
                 table = summary(self.tables, problem, tolerance, self.choice.tolerances)
-                parts.append(f"**{titles()[problem]}**, tolerance {tolerance:g}; samples: {told}.\n\n{table}")
+                parts.append(f"**{title(problem)}**, tolerance {tolerance:g}; samples: {told}.\n\n{table}")
         parts.append(verdict(self.tables, self.choice.tolerances))
         parts += [f"**{told}**\n\n{markdown(rows)}" for told, rows in self.peers.items()]
         return "\n\n".join(parts)
@@ -67,7 +67,7 @@ class Outcome:
         for where, found in self.tables.items():
             count = self.samples(where)
             for tolerance in self.choice.tolerances if count else ():
-                head = f"### {titles()[where.problem]}, N = {where.steps}, tolerance {tolerance:g}"
+                head = f"### {title(where.problem)}, N = {where.steps}, tolerance {tolerance:g}"
                 parts.append(f"{head}\n\n{count} samples.\n\n{full(where, found, tolerance, count, self.walls)}")
         return "\n\n".join(parts)
 

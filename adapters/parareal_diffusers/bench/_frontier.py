@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from parareal_diffusers.bench._cells import cell, complete, frontier, reached
 from parareal_diffusers.bench._collect import Found, Where
-from parareal_diffusers.bench._tables import titles
+from parareal_diffusers.bench._tables import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def picture(tables: Mapping[Where, Sequence[Found]], problem: str, tolerances: S
         for name, (colour, marker) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(f"{titles()[problem]}: filled by an oracle, hollow as run", fontsize=11)
+    figure.suptitle(f"{title(problem)}: filled by an oracle, hollow as run", fontsize=11)
     return figure
 
 

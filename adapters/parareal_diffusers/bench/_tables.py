@@ -1,6 +1,7 @@
 """The tables, in Markdown."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from parareal_diffusers._report import markdown
@@ -11,9 +12,10 @@ from parareal_diffusers.bench._problems import PROBLEMS
 RULES = {"oracle": "oracle", "increment": "as run: increment", "estimate": "as run: estimate", "own": "as run: its own"}
 
 
-def titles() -> dict[str, str]:
-    """Return the problems' titles."""
-    return {name: make(1).title for name, make in PROBLEMS.items()}
+@cache
+def title(problem: str) -> str:
+    """Return a problem's title, by its name."""
+    return PROBLEMS[problem](1).title
 
 
 def full(where: Where, found: Sequence[Found], tolerance: float, samples: int, walls: Mapping[str, Any]) -> str:
@@ -82,7 +84,7 @@ def verdict(tables: Mapping[Where, Sequence[Found]], tolerances: Sequence[float]
             for tolerance in tolerances if samples else ():
                 count += 1
                 lines += [
-                    f"- {titles()[where.problem]}, N={where.steps}, tolerance {tolerance:g}, {rule}: *{theirs}* has "
+                    f"- {title(where.problem)}, N={where.steps}, tolerance {tolerance:g}, {rule}: *{theirs}* has "
                     f"less span and less work than *{mine}*."
                     for theirs, mine in beaten(found, rule, tolerance, samples)
                 ]
