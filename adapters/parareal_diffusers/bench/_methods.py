@@ -32,6 +32,12 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         196: {"slices": 31},
         961: {"slices": 62},
     },
+    "2M jumps, without speculation": {
+        25: {"slices": 8, "eager": 1},
+        100: {"slices": 10, "eager": 1},
+        196: {"slices": 14, "eager": 1},
+        961: {"slices": 31, "eager": 1},
+    },
     "2M jumps, two levels": {
         100: {"levels": (8, 4)},
         196: {"levels": (12, 4)},
