@@ -12,8 +12,8 @@ from parareal_diffusers.bench._record import Iterate, Stop, Target
 from parareal_diffusers.bench._window import Counted, relative_change
 
 STARTS = {4: (0.0, 0.16, 0.32, 0.64), 8: (0.0, 0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8)}
-"""where cores begin, as fractions of the steps: eight as published for 50 steps (0, 2, 4, 8, 16, 24, 32, 40), and the
-every second of them that leaves four"""
+"""where cores begin, as fractions of the steps: eight as published for 50 steps (0, 2, 4, 8, 16, 24, 32, 40), and four
+of these (0, 8, 16, 32)"""
 
 
 @final
