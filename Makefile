@@ -44,6 +44,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/levels.py
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/support.py
+	$(BIN)/python benchmarks/compare.py --time --write $(ARGS)
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

@@ -1,0 +1,130 @@
+"""What is sampled: networks, schedulers, noise."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, final
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
+
+from parareal_diffusers import models
+from parareal_diffusers._denoiser import Denoiser, Guidance
+from parareal_diffusers._grid import Grid
+from parareal_diffusers._sample import prepare
+from parareal_diffusers._schedulers import grid_of, prepared
+from parareal_diffusers._solver import Solver
+from parareal_diffusers.testing import GaussianMixture
+
+STEPS = (25, 100, 196, 961)
+"""the numbers of steps in the tables of SRDS"""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A network, a scheduler and noise for some samples."""
+
+    name: str
+    title: str
+    model: Callable[..., Any]
+    scheduler: Any
+    """a diffusers scheduler, as it comes with the model"""
+    latents: Tensor
+    """shape (samples, *sample)"""
+    model_kwargs: Mapping[str, Tensor] = field(default_factory=dict)
+    """a row a sample in each"""
+    guidance: Guidance | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self.latents)
+
+    def sample(self, index: int) -> "Problem":
+        """Return the problem of one sample alone."""
+        one = slice(index, index + 1)
+        guidance = self.guidance
+        if guidance is not None:
+            guidance = replace(guidance, model_kwargs={k: v[one] for k, v in guidance.model_kwargs.items()})
+        kwargs = {k: v[one] for k, v in self.model_kwargs.items()}
+        return replace(self, latents=self.latents[one], model_kwargs=kwargs, guidance=guidance)
+
+    def scheduler_for(self, steps: int) -> Any:
+        """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/upstream.md)."""
+        if len(prepared(self.scheduler, steps).timesteps) == steps:
+            return self.scheduler
+        return type(self.scheduler).from_config(self.scheduler.config, timestep_spacing="leading")
+
+    def arguments(self, steps: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what `sample` is given."""
+        named = {"num_inference_steps": steps, "model_kwargs": self.model_kwargs, "guidance": self.guidance}
+        return (self.model, self.latents, self.scheduler_for(steps)), named
+
+    def parts(self, steps: int) -> "Parts":
+        """Return what methods with a loop of their own are written in."""
+        given, named = self.arguments(steps)
+        ready = prepare(*given, **named)
+        return Parts(ready.fine, ready.grid, ready.denoiser, self.latents)
+
+    def network(self, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the network with its guidance and conditioning, as the loop over the unmodified scheduler calls it."""
+        scheduler = prepared(self.scheduler_for(steps), steps)
+        denoiser = Denoiser(self.model, grid_of(scheduler), self.samples, self.model_kwargs, self.guidance)
+        node = {int(t): i for i, t in enumerate(scheduler.timesteps)}
+        index = torch.arange(self.samples)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return denoiser(x, torch.full((len(x),), node[int(t[0])]), index)
+
+        return network
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The solver, its grid, the network by rows, and the noise of one sample."""
+
+    solver: Solver
+    grid: Grid
+    denoiser: Denoiser
+    latents: Tensor
+    """shape (1, *sample)"""
+
+
+def mixture(samples: int) -> Problem:
+    """Return a mixture of twelve Gaussians in 64 dimensions: its exact score, float64."""
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
+    score = GaussianMixture.random().model(scheduler, "epsilon")
+    return Problem("mixture", "Gaussian mixture, exact score", score, scheduler, noise(samples, 1, 8, 8).double())
+
+
+def fashion(samples: int, scale: float) -> Problem:
+    """Return the shipped network, one class after the other."""
+    net, scheduler = _fashion()
+    guidance = Guidance(scale, {"class_labels": torch.full((samples,), 10)}) if scale != 1 else None
+    name = f"fashion-mnist-{scale:g}"
+    kwargs = {"class_labels": torch.arange(samples) % 10}
+    latents = noise(samples, 1, 28, 28)
+    return Problem(name, f"trained network, guidance {scale:g}", net, scheduler, latents, kwargs, guidance)
+
+
+def noise(samples: int, *shape: int) -> Tensor:
+    """Return standard noise; that of a sample does not depend on how many there are."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(21 + i)) for i in range(samples)])
+
+
+@cache
+def _fashion() -> tuple[Any, Any]:
+    return models.load("fashion-mnist")
+
+
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "mixture": mixture,
+    "fashion-mnist-1": lambda samples: fashion(samples, 1.0),
+    "fashion-mnist-3": lambda samples: fashion(samples, 3.0),
+}
+"""by name, made for a number of samples; one with a network of its own adds a function and a line"""
+COSTLY = ("fashion-mnist-1", "fashion-mnist-3")
+"""those whose evaluations take milliseconds"""

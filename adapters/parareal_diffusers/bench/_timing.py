@@ -1,0 +1,67 @@
+"""Wall time against the sequential loop, both in turn in one run."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from parareal_diffusers.bench._collect import Choice, Store, Where
+from parareal_diffusers.bench._methods import Method
+from parareal_diffusers.bench._problems import PROBLEMS, Problem
+from parareal_diffusers.bench._record import Stop, Target
+from parareal_diffusers.testing import scheduler_loop
+
+TOLERANCE = 1e-2
+RUNS = 5
+MOST_STEPS = 196
+"""above which nothing is timed unless asked for"""
+
+
+def took(call: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def spread(ratios: Sequence[float]) -> list[float]:
+    """Return the median, the smallest and the largest."""
+    return [statistics.median(ratios), min(ratios), max(ratios)]
+
+
+def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[str, list[float]]:
+    """Time all methods as run, with tolerance 1e-2, on one sample after the other; kept in the store when done.
+
+    Returns:
+        By problem, steps, method, rule and tolerance: the median, smallest and largest ratio of the time of the loop
+        over the unmodified scheduler, on the same sample just before, to the method's.
+    """
+    walls = store.note("walls")
+    for where in choice.tables():
+        methods = [m for m in choice.chosen(where) if _key(where, m) not in walls]
+        if methods and where.steps <= most_steps:
+            walls = store.note("walls", _time(where, methods, PROBLEMS[where.problem](choice.samples), store))
+    return walls
+
+
+def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Store) -> dict[str, list[float]]:
+    targets = store.reference(where, problem)
+    scheduler = problem.scheduler_for(where.steps)
+    ratios: dict[str, list[float]] = {_key(where, method): [] for method in methods}
+    jobs = [(run, method) for run in range(RUNS + 1) for method in methods]
+    for run, method in tqdm(jobs, desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
+        index = run % problem.samples
+        one, target = problem.sample(index), Target(targets[index : index + 1])
+        network, stop = one.network(where.steps), Stop(method.rule, TOLERANCE)
+        base = took(partial(scheduler_loop, network, one.latents, scheduler, where.steps))
+        parallel = took(partial(method.run, one, where.steps, target, stop))
+        if run:  # the first warms up
+            ratios[_key(where, method)].append(base / parallel)
+    return {key: spread(found) for key, found in ratios.items()}
+
+
+def _key(where: Where, method: Method) -> str:
+    return f"{where.problem}|{where.steps}|{method.name}|{method.rule}|{TOLERANCE:g}"

@@ -1,0 +1,26 @@
+"""Our settings and published parallel samplers on the same problems, noise and stop rules.
+
+    python benchmarks/compare.py [--write] [--short] [--time] [--problems ..] [--steps ..] [--samples ..] [--no-run]
+
+`parareal bench`, whose options it has; `--write` puts the tables and pictures into docs/benchmarks.md,
+docs/benchmarks-full.md and docs/images. Runs are kept in build/bench, so that a run that was broken off goes on.
+Without a cache everything takes some hours on one core.
+"""
+
+import argparse
+import sys
+
+from pages import DOCS, put
+from parareal_diffusers.bench._command import about, command, outcome_of
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = command(parser)
+    parser.add_argument("--write", action="store_true", help="write tables and pictures into the documentation")
+    given = parser.parse_args()
+    if not given.write:
+        sys.exit(run(given))
+    outcome = outcome_of(given)
+    pictures = [f"![Span against work, {f.stem}](images/{f.name})" for f in outcome.pictures(DOCS / "images")]
+    put(DOCS / "benchmarks.md", "compare", "\n\n".join([outcome.compact(), *pictures, about()]))
+    put(DOCS / "benchmarks-full.md", "compare", f"{outcome.whole()}\n\n{about()}")
