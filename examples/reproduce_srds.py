@@ -1,6 +1,6 @@
 r"""The tables of the paper on SRDS, made with this package (Selvam, Merchant, Ermon 2024, arXiv 2412.08292).
 
-    python examples/reproduce_srds.py                        # the shipped model; some ten minutes of one core
+    python examples/reproduce_srds.py                        # the shipped model; eight minutes of one core
     python examples/reproduce_srds.py --quick                # few steps, one sample: ten seconds
     python examples/reproduce_srds.py --model google/ddpm-church-256 --samples 1000 --real FOLDER
     python examples/reproduce_srds.py --model stabilityai/stable-diffusion-2-base --tables 2 3
@@ -116,7 +116,7 @@ def parataa(context: Context) -> list[Row]:
     rows = []
     for count in (100, 25):
         made = against(context, "ParaTAA", context.steps(count), (1e-3,))
-        made[0]["paper's"] = f"SRDS {paper.PARATAA[count]} times as fast" if count in paper.PARATAA else "-"
+        made[0]["paper's"] = f"best SRDS speed-up {paper.PARATAA[count]}" if count in paper.PARATAA else "-"
         rows += made
     return rows
 
