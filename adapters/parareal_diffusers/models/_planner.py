@@ -49,7 +49,7 @@ class Planner(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, points: int = 32, width: int = 128, depth: int = 22, told: int = 128):
+    def __init__(self, points: int = 32, width: int = 128, depth: int = 16, told: int = 128):
         super().__init__()
         self.enter = nn.Linear(2 * points, width)
         self.ends = nn.Linear(4 + 8 * len(OCTAVES), told)
