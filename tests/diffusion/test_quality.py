@@ -22,7 +22,7 @@ def quality(monkeypatch):
 
     monkeypatch.setattr(quality.data, "load", load)
     monkeypatch.setattr(quality.judge, "load", load)
-    monkeypatch.setattr(quality, "CHUNK", 10)
+    monkeypatch.setattr(quality, "CHUNK", 4)
     yield quality
     for name in NAMES:
         sys.modules.pop(name, None)
@@ -39,7 +39,7 @@ def test_the_distance_is_frechets(quality):
 
 
 def test_a_run_is_resumed_and_judged(quality, tmp_path, monkeypatch, capsys):
-    common = ["quality.py", "--cache", str(tmp_path), "--samples", "20", "--steps", "4", "--epochs", "1"]
+    common = ["quality.py", "--cache", str(tmp_path), "--samples", "8", "--steps", "4", "--epochs", "1"]
     common += ["--solvers", "DDIM", "DDPM", "--resamples", "4"]
     monkeypatch.setattr(sys, "argv", [*common, "--minutes", "0"])
     quality.main()
@@ -48,7 +48,7 @@ def test_a_run_is_resumed_and_judged(quality, tmp_path, monkeypatch, capsys):
     quality.main()
     shown = capsys.readouterr().out
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in shown.splitlines() if line.startswith("| D")]
-    assert [row[:3] for row in rows] == [[s, t, "20"] for s in ("DDIM", "DDPM") for t in ("sequential", "parallel")]
+    assert [row[:3] for row in rows] == [[s, t, "8"] for s in ("DDIM", "DDPM") for t in ("sequential", "parallel")]
     for plain, parallel in (rows[:2], rows[2:]):
         first, second = (float(row[3].split("±")[0]) for row in (plain, parallel))
         assert second == pytest.approx(first, rel=0.05)
@@ -64,4 +64,4 @@ def test_samples_come_in_whole_chunks(quality, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["quality.py", "--samples", "15"])
     with pytest.raises(SystemExit):
         quality.main()
-    assert "--samples must be a multiple of 10" in capsys.readouterr().err
+    assert "--samples must be a multiple of 4" in capsys.readouterr().err

@@ -49,7 +49,8 @@ def test_every_table_is_made_on_the_shipped_model(reproduce, capsys):
     assert {row["paper's FID"] for row in first[3:]} == {"12.8 [A]", "10.0 [A]", "9.0 [A]", "7.6 [A]"}
     assert "takes no prompts" in rows_of(text, "Table 2")[0]["CLIP score"]
     for row in rows_of(text, "Appendix: devices"):
-        assert float(row["1 device"]) <= float(row["8 devices"]) + 0.02
+        steps = int(row["N"])  # what batches cost is measured, so how much is gained is the machine's
+        assert all(0 < float(row[f"{n} device{'s' * (n > 1)}"]) <= steps for n in reproduce.DEVICES)
 
 
 def test_a_folder_of_stable_diffusion_is_drawn_with_guidance(reproduce, tmp_path, capsys):
