@@ -9,7 +9,7 @@ from parareal_diffusers._ddim import DDIM
 from parareal_diffusers._ddpm import DDPM
 from parareal_diffusers._dpm_multistep import DPMSolver
 from parareal_diffusers._euler import Euler
-from parareal_diffusers._extrapolated import Extrapolated
+from parareal_diffusers._extrapolated import Extrapolated, has_velocity
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._identity import Identity
 from parareal_diffusers._schedulers import check_known, solver_of
@@ -24,6 +24,10 @@ COARSE: dict[str, Solver] = {
     "extrapolated": Extrapolated(),
     "identity": Identity(),
 }
+
+
+FEW_STEPS = 64
+"""up to which steps of first order are further from the ODE than coarse jumps of second order are from them"""
 
 
 def coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
@@ -63,10 +67,16 @@ def embedded_solver(coarse: Solver) -> Solver | None:
             return None
 
 
+def of_first_order(fine: Solver) -> bool:
+    """Return whether a solver makes the steps that `Extrapolated` knows."""
+    return isinstance(fine, DDIM | Euler) or (isinstance(fine, DPMSolver) and fine.order == 1)
+
+
 def automatic(fine: Solver, grid: Grid) -> Solver:
     """Return the coarse solver that converged fastest on the shipped network (docs/solvers.md)."""
     if not fine.stochastic:
-        return COARSE["dpmpp_2m"]
+        far = grid.steps <= FEW_STEPS or not grid.chained  # from the ODE that others approximate
+        return COARSE["extrapolated" if far and of_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]
     if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
         exploding = bool((grid.start.alpha == 1).all())
         return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")

@@ -71,7 +71,11 @@ class Extrapolated(Solver):
 
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` where it is not known what the velocity is."""
-        _sums(grid, self.of)
+        if self.of == "velocity" and not has_velocity(grid):
+            raise ValueError(
+                "coarse='extrapolated' knows the velocity of variance preserving schedules, flows and Euler's only: "
+                "use coarse='dpmpp_2m'"
+            )
 
 
 class _Sums(NamedTuple):
@@ -95,6 +99,16 @@ class _Sums(NamedTuple):
         return self.kept[stop] / self.kept[start], self.kept[stop] * constant, self.kept[stop] * linear
 
 
+def has_velocity(grid: Grid) -> bool:
+    """Return whether it is known what the velocity is on a grid."""
+    alpha, sigma = grid.start.alpha, grid.start.sigma
+    return grid.variance_preserving or _flows(alpha, sigma) or bool((alpha == 1).all())
+
+
+def _flows(alpha: Tensor, sigma: Tensor) -> bool:
+    return bool((alpha + sigma - 1).abs().max() < 1e-5)
+
+
 @lru_cache(maxsize=16)
 def _sums(grid: Grid, of: str) -> _Sums:
     """Return the sums for a grid, on its device; `of` is as of `Extrapolated`."""
@@ -104,15 +118,10 @@ def _sums(grid: Grid, of: str) -> _Sums:
         of_clean, of_noise = torch.ones_like(alpha), torch.zeros_like(alpha)
     elif grid.variance_preserving:
         of_clean, of_noise = -sigma, alpha
-    elif bool((alpha + sigma - 1).abs().max() < 1e-5):
+    elif _flows(alpha, sigma):
         of_clean, of_noise = -torch.ones_like(alpha), torch.ones_like(alpha)
-    elif bool((alpha == 1).all()):
-        of_clean, of_noise = torch.zeros_like(alpha), torch.ones_like(alpha)
     else:
-        raise ValueError(
-            "coarse='extrapolated' knows the velocity of variance preserving schedules, flows and Euler's only: use "
-            "coarse='dpmpp_2m'"
-        )
+        of_clean, of_noise = torch.zeros_like(alpha), torch.ones_like(alpha)
     # clean and noise are linear in x and v: those go to the levels where the step lands
     area = alpha * of_noise - sigma * of_clean
     a = (to_alpha * of_noise - to_sigma * of_clean) / area

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._coarse import embedded_solver
+from parareal_diffusers._extrapolated import Extrapolated
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._solver import Solver, SolverStepper, Trail, routine
@@ -85,7 +86,8 @@ def propagators(
 
     `criterion` says whether errors are estimated, for which jumps are made by a second solver, too.
     """
-    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative and grid.chained
+    meet = grid.chained or isinstance(coarse, Extrapolated)  # which goes where the steps go
+    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative and meet
     embedded = embedded_solver(coarse) if estimates else None
     records = fine.begin(latents[:1]) is not None
     jumps = Jumps(coarse, grid, evaluate, random, embedded, records)

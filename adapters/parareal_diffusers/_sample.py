@@ -74,9 +74,9 @@ def sample(
         levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
             `boundaries` may give those of the outermost level.
         coarse: the solver of the coarse jumps: a name (`"auto"`, `"same"`, `"ddim"`, `"ddpm"`, `"dpmpp_2m"`,
-            `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"identity"`), one of our solvers, or a diffusers scheduler. It decides how
-            fast the answer is reached, not which. `"auto"` is what converged fastest on the shipped network for
-            this kind of fine solver (docs/solvers.md).
+            `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"extrapolated"`, `"identity"`), one of our solvers, or a diffusers
+            scheduler. It decides how fast the answer is reached, not which. `"auto"` is what converged fastest on the
+            shipped network for this kind of fine solver (docs/solvers.md).
         tolerance: relative error of the final state to stop at, per sample, by estimates that each slice makes
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential answer to rounding.

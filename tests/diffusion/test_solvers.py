@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
-from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Identity, models, sample
+from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, Identity, models, sample
 from parareal_diffusers._coarse import COARSE, coarse_solver
 from parareal_diffusers._schedulers import grid_of, prepared
 from parareal_diffusers.testing import GaussianMixture, relative_error
@@ -66,7 +66,8 @@ def test_tolerance_stops_early_and_within(fine, tolerance):
 
 def test_names_objects_and_schedulers_mean_the_same():
     for forms in (
-        ("dpmpp_2m", DPMSolver(order=2), MULTI, "auto"),
+        ("dpmpp_2m", DPMSolver(order=2), MULTI),
+        ("extrapolated", Extrapolated(), "auto"),
         ("ddim", DDIM(), SCHEDULER, "same"),
         ("ddpm", DDPM(), DDPMScheduler()),
     ):
@@ -77,7 +78,9 @@ def test_names_objects_and_schedulers_mean_the_same():
 def test_what_auto_means():
     grid = grid_of(prepared(SCHEDULER, 10))
     sde = DPMSolver(algorithm_type="sde-dpmsolver++")
-    assert coarse_solver("auto", DDIM(), grid) == DPMSolver(order=2)
+    assert coarse_solver("auto", DDIM(), grid) == Extrapolated()  # few steps
+    assert coarse_solver("auto", DDIM(), grid_of(prepared(SCHEDULER, 100))) == DPMSolver(order=2)
+    assert coarse_solver("auto", DDIM(), grid_of(prepared(SCHEDULER, 150))) == Extrapolated()  # which do not meet
     assert coarse_solver("auto", DPMSolver(order=3), grid) == DPMSolver(order=2)
     assert coarse_solver("auto", DDPM(), grid) == DDPM()
     assert coarse_solver("auto", DDIM(eta=0.5), grid) == DDIM(eta=0.5)

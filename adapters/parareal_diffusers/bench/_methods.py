@@ -13,6 +13,7 @@ from parareal_diffusers.bench._record import Iterate, Stop, Target
 
 # Our settings, by name and number of steps: keyword arguments of `sample`. Another number of steps takes those of the
 # nearest. This table alone says what "ours" is.
+EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "eager": 1}
 OURS: dict[str, dict[int, dict[str, Any]]] = {
     "2M jumps, root of N slices": {
         25: {"slices": 5},
@@ -20,30 +21,26 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         196: {"slices": 14},
         961: {"slices": 31},
     },
-    "2M jumps, more slices": {
-        25: {"slices": 8},
-        100: {"slices": 12},
-        196: {"slices": 20},
-        961: {"slices": 44},
-    },
     "2M jumps, many slices": {
-        25: {"slices": 10},
-        100: {"slices": 22},
-        196: {"slices": 31},
-        961: {"slices": 62},
+        25: {"slices": 10, "eager": 1},
+        100: {"slices": 22, "eager": 1},
+        196: {"slices": 31, "eager": 1},
+        961: {"slices": 62, "eager": 1},
     },
-    "2M jumps, without speculation": {
-        25: {"slices": 8, "eager": 1},
-        100: {"slices": 10, "eager": 1},
-        196: {"slices": 14, "eager": 1},
-        961: {"slices": 31, "eager": 1},
+    "own steps extrapolated": {
+        25: {**EXTRAPOLATED, "slices": 12},
+        100: {**EXTRAPOLATED, "levels": (15, 3)},
+        196: {**EXTRAPOLATED, "levels": (16, 4)},
+        961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
-    "2M jumps, two levels": {
-        100: {"levels": (8, 4)},
-        196: {"levels": (12, 4)},
-        961: {"levels": (12, 9)},
+    "own steps extrapolated, least span": {
+        25: {**EXTRAPOLATED, "slices": 10, "log_snr": 0.8},
+        100: {**EXTRAPOLATED, "levels": (12, 3)},
+        196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
+        961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
 }
+"""settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`"""
 WINDOWS = {25: 10, 100: 25, 196: 36, 961: 96}
 """the narrow windows of ParaDiGMS and ParaTAA, by number of steps; the wide ones hold all"""
 RELATIVE = (1e-1, 1e-2, 1e-3)

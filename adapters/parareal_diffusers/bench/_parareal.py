@@ -10,6 +10,7 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._sample import sample
+from parareal_diffusers._spacing import boundaries
 from parareal_diffusers.bench._problems import Problem
 from parareal_diffusers.bench._record import Iterate, Stop, Target
 
@@ -23,6 +24,7 @@ def solve(problem: Problem, steps: int, target: Target, stop: Stop, options: dic
     An oracle's iterate counts what a run to so many iterations takes, which does not begin the next one; a run with a
     stop rule counts all it has begun.
     """
+    options = placed(problem.scheduler_for(steps), steps, options)
     if stop.rule == "oracle":
         return _iterates(problem, steps, target, stop.tolerance, options)
     given, named = problem.arguments(steps)
@@ -34,10 +36,23 @@ def solve(problem: Problem, steps: int, target: Target, stop: Stop, options: dic
     return [target.iterate(found.final_state, found.iterations, stats.span, stats.work, stats.calls, stats.peak_batch)]
 
 
+def placed(scheduler: Any, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with boundaries for `log_snr`, if that is among them."""
+    if "log_snr" not in options:
+        return options
+    rest = {name: value for name, value in options.items() if name not in ("log_snr", "slices")}
+    count = options["levels"][0] if "levels" in options else options["slices"]
+    nodes = boundaries(scheduler, count, num_inference_steps=steps, log_snr=options["log_snr"])
+    return {**rest, "boundaries": tuple(nodes)}
+
+
 def _iterates(
     problem: Problem, steps: int, target: Target, tolerance: float, options: dict[str, Any]
 ) -> Sequence[Iterate]:
     states: list[Tensor] = []
+    options = {
+        name: value for name, value in options.items() if name != "eager"
+    }  # who knows when to stop waits for nothing
 
     def keep(refinement: parareal.Refinement) -> bool:
         states.append(refinement.final_state)

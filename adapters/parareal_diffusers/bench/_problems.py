@@ -110,6 +110,16 @@ def fashion(samples: int, scale: float) -> Problem:
     return Problem(name, f"trained network, guidance {scale:g}", net, scheduler, latents, kwargs, guidance)
 
 
+def maze(samples: int) -> Problem:
+    """Return the shipped diffusion policy, from and to random places of the maze."""
+    net, scheduler = models.load("maze")
+    ends = torch.stack(
+        [2 * torch.rand(4, generator=torch.Generator().manual_seed(121 + i)) - 1 for i in range(samples)]
+    )
+    title = "diffusion policy, plans in a maze"
+    return Problem("maze", title, net, scheduler, noise(samples, net.config.points, 2), {"ends": ends})
+
+
 def noise(samples: int, *shape: int) -> Tensor:
     """Return standard noise; that of a sample does not depend on how many there are."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(21 + i)) for i in range(samples)])
@@ -124,6 +134,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "mixture": mixture,
     "fashion-mnist-1": lambda samples: fashion(samples, 1.0),
     "fashion-mnist-3": lambda samples: fashion(samples, 3.0),
+    "maze": maze,
 }
 """by name, made for a number of samples; one with a network of its own adds a function and a line"""
 COSTLY = ("fashion-mnist-1", "fashion-mnist-3")
