@@ -7,14 +7,16 @@ import numpy as np
 import torch
 
 import parareal
-from parareal._checks import no_unknown
+from parareal._checks import check_initial, no_unknown
 from parareal._edges import nodes
 from parareal_torchdiffeq._arrays import Arrays
+from parareal_torchdiffeq._auto import advised
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
 from parareal_torchdiffeq._methods import METHODS
 from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._probe import agrees, find
 from parareal_torchdiffeq._problem import Problem
+from parareal_torchdiffeq._step_by_step import step_by_step
 
 
 def odeint(
@@ -57,7 +59,10 @@ def odeint(
             cannot be cut into slices.
         options: as of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
         event_fn: not supported.
-        slices: how many; `"sqrt"` means the rounded root of the number of steps N, `"auto"` that of 3N.
+        slices: how many; `"sqrt"` means the rounded root of the number of steps N. `"auto"` times some steps of one row
+            and of many, once a function, and takes what is predicted to be fastest; where that is torchdiffeq's own
+            loop, that is called, as `Solution.message` says. With `levels`, `criterion`, `max_iterations`, `executor`,
+            `window`, `callback` or a coarse propagator of your own nothing is timed, and it is the rounded root of 3N.
         levels: numbers of slices within slices, the outer ones first, in place of `slices`.
         coarse: `"auto"` or None takes one step of the same method a slice; the name of a method of the same or a lower
             order takes one of that; a function `f(y, t0, t1)`, or `parareal.vectorized` of one, is given the user's
@@ -82,6 +87,14 @@ def odeint(
     problem = Problem.checked(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
     boundaries = nodes(slices, levels, problem.steps)
+    if slices == "auto" and all(x is None for x in (levels, criterion, executor, window, callback, max_iterations)):
+        _criterion(rtol, atol, problem.y0.dtype).resolved(check_initial(problem.y0, 0)[1])
+        with torch.no_grad():
+            found = 1 if problem.steps < 2 else _advised(func, problem, coarse)
+        if found == 1:
+            ys, solution = step_by_step(func, y0, t, problem, options, throw)
+            return (ys, solution) if return_solution else ys
+        boundaries = nodes(found, None, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
     arrays = Arrays.suited(problem, len(boundaries) - 1, own=not (coarse is None or isinstance(coarse, str)))
     options = {
@@ -117,6 +130,14 @@ def odeint(
             refuted.append(rows.form)
         ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
+
+
+def _advised(func: Any, problem: Problem, coarse: Any) -> int:
+    """Return the number of slices to take, 1 for none; with a coarse propagator of the caller's that of `"auto"`."""
+    if coarse is not None and not isinstance(coarse, str):
+        return len(nodes("auto", None, problem.steps)) - 1
+    with np.errstate(all="ignore"):
+        return advised(func, problem, find(func, problem.shapes, problem.some_times(), problem.y0))
 
 
 def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:

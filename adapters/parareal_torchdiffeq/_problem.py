@@ -68,7 +68,8 @@ class Problem:
             shapes, wrapped, flat, points, _, _, _, options, _, falling = _check_inputs(
                 func, y0, t, rtol, atol, method, checked_options(options), None, SOLVERS
             )
-            solver = SOLVERS[method](func=wrapped, y0=flat, rtol=rtol, atol=atol, **options)
+            given: dict[str, Any] = dict(options)  # pyright: ignore
+            solver = SOLVERS[method](func=wrapped, y0=flat, rtol=rtol, atol=atol, **given)
             times = solver.grid_constructor(wrapped, flat, points)
         check_grid(times, points)
         state = _promoted(flat.detach(), points)

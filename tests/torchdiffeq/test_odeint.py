@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -517,3 +518,43 @@ def test_a_tolerance_is_kept_with_the_help_of_embedded_methods(method):
             slope, start, times, criterion=parareal.Iterations(0), coarse=method, return_solution=True, **options
         )[1].stats
         assert solution.iterations > 0 or solution.stats.span == counts.span  # the embedded method adds no evaluation
+
+
+def test_auto_takes_slices_where_they_pay():
+    def van_der_pol(t, u):
+        x, v = u.unbind(-1)
+        return torch.stack([v, 2 * (1 - x * x) * v - x], -1)
+
+    t, u = torch.tensor([0.0, 20.0], dtype=torch.float64), torch.tensor([2.0, 0.0], dtype=torch.float64)
+    ys, solution = odeint(van_der_pol, u, t, method="rk4", options={"step_size": 20 / 8192}, return_solution=True)
+    assert len(solution.boundaries) > 10
+    expected = torchdiffeq.odeint(van_der_pol, u, t, method="rk4", options={"step_size": 20 / 8192})
+    torch.testing.assert_close(ys, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("state", [VECTOR, PAIR], ids=["tensor", "tuple"])
+def test_auto_goes_step_by_step_where_rows_gain_nothing(state):
+    calls = []
+
+    def slow(t, y):  # what another row costs is no less than the first
+        x = y if isinstance(y, torch.Tensor) else y[0]
+        rows = 1 if x.ndim == VECTOR.ndim else len(x)
+        calls.append(rows)
+        time.sleep(1e-3 * rows)
+        return -y if isinstance(y, torch.Tensor) else tuple(-x for x in y)
+
+    t = torch.linspace(0, 1, 41, dtype=torch.float64)
+    ys, solution = odeint(slow, state, t, method="midpoint", return_solution=True)
+    expected = torchdiffeq.odeint(lambda t, y: slow(t, y), state, t, method="midpoint")
+    for own, other in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (ys, expected)), strict=True):
+        assert torch.equal(own, other)
+    assert "step by step" in solution.message
+    assert solution.stats.work == solution.stats.sequential_work == 80
+    timed = len(calls)
+    odeint(slow, state, t, method="midpoint")  # what was timed is kept
+    assert len(calls) - timed < timed - 160
+
+
+def test_auto_of_a_single_step():
+    ys = odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4")
+    assert torch.equal(ys, torchdiffeq.odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4"))

@@ -155,7 +155,7 @@ def rows(steps: int, window: int, tolerances: tuple[float, ...], time: bool = Fa
         ways: dict[str, Callable[[], Any]] = {
             "StableDiffusionParadigmsPipeline": pipeline,
             "ParaDiGMS of this harness": loop,
-            "parallelize (2M jumps)": ours,
+            "parallelize": ours,
         }
         for name, way in ways.items():
             with counted(network) as seen:
