@@ -2,6 +2,7 @@
 
     python benchmarks/odeint.py                              # every problem with the slices that served it best
     python benchmarks/odeint.py --slices 64 128 256 --only lorenz
+    python benchmarks/odeint.py --slices auto                # what it takes by itself; 1 is torchdiffeq's own loop
     python benchmarks/odeint.py --levels 128 4 --only van-der-pol
     python benchmarks/odeint.py --coarse euler --runs 9
 
@@ -81,15 +82,20 @@ CASES = {
     "lotka-volterra": Case(lotka_volterra, _numbers(1, 1), 20.0, 16384, 240),
     "van-der-pol": Case(van_der_pol, _numbers(2, 0), 20.0, 65536, 352),
     "oscillator": Case(oscillator, _numbers(1, 0), 200.0, 16384, 2048),
+    "short": Case(van_der_pol, _numbers(2, 0), 1.0, 32, 8),
     "ring": Case(ring, torch.linspace(-1, 1, 100_000, dtype=torch.float64), 2.0, 256, 32),
 }
 
 
-def compare(name: str, case: Case, slices: int | tuple[int, ...], coarse: str, runs: int, bar: Any) -> dict[str, str]:
+def compare(
+    name: str, case: Case, slices: int | str | tuple[int, ...], coarse: str, runs: int, bar: Any
+) -> dict[str, str]:
     """Return a row of the table."""
     t, options = _numbers(0, case.end), {"step_size": case.end / case.steps}
-    layout: dict[str, Any] = {"slices": slices} if isinstance(slices, int) else {"levels": slices}
-    shown = str(slices) if isinstance(slices, int) else " x ".join(map(str, slices))
+    layout: dict[str, Any] = {"levels": slices} if isinstance(slices, tuple) else {"slices": slices}
+    shown = " x ".join(map(str, slices)) if isinstance(slices, tuple) else str(slices)
+    if slices == "auto":  # it times the function once
+        odeint(case.func, case.y0, t, method="rk4", options=options)
     seconds: list[tuple[float, float]] = []
     theirs, ours, solution = case.y0, case.y0, None
     for _ in range(runs):
@@ -112,7 +118,7 @@ def compare(name: str, case: Case, slices: int | tuple[int, ...], coarse: str, r
     return {
         "problem": name,
         "steps": str(case.steps),
-        "slices": shown,
+        "slices": f"auto: {len(solution.boundaries) - 1}" if slices == "auto" else shown,
         "iterations": str(solution.iterations),
         "span": f"{solution.stats.span:.0f}",
         "work": f"{work:.1f} x",
@@ -125,7 +131,9 @@ def compare(name: str, case: Case, slices: int | tuple[int, ...], coarse: str, r
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slices", type=int, nargs="*", help="numbers of slices to try")
+    parser.add_argument(
+        "--slices", type=lambda x: x if x == "auto" else int(x), nargs="*", help="numbers of slices to try, or auto"
+    )
     parser.add_argument("--levels", type=int, nargs="*", help="slices of nested levels, outermost first")
     parser.add_argument("--coarse", default="auto")
     parser.add_argument("--only", choices=list(CASES), nargs="*", default=list(CASES))

@@ -44,7 +44,7 @@ def advised(func: Any, problem: Problem, rows: RowsOf) -> int:
 
 def _slices(func: Any, problem: Problem, rows: RowsOf) -> int:
     steps, root = problem.steps, (ITERATIONS * problem.steps) ** 0.5
-    counts = sorted({n for f in (0.5, 1.0, 2.0) if 1 < (n := round(f * root)) <= steps / 2})
+    counts = sorted({n for f in (1.0, 1.5, 2.0) if 1 < (n := round(f * root)) <= steps / 2})
     if rows.form == "rows" or not counts:
         return 1
     alone = _fastest(lambda: _sequential(func, problem, min(SAMPLE, steps))) / min(SAMPLE, steps)

@@ -84,15 +84,18 @@ def odeint(
     no_unknown(odeint, unknown)
     if event_fn is not None:
         raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
-    problem = Problem.checked(func, y0, t, rtol, atol, method, options)
+    problem, given = Problem.checked(func, y0, t, rtol, atol, method, options), options
     check_coarse(coarse, problem.method)
     boundaries = nodes(slices, levels, problem.steps)
-    if slices == "auto" and all(x is None for x in (levels, criterion, executor, window, callback, max_iterations)):
+    planned = slices == "auto" and all(
+        x is None for x in (levels, criterion, executor, window, callback, max_iterations)
+    )
+    if planned:
         _criterion(rtol, atol, problem.y0.dtype).resolved(check_initial(problem.y0, 0)[1])
         with torch.no_grad():
             found = 1 if problem.steps < 2 else _advised(func, problem, coarse)
         if found == 1:
-            ys, solution = step_by_step(func, y0, t, problem, options, throw)
+            ys, solution = step_by_step(func, y0, t, problem, given, throw)
             return (ys, solution) if return_solution else ys
         boundaries = nodes(found, None, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
@@ -122,6 +125,9 @@ def odeint(
                     parareal.Steps(fine), coarse_steps, arrays.of(problem.y0), boundaries, **options
                 )
             except parareal.PararealError as error:
+                if planned and error.solution.outcome is parareal.Outcome.NON_FINITE:  # coarse steps were too long
+                    ys, solution = step_by_step(func, y0, t, problem, given, throw)
+                    return (ys, solution) if return_solution else ys
                 raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
             times = problem.user_times(solution.boundaries)
             whole = solution.outcome is not parareal.Outcome.WORKER_LOST

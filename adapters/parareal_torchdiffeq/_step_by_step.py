@@ -1,4 +1,4 @@
-"""torchdiffeq's own loop, where solving in parallel in time would not be faster."""
+"""torchdiffeq's own loop, where solving in parallel in time would not be faster, or fails."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ import parareal
 from parareal_torchdiffeq._problem import Problem
 
 STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
-NOTE = "Solved step by step by torchdiffeq, for in parallel in time it would not be faster here (slices='auto')."
+NOTE = "Solved step by step by torchdiffeq, for in parallel it would not be faster here, or failed (slices='auto')."
 
 
 def step_by_step(

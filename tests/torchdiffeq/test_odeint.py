@@ -558,3 +558,16 @@ def test_auto_goes_step_by_step_where_rows_gain_nothing(state):
 def test_auto_of_a_single_step():
     ys = odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4")
     assert torch.equal(ys, torchdiffeq.odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4"))
+
+
+def test_auto_goes_step_by_step_where_coarse_steps_are_too_long():
+    t, u = torch.tensor([0.0, 200.0], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+
+    def oscillator(t, u):
+        x, v = u.unbind(-1)
+        return 2 * torch.pi * torch.stack([v, -x], -1)
+
+    given = {"method": "rk4", "options": {"step_size": 200 / 8192}}
+    ys, solution = odeint(oscillator, u, t, **given, return_solution=True)
+    assert "step by step" in solution.message
+    assert torch.equal(ys, torchdiffeq.odeint(oscillator, u, t, **given))
