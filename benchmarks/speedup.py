@@ -22,6 +22,7 @@ from parareal_diffusers.testing import relative_error, scheduler_loop
 import parareal
 
 TOLERANCE = 1e-2
+COARSE = "extrapolated"
 
 
 @dataclass
@@ -49,7 +50,8 @@ def planned(net, scheduler, steps: int, threads: int) -> Setting:
     torch.set_num_threads(threads)
     began = time.perf_counter()
     labels = {"class_labels": torch.arange(4)}
-    advice = plan(net, latents(4, 99), scheduler, num_inference_steps=steps, model_kwargs=labels, tolerance=TOLERANCE)
+    given = {"num_inference_steps": steps, "model_kwargs": labels, "tolerance": TOLERANCE, "coarse": COARSE}
+    advice = plan(net, latents(4, 99), scheduler, **given)
     return Setting(steps, threads, advice, time.perf_counter() - began)
 
 
@@ -67,7 +69,8 @@ def measure(setting: Setting, net, scheduler, runs: int) -> None:
         setting.sequential.append(time.perf_counter() - began)
         began = time.perf_counter()
         kwargs = {"class_labels": labels}
-        found = sample(net, x, scheduler, num_inference_steps=setting.steps, model_kwargs=kwargs, tolerance=TOLERANCE)
+        given = {"num_inference_steps": setting.steps, "model_kwargs": kwargs, "tolerance": TOLERANCE, "coarse": COARSE}
+        found = sample(net, x, scheduler, **given)
         setting.parallel.append(time.perf_counter() - began)
         setting.errors.append(relative_error(found.final_state, answer))
         setting.iterations.append(found.iterations)
@@ -104,7 +107,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     net, scheduler = models.load("fashion-mnist")
     machine = (
-        f"{platform.machine()}, torch {torch.__version__}, tolerance {TOLERANCE:g}, {given.runs} samples one by one"
+        f"{platform.machine()}, torch {torch.__version__}, tolerance {TOLERANCE:g}, coarse={COARSE!r}, "
+        f"{given.runs} samples one by one"
     )
     print(machine, flush=True)
     names = "steps, threads, slices, iterations, work/N, sequential, predicted, measured, off by, ratio to the best "

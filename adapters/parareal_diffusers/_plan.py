@@ -15,11 +15,16 @@ from parareal import BatchTime
 from parareal._checks import check_initial, no_unknown, one_of, whole_number
 from parareal._run import SCHEDULES
 from parareal_diffusers._denoiser import Denoiser
+from parareal_diffusers._extrapolated import Extrapolated
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._noise import Generators
 from parareal_diffusers._solver import Solver
+from parareal_diffusers._spacing import spaced
 
 Key = tuple[Any, ...]
+
+LOG_SNR = 0.4
+"""how slices are spaced where nobody says how, as of `boundaries`: with it errors were least (docs/solvers.md)"""
 
 _times: "WeakKeyDictionary[Any, dict[Key, BatchTime]]" = WeakKeyDictionary()
 _learned: "WeakKeyDictionary[Any, dict[Key, dict[int, list[int]]]]" = WeakKeyDictionary()
@@ -107,13 +112,23 @@ class Ready:
             )
         return made[key]
 
+    def cut(self, count: int) -> dict[str, Any]:
+        """Return the arguments of `sample` for so many slices, where they may begin anywhere.
+
+        Extrapolated jumps gain by shorter slices where the noise ends, others do not (docs/solvers.md).
+        """
+        cycles = list(self.fine.bases(self.grid)) != list(range(self.grid.steps))
+        if cycles or not isinstance(self.coarse, Extrapolated) or count == 1:
+            return {"slices": count}
+        return {"boundaries": spaced(self.grid, count, LOG_SNR)}
+
     def learn(self, solution: parareal.Solution) -> None:
         """Remember the iterations that samples made: one more where the estimate was near the tolerance.
 
         Of some samples like that the next will need it.
         """
         assert isinstance(self.criterion, parareal.Tolerance)
-        near = solution.error_estimate > 0.67 * self.criterion.rtol
+        near = solution.error_estimate > 0.85 * self.criterion.rtol
         known = _of(_learned, self.denoiser.model).setdefault(self.key, {})
         known[len(solution.boundaries) - 1] = sorted(int(n) for n in solution.slice_iterations[-1] + near)
 
@@ -180,9 +195,9 @@ def plan(
     says_what = signature(prepare).parameters  # is to be sampled, not how
     ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in says_what})
     steps = ready.grid.steps
-    counts = slices or sorted({n for f in (0.7, 1.0, 1.5, 2.2) if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
+    counts = slices or sorted({n for f in (0.7, 1.0, 1.5, 2.4) if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
     for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):
-        found = sample(model, latents, solver, slices=count, generator=_copy(generator), eager=1, **given)
+        found = sample(model, latents, solver, **ready.cut(count), generator=_copy(generator), eager=1, **given)
         ready.learn(found)
     return ready.plan(latents[:1])
 

@@ -123,7 +123,9 @@ def sample(
     if slices == "auto" and boundaries is None and levels is None:
         advice = ready.advice(latents, max_iterations=max_iterations, max_batch=max_batch, **settings)
     if advice is not None:
-        slices, settings["eager"] = advice.slices, advice.eager if eager is None else eager
+        settings["eager"] = advice.eager if eager is None else eager
+        cut = ready.cut(advice.slices)
+        slices, boundaries = cut.get("slices", slices), cut.get("boundaries")
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
     if noise_sampler is None:
         random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from parareal._checks import whole_number
+from parareal_diffusers._grid import Grid
 from parareal_diffusers._schedulers import check_nodes, grid_of, prepared
 
 
@@ -33,12 +34,17 @@ def boundaries(
         raise ValueError(f"log_snr must be between 0 and 1, got {log_snr}")
     check_nodes(scheduler)
     grid = grid_of(prepared(scheduler, num_inference_steps))
+    if slices > grid.steps:
+        raise ValueError(f"slices must be at most the {grid.steps} steps, got {slices}")
+    return spaced(grid, slices, log_snr)
+
+
+def spaced(grid: Grid, slices: int, log_snr: float) -> list[int]:
+    """Return what `boundaries` does, for a grid of as many steps or more."""
     steps = grid.steps
-    if slices > steps:
-        raise ValueError(f"slices must be at most the {steps} steps, got {slices}")
     place = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if log_snr:
-        ratio = grid.start.half_log_snr.double().clamp(-20, 20)
+        ratio = grid.start.half_log_snr.cpu().double().clamp(-20, 20)
         end = 2 * ratio[-1] - ratio[-2] if steps > 1 else ratio[-1] + 1  # the last step ends without noise
         ratio = torch.cat([ratio, end[None]])
         place = (1 - log_snr) * place + log_snr * (ratio - ratio[0]) / (ratio[-1] - ratio[0])

@@ -166,7 +166,7 @@ def test_frontiers_and_who_is_beaten():
 
     cells = [at(10, 3), at(5, 6), at(7, 7), at(12, 2)]
     assert frontier(cells) == [at(5, 6), at(10, 3), at(12, 2)]
-    ours, srds = METHODS["ours: 2M jumps, more slices"], METHODS["SRDS, pipelined"]
+    ours, srds = METHODS["ours: automatic jumps, many slices"], METHODS["SRDS, pipelined"]
     for span, pairs in ((9, [("SRDS, pipelined", ours.name)]), (11, [])):
         runs = {(0, Stop("oracle", 1e-3)): [Iterate(1, 10, 30, 1, 1, 1e-3)]}
         theirs = {(0, Stop("oracle", 1e-3)): [Iterate(1, span, 20, 1, 1, 1e-3)]}

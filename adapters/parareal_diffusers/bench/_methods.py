@@ -15,22 +15,22 @@ from parareal_diffusers.bench._record import Iterate, Stop, Target
 # nearest. This table alone says what "ours" is.
 EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "eager": 1}
 OURS: dict[str, dict[int, dict[str, Any]]] = {
-    "2M jumps, root of N slices": {
+    "automatic jumps, root of N slices": {
         25: {"slices": 5},
         100: {"slices": 10},
         196: {"slices": 14},
         961: {"slices": 31},
     },
-    "2M jumps, many slices": {
+    "automatic jumps, many slices": {
         25: {"slices": 10, "eager": 1},
         100: {"slices": 22, "eager": 1},
         196: {"slices": 31, "eager": 1},
         961: {"slices": 62, "eager": 1},
     },
     "own steps extrapolated": {
-        25: {**EXTRAPOLATED, "slices": 12},
-        100: {**EXTRAPOLATED, "levels": (15, 3)},
-        196: {**EXTRAPOLATED, "levels": (16, 4)},
+        25: {**EXTRAPOLATED, "slices": 13},
+        100: {**EXTRAPOLATED, "levels": (17, 3), "log_snr": 0.1},
+        196: {**EXTRAPOLATED, "levels": (17, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
     "own steps extrapolated, least span": {
