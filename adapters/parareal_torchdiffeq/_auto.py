@@ -110,6 +110,8 @@ def _fastest(call: Callable[[], Any], repeats: int = 3) -> float:
     for _ in range(repeats):
         began = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a call returns before its kernels do
         taken.append(time.perf_counter() - began)
         if taken[0] > 0.2:  # seconds: no more of that
             break
