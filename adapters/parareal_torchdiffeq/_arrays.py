@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torchdiffeq._impl.misc import _flat_to_shape
 
 import parareal
+from parareal_torchdiffeq._methods import METHODS, Method
 from parareal_torchdiffeq._problem import Problem
 
 _SMALL = 1 << 15
@@ -74,6 +75,11 @@ class Arrays:
             return callback(replace(r, final_state=self.user(r.final_state), states=self.user(r.states)))
 
         return shown
+
+    def method(self, problem: Problem, rows: Callable[[Tensor, Tensor], Tensor]) -> Method:
+        """Return the fine method on these."""
+        evaluate = self.evaluate(rows, problem.falling)
+        return METHODS[problem.method](evaluate, self.of(problem.times), self.real, problem.solver.perturb)
 
     def evaluate(self, rows: Callable[[Tensor, Tensor], Tensor], falling: bool) -> Callable[[Any, Any], Any]:
         """Return the right-hand side for the engine's rows, whose time always rises: -f(-t, y) for time that falls."""

@@ -13,7 +13,8 @@ import torchdiffeq
 import parareal
 from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._forms import RowsOf
-from parareal_torchdiffeq._methods import METHODS, Method
+from parareal_torchdiffeq._methods import METHODS, STAGES
+from parareal_torchdiffeq._outputs import one_step
 from parareal_torchdiffeq._problem import Problem
 
 ITERATIONS = 3
@@ -64,33 +65,12 @@ def _sequential(func: Any, problem: Problem, steps: int) -> None:
 def _parallel(problem: Problem, rows: RowsOf, count: int) -> float:
     """Return what a solve with so many slices is predicted to take: its span in steps, each of the rows of its mean."""
     arrays = Arrays.suited(problem, count, own=False)
-    fine = METHODS[problem.method](
-        arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
-    )
+    fine = arrays.method(problem, rows)
     span = ITERATIONS * problem.steps / count + count - ITERATIONS
     width = max(1, round(ITERATIONS * problem.steps / span))
     state = arrays.of(problem.y0.expand(width, *problem.y0.shape).contiguous())
-    calls = 0
-
-    def step() -> None:
-        nonlocal calls
-        calls = _step(fine, state, width)
-
-    return span * (_fastest(step) + calls * _tick())
-
-
-def _step(fine: Method, state: Any, width: int) -> int:
-    """Make one step of so many rows; return how many evaluations it took."""
-    start = np.zeros(width, dtype=np.int64)
-    nodes = (start, start + 1)
-    routine = fine.step(state, None, *(nodes if isinstance(state, np.ndarray) else map(torch.from_numpy, nodes)))
-    calls, value = 1, fine.evaluate(*next(routine))
-    while True:
-        try:
-            value = fine.evaluate(*routine.send(value))
-        except StopIteration:
-            return calls
-        calls += 1
+    step = _fastest(lambda: one_step(fine, state, np.zeros(width, dtype=np.int64)))
+    return span * (step + STAGES[problem.method] * _tick())
 
 
 @cache

@@ -160,3 +160,5 @@ class RK4(Method):
 
 
 METHODS: dict[str, type[Method]] = {"euler": Euler, "midpoint": Midpoint, "heun2": Heun2, "heun3": Heun3, "rk4": RK4}
+STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+"""evaluations of a step"""

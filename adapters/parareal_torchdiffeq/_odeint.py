@@ -12,7 +12,6 @@ from parareal._edges import nodes
 from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._auto import advised
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
-from parareal_torchdiffeq._methods import METHODS
 from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._probe import agrees, find
 from parareal_torchdiffeq._problem import Problem
@@ -87,19 +86,23 @@ def odeint(
     problem, given = Problem.checked(func, y0, t, rtol, atol, method, options), options
     check_coarse(coarse, problem.method)
     boundaries = nodes(slices, levels, problem.steps)
-    planned = slices == "auto" and all(
-        x is None for x in (levels, criterion, executor, window, callback, max_iterations)
-    )
+    own = not (coarse is None or isinstance(coarse, str))
+    others = (levels, criterion, executor, window, callback, max_iterations)
+    planned = slices == "auto" and not own and all(x is None for x in others)
+    rows = None
     if planned:
         _criterion(rtol, atol, problem.y0.dtype).resolved(check_initial(problem.y0, 0)[1])
-        with torch.no_grad():
-            found = 1 if problem.steps < 2 else _advised(func, problem, coarse)
+        found = 1
+        if problem.steps > 1:
+            with torch.no_grad(), np.errstate(all="ignore"):
+                rows = find(func, problem.shapes, problem.some_times(), problem.y0)
+                found = advised(func, problem, rows)
         if found == 1:
             ys, solution = step_by_step(func, y0, t, problem, given, throw)
             return (ys, solution) if return_solution else ys
         boundaries = nodes(found, None, problem.steps)
     criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
-    arrays = Arrays.suited(problem, len(boundaries) - 1, own=not (coarse is None or isinstance(coarse, str)))
+    arrays = Arrays.suited(problem, len(boundaries) - 1, own=own)
     options = {
         "criterion": criterion,
         "max_iterations": max_iterations,
@@ -114,10 +117,9 @@ def odeint(
     refuted: list[str] = []
     with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
         while True:
-            rows = find(func, problem.shapes, problem.some_times(), problem.y0, refuted)
-            fine = METHODS[problem.method](
-                arrays.evaluate(rows, problem.falling), arrays.of(problem.times), arrays.real, problem.solver.perturb
-            )
+            if rows is None or refuted:
+                rows = find(func, problem.shapes, problem.some_times(), problem.y0, refuted)
+            fine = arrays.method(problem, rows)
             embedded = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
             coarse_steps = coarse_propagator(coarse, fine, problem, arrays, embedded)
             try:
@@ -136,14 +138,6 @@ def odeint(
             refuted.append(rows.form)
         ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
     return (ys, arrays.solution(solution)) if return_solution else ys
-
-
-def _advised(func: Any, problem: Problem, coarse: Any) -> int:
-    """Return the number of slices to take, 1 for none; with a coarse propagator of the caller's that of `"auto"`."""
-    if coarse is not None and not isinstance(coarse, str):
-        return len(nodes("auto", None, problem.steps)) - 1
-    with np.errstate(all="ignore"):
-        return advised(func, problem, find(func, problem.shapes, problem.some_times(), problem.y0))
 
 
 def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:

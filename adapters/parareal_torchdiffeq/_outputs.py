@@ -67,7 +67,7 @@ class Outputs:
         for step in range(1, steps.max() + 1):
             active, here = np.flatnonzero(last >= step), np.flatnonzero(steps == step)
             before = state[active]
-            after, slope = _one_step(self.method, before, self.nodes[rows[active]] + step - 1)
+            after, slope = one_step(self.method, before, self.nodes[rows[active]] + step - 1)
             state[active] = after
             if len(here):
                 at = np.searchsorted(active, row[here])
@@ -86,7 +86,7 @@ class Outputs:
         return torch.where(t == t1, y1, y.to(y1.dtype))
 
 
-def _one_step(method: Method, state: Any, node: np.ndarray) -> tuple[Any, Any]:
+def one_step(method: Method, state: Any, node: np.ndarray) -> tuple[Any, Any]:
     """Return the states at the next nodes, and the slopes at these."""
     routine = method.step(state, None, node, node + 1)
     first = value = method.evaluate(*next(routine))

@@ -8,9 +8,9 @@ import torch
 import torchdiffeq
 
 import parareal
+from parareal_torchdiffeq._methods import STAGES
 from parareal_torchdiffeq._problem import Problem
 
-STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 NOTE = "Solved step by step by torchdiffeq, for in parallel it would not be faster here, or failed (slices='auto')."
 
 

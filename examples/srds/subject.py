@@ -1,13 +1,14 @@
 """What is sampled: the shipped model, a pixel model or a Stable Diffusion, from a hub id or a folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import Guidance, models
+from parareal_diffusers.bench._problems import alone
 from torch import Tensor
 
 PROMPTS = ("a cat on a sofa", "two people ride bicycles along a beach", "a bowl of fruit on a wooden table")
@@ -34,12 +35,7 @@ class Subject:
 
     def sample(self, i: int) -> "Subject":
         """Return the subject of sample i alone."""
-        one = slice(i, i + 1)
-        guidance = self.guidance
-        if guidance is not None:
-            guidance = replace(guidance, model_kwargs={k: v[one] for k, v in guidance.model_kwargs.items()})
-        kwargs = {k: v[one] for k, v in self.model_kwargs.items()}
-        return replace(self, latents=self.latents[one], model_kwargs=kwargs, guidance=guidance)
+        return alone(self, i)
 
     @torch.no_grad()
     def pictures(self, state: Tensor) -> Tensor:

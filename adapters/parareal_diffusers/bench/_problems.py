@@ -44,12 +44,7 @@ class Problem:
 
     def sample(self, index: int) -> "Problem":
         """Return the problem of one sample alone."""
-        one = slice(index, index + 1)
-        guidance = self.guidance
-        if guidance is not None:
-            guidance = replace(guidance, model_kwargs={k: v[one] for k, v in guidance.model_kwargs.items()})
-        kwargs = {k: v[one] for k, v in self.model_kwargs.items()}
-        return replace(self, latents=self.latents[one], model_kwargs=kwargs, guidance=guidance)
+        return alone(self, index)
 
     def scheduler_for(self, steps: int) -> Any:
         """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/upstream.md)."""
@@ -79,6 +74,15 @@ class Problem:
             return denoiser(x, torch.full((len(x),), node[int(t[0])]), index)
 
         return network
+
+
+def alone(given: Any, index: int) -> Any:
+    """Return a dataclass with `latents`, `model_kwargs` and `guidance`, a row a sample, for one sample alone."""
+    one, guidance = slice(index, index + 1), given.guidance
+    if guidance is not None:
+        guidance = replace(guidance, model_kwargs={k: v[one] for k, v in guidance.model_kwargs.items()})
+    kwargs = {k: v[one] for k, v in given.model_kwargs.items()}
+    return replace(given, latents=given.latents[one], model_kwargs=kwargs, guidance=guidance)
 
 
 @final
