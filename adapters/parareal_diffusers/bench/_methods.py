@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from parareal_diffusers._extrapolated import Extrapolated
 from parareal_diffusers.bench._chords import STARTS, chords
 from parareal_diffusers.bench._paradigms import paradigms
 from parareal_diffusers.bench._parareal import solve
@@ -14,6 +15,7 @@ from parareal_diffusers.bench._record import Iterate, Stop, Target
 # Our settings, by name and number of steps: keyword arguments of `sample`. Another number of steps takes those of the
 # nearest. This table alone says what "ours" is.
 EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "eager": 1}
+CLEAN = {"coarse": Extrapolated(of="clean"), "log_snr": 0.4, "eager": 1}
 OURS: dict[str, dict[int, dict[str, Any]]] = {
     "automatic jumps, root of N slices": {
         25: {"slices": 5},
@@ -33,14 +35,33 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         196: {**EXTRAPOLATED, "levels": (17, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
+    "own steps extrapolated, one level": {
+        25: {**EXTRAPOLATED, "slices": 13, "eager": 2},
+        100: {**EXTRAPOLATED, "slices": 25},
+        196: {**EXTRAPOLATED, "slices": 40},
+        961: {**EXTRAPOLATED, "slices": 44},
+    },
+    "clean samples extrapolated": {
+        25: {**CLEAN, "slices": 10},
+        100: {**CLEAN, "levels": (10, 3)},
+        196: {**CLEAN, "levels": (13, 4)},
+        961: {**CLEAN, "levels": (24, 6)},
+    },
+    "few slices": {
+        25: {"coarse": "same", "slices": 5, "eager": 1},
+        100: {"coarse": "same", "slices": 10, "eager": 1},
+        196: {"coarse": CLEAN["coarse"], "slices": 10, "eager": 1},
+        961: {"coarse": CLEAN["coarse"], "levels": (8, 8), "eager": 1},
+    },
     "own steps extrapolated, least span": {
-        25: {**EXTRAPOLATED, "slices": 10, "log_snr": 0.8},
+        25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 1},
         100: {**EXTRAPOLATED, "levels": (12, 3)},
         196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
 }
-"""settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`"""
+"""settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned
+(benchmarks/spacing.py)"""
 WINDOWS = {25: 10, 100: 25, 196: 36, 961: 96}
 """the narrow windows of ParaDiGMS and ParaTAA, by number of steps; the wide ones hold all"""
 RELATIVE = (1e-1, 1e-2, 1e-3)
