@@ -184,7 +184,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {given.samples} samples", flush=True)
     lines = [
-        "| | " + " | ".join(f"{t:g}" for t in TOLERANCES) + " | all |",
+        "| tolerance | " + " | ".join(f"{t:g}" for t in TOLERANCES) + " | all |",
         "|" + "---|" * (len(TOLERANCES) + 2),
     ]
     promised: list[Found] = []

@@ -4,7 +4,8 @@
 
 Errors relative to the sequential solution, worst and mean over the samples, of the sketch and of two iterations, on the
 shipped network and on the exact score of a Gaussian mixture, with slices even in steps and spaced by
-`boundaries(..., log_snr=0.4)`. Some minutes on one core; `--write` puts the tables into docs/solvers.md.
+`boundaries(..., log_snr=0.4)`. Some minutes on one core; `--write` puts the tables into docs/extrapolated.md, and one
+setting of each into docs/solvers.md.
 """
 
 import argparse
@@ -28,6 +29,10 @@ JUMPS: dict[str, Any] = {
     "own steps, velocity": Extrapolated(),
 }
 SLICES = {25: 12, 50: 12, 100: 14, 150: 15}
+SHOWN = {"steps": "50", "log_snr": "0.4"}
+"""the setting that docs/solvers.md shows"""
+
+Row = dict[str, str]
 
 
 def problems(samples: int) -> dict[str, tuple[Any, Any, torch.Tensor, dict[str, Any]]]:
@@ -43,7 +48,7 @@ def problems(samples: int) -> dict[str, tuple[Any, Any, torch.Tensor, dict[str, 
     }
 
 
-def row(problem: Any, steps: int, mix: float, name: str) -> dict[str, str]:
+def row(problem: Any, steps: int, mix: float, name: str) -> Row:
     """Return a row of the table."""
     model, scheduler, latents, kwargs = problem
     given: dict[str, Any] = {"num_inference_steps": steps, "model_kwargs": kwargs}
@@ -63,17 +68,31 @@ def row(problem: Any, steps: int, mix: float, name: str) -> dict[str, str]:
     return {"steps": str(steps), "slices": str(SLICES[steps]), "log_snr": f"{mix:g}", "jumps": name, **cells}
 
 
+def tables(found: dict[str, list[Row]], only: Row) -> str:
+    """Return a table for each title, of the rows that agree with `only`."""
+    chosen = {title: [row for row in rows if row | only == row] for title, rows in found.items()}
+    return "\n\n".join(f"**{title}**: worst error, mean error.\n\n{markdown(rows)}" for title, rows in chosen.items())
+
+
+def write(found: dict[str, list[Row]]) -> None:
+    """Put all tables on their page, and what is shown of them among the coarse solvers."""
+    put(DOCS / "extrapolated.md", "extrapolated, in full", tables(found, {}))
+    put(DOCS / "solvers.md", "extrapolated", tables(found, SHOWN))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/solvers.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/extrapolated.md and solvers.md"
+    )
     options = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {options.samples} samples", flush=True)
-    parts = []
-    for title, problem in problems(options.samples).items():
-        choices = [(steps, mix, name) for steps in SLICES for mix in (0.0, 0.4) for name in JUMPS]
-        rows = [row(problem, *choice) for choice in tqdm(choices, desc=title)]
-        parts.append(f"**{title}**, {len(problem[2])} samples: worst error, mean error.\n\n{markdown(rows)}")
-        print(parts[-1], flush=True)
+    found: dict[str, list[Row]] = {}
+    for name, problem in problems(options.samples).items():
+        choices = [(steps, mix, jumps) for steps in SLICES for mix in (0.0, 0.4) for jumps in JUMPS]
+        title = f"{name}, {len(problem[2])} samples"
+        found[title] = [row(problem, *choice) for choice in tqdm(choices, desc=name)]
+        print(tables({title: found[title]}, {}), flush=True)
     if options.write:
-        put(DOCS / "solvers.md", "extrapolated", "\n\n".join(parts))
+        write(found)

@@ -17,6 +17,21 @@ _ENTRIES = {
   volume  = {29}, number = {2}, pages = {556--578}, year = {2007},
   doi     = {10.1137/05064607X}
 }""",
+    "nonlinear": """@inproceedings{gander2008nonlinear,
+  author    = {Gander, Martin J. and Hairer, Ernst},
+  title     = {Nonlinear Convergence Analysis for the Parareal Algorithm},
+  booktitle = {Domain Decomposition Methods in Science and Engineering {XVII}},
+  series    = {Lecture Notes in Computational Science and Engineering}, volume = {60},
+  publisher = {Springer}, year = {2008},
+  doi       = {10.1007/978-3-540-75199-1_4}
+}""",
+    "waves": """@article{ruprecht2018wave,
+  author  = {Ruprecht, Daniel},
+  title   = {Wave propagation characteristics of {Parareal}},
+  journal = {Computing and Visualization in Science},
+  volume  = {19}, pages = {1--17}, year = {2018},
+  doi     = {10.1007/s00791-018-0296-z}
+}""",
     "pipelined": """@article{aubanel2011scheduling,
   author  = {Aubanel, Eric},
   title   = {Scheduling of tasks in the parareal algorithm},
@@ -59,16 +74,53 @@ _ENTRIES = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2023}, eprint = {2305.16317}, archivePrefix = {arXiv}
 }""",
+    "parataa": """@inproceedings{tang2024accelerating,
+  author    = {Tang, Zhiwei and Tang, Jiasheng and Luo, Hao and Wang, Fan and Chang, Tsung-Hui},
+  title     = {Accelerating Parallel Sampling of Diffusion Models},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024}, eprint = {2402.09970}, archivePrefix = {arXiv}
+}""",
+    "chords": """@inproceedings{han2025chords,
+  author    = {Han, Jiaqi and Ye, Haotian and Li, Puheng and Xu, Minkai and Zou, James and Ermon, Stefano},
+  title     = {{CHORDS}: Diffusion Sampling Accelerator with Multi-core Hierarchical {ODE} Solvers},
+  booktitle = {International Conference on Computer Vision},
+  year      = {2025}, eprint = {2507.15260}, archivePrefix = {arXiv}
+}""",
+    "parasolver": """@inproceedings{lu2025parasolver,
+  author    = {Lu, Jianrong and Zhu, Zhiyu and Hou, Junhui},
+  title     = {{ParaSolver}: A Hierarchical Parallel Integral Solver for Diffusion Models},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025}
+}""",
+    "plms": """@inproceedings{liu2022pseudo,
+  author    = {Liu, Luping and Ren, Yi and Lin, Zhijie and Zhao, Zhou},
+  title     = {Pseudo Numerical Methods for Diffusion Models on Manifolds},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2022}, eprint = {2202.09778}, archivePrefix = {arXiv}
+}""",
+    "flow": """@inproceedings{liu2023flow,
+  author    = {Liu, Xingchao and Gong, Chengyue and Liu, Qiang},
+  title     = {Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023}, eprint = {2209.03003}, archivePrefix = {arXiv}
+}""",
+    "torchdiffeq": """@misc{chen2018torchdiffeq,
+  author = {Chen, Ricky T. Q.},
+  title  = {torchdiffeq},
+  year   = {2018}, url = {https://github.com/rtqichen/torchdiffeq}
+}""",
 }
 
 
 def citation(*topics: str) -> str:
-    """Return BibTeX entries for what a result rests on.
+    """Return BibTeX entries, all of them by default: what was run is not known here, so name the topics that you used.
 
     Args:
-        topics: any of `"parareal"` (the method), `"analysis"` (its convergence), `"pipelined"` (its schedule),
-            `"diffusion"` (SRDS), `"ddim"`, `"ddpm"`, `"dpm"` (DPM-Solver), `"dpmpp"` (DPM-Solver++, the default coarse
-            solver) and `"picard"` (ParaDiGMS); all of them by default.
+        topics: any of
+            `"parareal"` (the method), `"analysis"` and `"nonlinear"` (its convergence), `"waves"` (where it fails),
+            `"pipelined"` (its schedule); `"diffusion"` (SRDS), `"picard"` (ParaDiGMS), `"parataa"`, `"chords"`,
+            `"parasolver"` (other parallel samplers); `"ddim"`, `"ddpm"`, `"dpm"` (DPM-Solver), `"dpmpp"`
+            (DPM-Solver++, the default coarse solver), `"plms"`, `"flow"` (rectified flow), `"torchdiffeq"`.
 
     Raises:
         ValueError: for an unknown topic.
