@@ -5,6 +5,7 @@ from parareal._check import Finding as Finding
 from parareal._check import Report as Report
 from parareal._check import check as check
 from parareal._citation import citation as citation
+from parareal._cost import Cost as Cost
 from parareal._criteria import AbstractCriterion as AbstractCriterion
 from parareal._criteria import Defect as Defect
 from parareal._criteria import Evidence as Evidence

@@ -34,6 +34,12 @@ def snippets(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
+@pytest.mark.parametrize("page", ["docs/planning.md", "docs/pipelines.md"])
+def test_snippets_of_plans_run(page, capsys):
+    exec(compile(snippets(page)[1], page, "exec"), {})
+    assert "The " in capsys.readouterr().out  # an outcome's sentence
+
+
 def test_the_tutorial_on_solvers_runs():
     """Its snippets go on from each other; the solver takes less than 30 lines and is right."""
     names: dict = {}

@@ -9,8 +9,10 @@ the first evaluation that the engine asks for.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -28,6 +30,7 @@ from parareal_diffusers._sample import check_generator, check_own_noise, criteri
 from parareal_diffusers._settings import Method, Settings, check_options, method_of
 from parareal_diffusers._standin import RowTime, plain, stand_in
 
+NOTE = "Sampled step by step, for in parallel in time it would not be faster here (handle.plan())."
 _CHECKED = 8  # passes in which the network's timesteps are looked at
 
 
@@ -40,9 +43,18 @@ class Drive:
         step_options: what the pipeline was called with that its scheduler's step will be given, as `eta`.
         doubled: the pipeline keeps each sample twice in its latents, for guidance.
         counted: its loop looks something up by the number of the pass.
+        plans: what is followed where the settings leave the slices open, by the steps of a loop.
     """
 
-    def __init__(self, settings: Settings, step_options: dict[str, Any], doubled: bool = False, counted: bool = False):
+    def __init__(
+        self,
+        settings: Settings,
+        step_options: dict[str, Any],
+        doubled: bool = False,
+        counted: bool = False,
+        plans: Mapping[int, parareal.Plan] = MappingProxyType({}),
+    ):
+        self.given, self.plans = settings, plans if settings.open else {}
         self.settings, self.step_options, self.doubled, self.counted = settings, step_options, doubled, counted
         self.sizes_to_fill = sizes_of(settings.pad_batch, settings.max_batch)
         self.most = max(self.sizes_to_fill, default=settings.max_batch)
@@ -56,7 +68,8 @@ class Drive:
         self.solution: parareal.Solution | None = None
         self.took: dict[int, list[float]] = {}
         """seconds of passes, by their rows of states"""
-        self._since: tuple[float, int] | None = None
+        self._since = 0.0
+        """when the pass began"""
         self.shown = -1
         """the newest iteration that all samples have made"""
         self.interrupted: Callable[[], bool] = lambda: False
@@ -72,10 +85,13 @@ class Drive:
 
     def times(self, timesteps: Tensor, first: int) -> Iterator[Tensor]:
         """Yield the timesteps as they are until `step` is called; from then on, a pass for each call of the engine."""
+        plan = self.plans.get(len(timesteps))
+        self.settings = self.given if plan is None else self.given.following(plan)
         self.method = method_of(self.settings, self.step_options, plain(self.scheduler), first, first + len(timesteps))
         for t in timesteps:
             if self.run is None:
                 self.rows = Rows.first(len(self.scheduler.timesteps) - first)
+                self._since = time.perf_counter()
                 yield t
         while self.run is not None and not self.over:
             if self.counted and self.passes >= len(timesteps):
@@ -108,8 +124,10 @@ class Drive:
             )
         if self.doubled:
             output, latents = output.chunk(2)[0], latents.chunk(2)[0]
+        rows, evaluated = len(latents), time.perf_counter()
         with torch.no_grad():
-            if self.run is None:
+            first = self.run is None
+            if first:
                 self._begin(output, latents, options)
             else:
                 self._proceed(output)
@@ -119,9 +137,8 @@ class Drive:
             tell()
         self.handed = self.as_latents(self.state)
         now = time.perf_counter()
-        if self._since is not None:
-            self.took.setdefault(self._since[1], []).append(now - self._since[0])
-        self._since = None if self.over else (now, len(self._nodes))
+        self.took.setdefault(rows, []).append((evaluated if first else now) - self._since)  # but to set the engine up
+        self._since = now
         return self.handed
 
     def as_latents(self, state: Tensor) -> Tensor:
@@ -229,7 +246,10 @@ class Drive:
 
     def _finish(self, state: Tensor | None = None) -> None:
         assert self.run is not None
-        self.solution = solution = self.run.solution()
+        solution, plan = self.run.solution(), self.plans.get(self.steps)
+        if plan is not None and not plan.worthwhile:
+            solution = replace(solution, message=f"{solution.message} {NOTE}")
+        self.solution = solution
         self.over, self.rows = True, None
         if self.random is not None:
             self.random.finish()

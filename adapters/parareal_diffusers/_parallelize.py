@@ -60,7 +60,7 @@ def parallelize(
             networks are left as they are between calls.
         slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, eager: as for `sample`. Nodes count
             the steps that the loop makes: image-to-image has fewer than `num_inference_steps`. `"auto"` times nothing
-            here: it is the rounded root of three times the steps.
+            here: it is the rounded root of three times the steps, or as `Handle.plan` says once it has been asked.
         max_iterations: give up after so many iterations, with a warning, and return what there is.
         max_batch: rows of states in one call of the network, at most; None for no bound. With guidance that the
             pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
@@ -125,6 +125,9 @@ class Handle:
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
         self._took: dict[int, list[float]] = {}
+        self._made: dict[int, list[int]] = {}
+        """iterations at the last boundary, by steps"""
+        self._plans: dict[int, parareal.Plan] = {}
         self._steps = 0
         self._given: dict[str, Any] = {}
         self._checked: tuple[Any, ...] | None = None
@@ -136,20 +139,48 @@ class Handle:
         return self._solution
 
     def plan(self) -> parareal.Plan:
-        """Say what pays for calls like the last one: what its passes took and its samples needed, simulated.
+        """Say what pays for calls like the last one, and hold later calls to it.
 
-        The times of passes are those of all calls so far; on a device that works asynchronously they are too short
-        unless the pipeline waits for it. Nothing is run.
+        It is simulated from what passes took and samples needed; nothing is run. Later calls of as many steps follow it
+        where `slices` is `"auto"`: they take its slices and, unless you gave it, `eager`, and where it advises against
+        slices they go step by step, in one slice, as `solution.message` says. Their pictures are still those of the
+        unmodified pipeline up to the tolerance, but no longer, bit by bit, those of the calls before.
+
+        The times of passes are those of all calls so far, the first of which warms up: ask after the second. On a
+        device that works asynchronously they are too short unless the pipeline waits for it. Iterations are those of
+        the last call of as many steps that had slices.
 
         Raises:
             ValueError: before a call has come to its end.
         """
-        solution = self._solution
-        if solution is None or not self._took:
+        made = self._made.get(self._steps)
+        if self._solution is None or made is None or not self._took:
             raise ValueError("plan learns from a call what passes take: call the pipeline once before")
-        curve = parareal.BatchTime.of({rows: statistics.median(times) for rows, times in self._took.items()})
+        medians = {rows: statistics.median_low(times) for rows, times in self._took.items()}
+        # the first pass of all, of the fewest rows, warms up: it is not taken to be slower than those of more rows
+        curve = {rows: min(medians[more] for more in medians if more >= rows) for rows in medians}
+        given = self.settings
+        plan = self._plans[self._steps] = parareal.plan(
+            self._steps,
+            iterations=made,
+            batch_time=curve,
+            schedules=[given.schedule],
+            windows=[given.window],
+            max_batches=[None],  # larger batches are made in parts, in the pass whose time is known
+            samples=len(made),
+        )
+        return plan
+
+    def _learn(self, drive: Drive) -> None:
+        """Remember what a call has shown; of one slice, that says nothing of iterations, only if there is no other."""
+        for rows, seconds in drive.took.items():
+            self._took.setdefault(rows, []).extend(seconds)
+        solution = drive.solution
+        if solution is None or solution.slice_iterations[-1].min() < 0:  # its last boundary was never reached
+            return
         made = [int(n) for n in solution.slice_iterations[-1]]
-        return parareal.plan(self._steps, iterations=made, batch_time=curve, samples=len(made))
+        if len(solution.slice_iterations) > 1 or drive.steps not in self._made:
+            self._made[drive.steps] = made
 
     @property
     def enabled(self) -> bool:
@@ -214,7 +245,7 @@ class Handle:
     ) -> Any:
         """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
         options = self._step_options(given)
-        drive = Drive(settings, options, self._family.doubled(given), self._family.counted)
+        drive = Drive(settings, options, self._family.doubled(given), self._family.counted, self._plans)
         drive.interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
             drive.on_iteration.append(self.callback)
@@ -236,8 +267,7 @@ class Handle:
                 drive.replicas.close()
             self._solution, self._steps = drive.solution, drive.steps
             if not quiet:
-                for rows, seconds in drive.took.items():
-                    self._took.setdefault(rows, []).extend(seconds)
+                self._learn(drive)
 
     @contextmanager
     def _in_place(self, drive: Drive) -> Iterator[None]:

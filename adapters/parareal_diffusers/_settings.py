@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import parareal
@@ -61,6 +61,17 @@ class Settings:
         criterion_of(self.criterion, self.tolerance, 1)
         sizes_of(self.pad_batch, self.max_batch)
         checked_devices(self.devices)
+
+    @property
+    def open(self) -> bool:
+        """Whether a plan may say how many slices there are."""
+        return self.slices == "auto" and self.boundaries is None and self.levels is None
+
+    def following(self, plan: parareal.Plan) -> "Settings":
+        """Return these as a plan completes them; where it advises against slices, one slice, run to its end."""
+        if not plan.worthwhile:
+            return replace(self, slices=1, criterion=parareal.Iterations(1), max_iterations=None)
+        return replace(self, slices=plan.slices, eager=plan.eager if self.eager is None else self.eager)
 
 
 @final

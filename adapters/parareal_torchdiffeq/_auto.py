@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from inspect import ismethod
+from typing import Any, final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,6 +17,7 @@ from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._forms import RowsOf
 from parareal_torchdiffeq._methods import METHODS, STAGES
 from parareal_torchdiffeq._outputs import one_step
+from parareal_torchdiffeq._probe import find
 from parareal_torchdiffeq._problem import Problem
 
 ITERATIONS = 3
@@ -23,35 +26,91 @@ SAMPLE = 16
 """steps that are timed"""
 WORTHWHILE = 1.2
 """predicted speed-up from which slices are taken: what is predicted here is rougher than a `parareal.plan`"""
+PATIENCE = 2
+"""solves in slices, one after the other, that must have been slower than step by step before no more are tried"""
 
-_kept: "WeakKeyDictionary[Any, dict[Any, int]]" = WeakKeyDictionary()
+
+@final
+@dataclass(frozen=True)
+class Kept:
+    """What is known of a function for states of one shape, one method and one number of steps."""
+
+    form: str
+    """in which it takes rows"""
+    slices: int
+    """1 for none"""
+    step: float
+    """seconds of one of torchdiffeq's steps"""
+    slower: int = 0
+    """solves in slices, the last ones in a row, that took longer than so many steps"""
+    failed: float = float("inf")
+    """the shortest interval on which slices failed, or were slower too often"""
 
 
-def advised(func: Any, problem: Problem, rows: RowsOf) -> int:
-    """Return the number of slices to take, 1 for none: by the times of some steps, of one row and of many.
+_kept: "WeakKeyDictionary[Any, dict[Any, Kept]]" = WeakKeyDictionary()
 
-    What is found is kept for the process, by function, shape, dtype, device, method, number of steps and threads.
+
+def advised(func: Any, problem: Problem) -> tuple[int, RowsOf | None]:
+    """Return the number of slices to take, 1 for none, and, if there are any, how func takes rows.
+
+    The number is found by the times of some steps, of one row and of many. What is found is kept for the process, by
+    function, shape, dtype, device, method, number of steps and threads; where it says step by step, func is not called.
+
+    Raises:
+        ValueError: where func returns something that is no derivative of its state.
     """
-    y, threads = problem.y0, torch.get_num_threads()
-    key = (y.shape, y.dtype, y.device, problem.method, problem.steps, threads, rows.form)
+    if problem.steps == 1:
+        return 1, None
+    known, key = _known(func), _key(func, problem)
+    kept = known.get(key)
+    if kept is not None and (kept.slices == 1 or _as_long(problem, kept)):
+        return 1, None
+    with torch.no_grad(), np.errstate(all="ignore"):
+        rows = find(func, problem.shapes, problem.some_times(), problem.y0)
+        if kept is None or kept.form != rows.form:
+            kept = known[key] = _measured(func, problem, rows)
+    return kept.slices, rows
+
+
+def learn(func: Any, problem: Problem, seconds: float) -> None:
+    """Remember what a solve in slices took, infinitely long where it failed.
+
+    Where it failed, or was slower than step by step `PATIENCE` times, intervals as long or longer go step by step.
+    """
+    known, key = _known(func), _key(func, problem)
+    if key not in known:  # of a function to which there are no weak references
+        return
+    kept = known[key]
+    slower = kept.slower + 1 if seconds > problem.steps * kept.step else 0
+    over = slower >= PATIENCE or seconds == float("inf")
+    known[key] = replace(kept, slower=slower, failed=min(kept.failed, problem.length) if over else kept.failed)
+
+
+def _known(func: Any) -> dict[Any, Kept]:
     try:
-        known = _kept.setdefault(func, {})
+        return _kept.setdefault(func.__self__ if ismethod(func) else func, {})  # a bound method is a new one each time
     except TypeError:  # no weak reference to it, nothing is kept
-        known = {}
-    if key not in known:
-        known[key] = _slices(func, problem, rows)
-    return known[key]
+        return {}
 
 
-def _slices(func: Any, problem: Problem, rows: RowsOf) -> int:
+def _key(func: Any, problem: Problem) -> tuple[Any, ...]:
+    y, method = problem.y0, func.__func__ if ismethod(func) else None
+    return method, y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()
+
+
+def _as_long(problem: Problem, kept: Kept) -> bool:
+    return kept.failed < float("inf") and problem.length >= kept.failed
+
+
+def _measured(func: Any, problem: Problem, rows: RowsOf) -> Kept:
     steps, root = problem.steps, (ITERATIONS * problem.steps) ** 0.5
     counts = sorted({n for f in (1.0, 1.5, 2.0) if 1 < (n := round(f * root)) <= steps / 2})
     if rows.form == "rows" or not counts:
-        return 1
+        return Kept(rows.form, 1, 0.0)
     alone = _fastest(lambda: _sequential(func, problem, min(SAMPLE, steps))) / min(SAMPLE, steps)
     found = {count: _parallel(problem, rows, count) for count in counts}
     best = min(found, key=lambda count: found[count])
-    return best if steps * alone >= WORTHWHILE * found[best] else 1
+    return Kept(rows.form, best if steps * alone >= WORTHWHILE * found[best] else 1, alone)
 
 
 def _sequential(func: Any, problem: Problem, steps: int) -> None:

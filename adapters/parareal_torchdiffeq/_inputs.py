@@ -2,6 +2,10 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import pairwise
+from math import isfinite
+from operator import gt, lt
 from typing import Any
 
 import torch
@@ -9,7 +13,9 @@ from torch import Tensor
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from parareal._checks import one_of
+import parareal
+from parareal._checks import check_initial, one_of
+from parareal._state import Layout
 from parareal_torchdiffeq._methods import METHODS
 
 _OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")
@@ -53,8 +59,9 @@ def check_times(t: Any) -> None:
     """Raise `ValueError` unless t is a sequence of times."""
     if not isinstance(t, Tensor) or t.ndim != 1 or not t.is_floating_point() or len(t) < 2:
         raise ValueError("t must be a tensor of floating dtype and shape (points,), two points or more")
-    difference = t.detach().diff()
-    if not (t.isfinite().all() and ((difference > 0).all() or (difference < 0).all())):
+    times = t.tolist()
+    rises, falls = (all(before(a, b) for a, b in pairwise(times)) for before in (lt, gt))
+    if not (all(map(isfinite, times)) and (rises or falls)):
         raise ValueError("t must rise or fall strictly, and be finite")
 
 
@@ -96,3 +103,25 @@ def check_grid(times: Any, points: Tensor) -> None:
     ends = isinstance(times, Tensor) and times.ndim == 1 and len(times) and times[0] == points[0]
     if not ends or times[-1] != points[-1]:
         raise ValueError("options: grid_constructor must return a tensor that begins with t[0] and ends with t[-1]")
+
+
+def check_start(y: Tensor) -> None:
+    """Raise what the engine would of a state, in a fraction of the time where there is nothing to raise."""
+    if torch.finfo(y.dtype).bits < 32 or not y.isfinite().all():
+        check_initial(y, 0)
+
+
+def smallest(tolerance: Any) -> float:
+    """Return a tolerance, or the smallest of a tensor or of those for each leaf."""
+    if isinstance(tolerance, float):
+        return tolerance
+    each = tolerance if isinstance(tolerance, tuple | list) else (tolerance,)
+    return float(min(torch.as_tensor(x).min() for x in each))
+
+
+@lru_cache
+def increment(rtol: float, atol: float, dtype: torch.dtype) -> parareal.Increment:
+    """Return the criterion for torchdiffeq's tolerances, or raise `ValueError` if they make no sense for a dtype."""
+    criterion = parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)
+    criterion.resolved(Layout.of(torch.empty(1, dtype=dtype)))
+    return criterion

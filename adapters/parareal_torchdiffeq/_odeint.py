@@ -1,5 +1,6 @@
 """`odeint`, with torchdiffeq's signature and result."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import torch
 
 import parareal
-from parareal._checks import check_initial, no_unknown
+from parareal._checks import no_unknown
 from parareal._edges import nodes
 from parareal_torchdiffeq._arrays import Arrays
-from parareal_torchdiffeq._auto import advised
+from parareal_torchdiffeq._auto import advised, learn
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
+from parareal_torchdiffeq._inputs import check_start, increment, smallest
 from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._probe import agrees, find
 from parareal_torchdiffeq._problem import Problem
@@ -60,8 +62,9 @@ def odeint(
         event_fn: not supported.
         slices: how many; `"sqrt"` means the rounded root of the number of steps N. `"auto"` times some steps of one row
             and of many, once a function, and takes what is predicted to be fastest; where that is torchdiffeq's own
-            loop, that is called, as `Solution.message` says. With `levels`, `criterion`, `max_iterations`, `executor`,
-            `window`, `callback` or a coarse propagator of your own nothing is timed, and it is the rounded root of 3N.
+            loop, that is run, as `Solution.message` says. So it is where slices failed, or were slower twice, for this
+            function and an interval no longer. With `levels`, `criterion`, `max_iterations`, `executor`, `window`,
+            `callback` or a coarse propagator of your own nothing is timed, and it is the rounded root of 3N.
         levels: numbers of slices within slices, the outer ones first, in place of `slices`.
         coarse: `"auto"` or None takes one step of the same method a slice; the name of a method of the same or a lower
             order takes one of that; a function `f(y, t0, t1)`, or `parareal.vectorized` of one, is given the user's
@@ -83,25 +86,21 @@ def odeint(
     no_unknown(odeint, unknown)
     if event_fn is not None:
         raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
-    problem, given = Problem.checked(func, y0, t, rtol, atol, method, options), options
+    problem = Problem.checked(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
-    boundaries = nodes(slices, levels, problem.steps)
     own = not (coarse is None or isinstance(coarse, str))
     others = (levels, criterion, executor, window, callback, max_iterations)
     planned = slices == "auto" and not own and all(x is None for x in others)
-    rows = None
+    criterion = increment(smallest(rtol), smallest(atol), problem.y0.dtype) if criterion is None else criterion
+    rows, began = None, time.perf_counter()
     if planned:
-        _criterion(rtol, atol, problem.y0.dtype).resolved(check_initial(problem.y0, 0)[1])
-        found = 1
-        if problem.steps > 1:
-            with torch.no_grad(), np.errstate(all="ignore"):
-                rows = find(func, problem.shapes, problem.some_times(), problem.y0)
-                found = advised(func, problem, rows)
+        check_start(problem.y0)
+        found, rows = advised(func, problem)
         if found == 1:
-            ys, solution = step_by_step(func, y0, t, problem, given, throw)
+            ys, solution = step_by_step(problem, y0, throw, return_solution)
             return (ys, solution) if return_solution else ys
-        boundaries = nodes(found, None, problem.steps)
-    criterion = _criterion(rtol, atol, problem.y0.dtype) if criterion is None else criterion
+        slices = found
+    boundaries = nodes(slices, levels, problem.steps)
     arrays = Arrays.suited(problem, len(boundaries) - 1, own=own)
     options = {
         "criterion": criterion,
@@ -112,7 +111,6 @@ def odeint(
         "levels": levels,
         "callback": None if callback is None else arrays.callback(callback),
         "progress": progress,
-        "throw": throw,
     }
     refuted: list[str] = []
     with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
@@ -128,23 +126,18 @@ def odeint(
                 )
             except parareal.PararealError as error:
                 if planned and error.solution.outcome is parareal.Outcome.NON_FINITE:  # coarse steps were too long
-                    ys, solution = step_by_step(func, y0, t, problem, given, throw)
+                    learn(func, problem, float("inf"))
+                    ys, solution = step_by_step(problem, y0, throw, return_solution)
                     return (ys, solution) if return_solution else ys
-                raise parareal.PararealError(str(error), arrays.solution(error.solution)) from error.__cause__
+                solution = error.solution
+                if throw:
+                    raise parareal.PararealError(str(error), arrays.solution(solution)) from error.__cause__
             times = problem.user_times(solution.boundaries)
             whole = solution.outcome is not parareal.Outcome.WORKER_LOST
             if not whole or agrees(rows, func, problem.shapes, times, arrays.tensor(solution.states)):
                 break
             refuted.append(rows.form)
         ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
+    if planned:
+        learn(func, problem, time.perf_counter() - began)
     return (ys, arrays.solution(solution)) if return_solution else ys
-
-
-def _criterion(rtol: Any, atol: Any, dtype: torch.dtype) -> parareal.Increment:
-    """Return the criterion for torchdiffeq's tolerances, each a number, a tensor, or one for each leaf."""
-    rtol, atol = (float(min(torch.as_tensor(x).min() for x in _each(tol))) for tol in (rtol, atol))
-    return parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)
-
-
-def _each(tolerance: Any) -> tuple[Any, ...]:
-    return tuple(tolerance) if isinstance(tolerance, tuple | list) else (tolerance,)

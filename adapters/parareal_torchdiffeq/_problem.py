@@ -6,7 +6,7 @@ from typing import Any, final
 
 import torch
 from torch import Size, Tensor
-from torchdiffeq._impl.misc import _check_inputs
+from torchdiffeq._impl.misc import _check_inputs, _flat_to_shape
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
@@ -28,7 +28,7 @@ class Problem:
     method: str
     """its name, one of `METHODS`"""
     solver: FixedGridODESolver
-    """torchdiffeq's, never run: it has the grid and the interpolation"""
+    """torchdiffeq's: it has the grid and the interpolation, and its loop is run where slices would not pay"""
     y0: Tensor
     """the initial state; a tuple as one vector"""
     shapes: list[Size] | None
@@ -45,6 +45,17 @@ class Problem:
     def steps(self) -> int:
         """The number of steps N."""
         return len(self.times) - 1
+
+    @property
+    def length(self) -> float:
+        """The time from the first node to the last."""
+        return float(self.times[-1] - self.times[0])
+
+    def integrated(self) -> Any:
+        """Return what `torchdiffeq.odeint` returns, by its loop."""
+        with torch.no_grad():
+            ys = self.solver.integrate(self.points)
+        return ys if self.shapes is None else _flat_to_shape(ys, (len(self.points),), self.shapes)
 
     def some_times(self) -> Tensor:
         """Return some times of the grid as the user's function is told them."""
@@ -71,7 +82,9 @@ class Problem:
             given: dict[str, Any] = dict(options)  # pyright: ignore
             solver = SOLVERS[method](func=wrapped, y0=flat, rtol=rtol, atol=atol, **given)
             times = solver.grid_constructor(wrapped, flat, points)
-        check_grid(times, points)
+        if "grid_constructor" in given:
+            check_grid(times, points)
+        solver.grid_constructor = lambda *_: times  # one grid for all, made once
         state = _promoted(flat.detach(), points)
         times = times.detach().to(flat.device)
         return Problem(method, solver, state, shapes, times, points.detach(), falling, flat.dtype)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import threading
+import time
 import warnings
 
 import cases
@@ -366,3 +367,59 @@ def test_a_plan_from_what_calls_have_shown():
         plan.predicted_sequential_time / min(c.wall_time for c in plan.candidates)
     )
     assert "Solve" in plan.explain()
+
+
+def slowed(pipe, seconds):
+    """Make each call of the network take so many seconds more, by its rows."""
+    pipe.unet.register_forward_pre_hook(lambda _, given: time.sleep(seconds(len(given[0]))))
+    return pipe
+
+
+def test_a_plan_is_followed_where_slices_are_left_open():
+    expected = pictures(tiny.pixels(diffusers.DDIMPipeline), cases.PIXELS)
+    pipe = slowed(tiny.pixels(diffusers.DDIMPipeline), lambda _: 0.03)  # what a row costs is nothing
+    with parallelize(pipe, criterion=parareal.Iterations(1)) as handle:
+        first = pictures(pipe, cases.PIXELS)
+        assert len(handle.solution.boundaries) - 1 == 6  # the rounded root of three times the steps
+        assert np.array_equal(pictures(pipe, cases.PIXELS), first)
+        plan = handle.plan()
+        assert plan.worthwhile
+        found = pictures(pipe, cases.PIXELS)
+        assert len(handle.solution.boundaries) - 1 == plan.slices
+        assert handle.solution.stats.span == plan.predicted_span
+        assert "step by step" not in handle.solution.message
+        assert abs(found - expected).max() < 0.1
+        pictures(pipe, {**cases.PIXELS, "num_inference_steps": 8})  # of which there is no plan
+        assert len(handle.solution.boundaries) - 1 == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "synchronous", "max_iterations": 1}])
+def test_a_plan_against_slices_is_followed(options):
+    expected = pictures(tiny.pixels(diffusers.DDIMPipeline), cases.PIXELS)
+    pipe = slowed(tiny.pixels(diffusers.DDIMPipeline), lambda rows: 1e-3 * min(rows, 4) ** 3)
+    seen = []
+    with warnings.catch_warnings(), parallelize(pipe, callback=seen.append, **options) as handle:
+        warnings.simplefilter("ignore")  # of iterations that were too few
+        for _ in range(2):  # the first one warms up
+            pictures(pipe, cases.PIXELS)
+        assert not handle.plan().worthwhile
+        seen.clear()
+        for _ in range(2):
+            warnings.simplefilter("error")
+            assert abs(pictures(pipe, cases.PIXELS) - expected).max() <= EXACT
+            solution = handle.solution
+            assert "step by step" in solution.message
+            assert solution.boundaries == [0, 12]
+            assert (solution.stats.calls, solution.stats.work) == (12, 12 * len(expected))
+            assert not handle.plan().worthwhile  # a call without slices says nothing of iterations
+        assert torch.equal(seen[-1].final_state, solution.final_state)
+
+
+def test_a_plan_changes_nothing_that_was_said():
+    pipe = slowed(tiny.pixels(diffusers.DDIMPipeline), lambda _: 0.0)
+    for options, slices in (({"slices": 4}, 4), ({"boundaries": [0, 5, 12]}, 2), ({"levels": (3, 2)}, 3)):
+        with parallelize(pipe, **options) as handle:
+            first = pictures(pipe, cases.PIXELS)
+            handle.plan()
+            assert np.array_equal(pictures(pipe, cases.PIXELS), first)
+            assert len(handle.solution.boundaries) - 1 == slices
