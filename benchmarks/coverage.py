@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pages import DOCS, put
 from parareal_diffusers import models, sample
 from parareal_diffusers.testing import GaussianMixture, relative_errors
@@ -58,30 +59,40 @@ def study(solve: Solve, answer: Tensor, most: int = 10) -> Found:
     return Found(torch.stack(kept), torch.stack(extra).double(), torch.stack(ratio))
 
 
-def network(steps: int, slices: int, samples: int) -> Found:
-    """The shipped network, DDIM, float32."""
+def generator(noisy: bool) -> torch.Generator | None:
+    """Return what noise is drawn from, the same in every solve."""
+    return torch.Generator().manual_seed(7) if noisy else None
+
+
+def network(steps: int, slices: int, samples: int, noisy: bool = False) -> Found:
+    """The shipped network, DDIM or, noisy, DDPM, float32."""
     net, scheduler = models.load("fashion-mnist")
+    scheduler = DDPMScheduler.from_config(scheduler.config) if noisy else scheduler
     latents = torch.randn(samples, 1, 28, 28, generator=torch.Generator().manual_seed(21))
     labels = {"class_labels": torch.arange(samples) % 10}
     options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices, "model_kwargs": labels}
-    exact = sample(net, latents, scheduler, num_inference_steps=steps, slices=1, model_kwargs=labels, tolerance=0)
+    alone = {**options, "slices": 1, "tolerance": 0}
+    exact = sample(net, latents, scheduler, generator=generator(noisy), **alone)
 
     def solve(criterion, callback):
-        return sample(net, latents, scheduler, criterion=criterion, callback=callback, **options)
+        drawn = generator(noisy)
+        return sample(net, latents, scheduler, criterion=criterion, callback=callback, generator=drawn, **options)
 
     return study(solve, exact.final_state, most=min(slices, 5))
 
 
-def mixture(steps: int, slices: int, samples: int) -> Found:
-    """The exact score of a Gaussian mixture, DDIM, float64."""
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
+def mixture(steps: int, slices: int, samples: int, noisy: bool = False) -> Found:
+    """The exact score of a Gaussian mixture, DDIM or, noisy, DDPM, float64."""
+    scheduler = (DDPMScheduler if noisy else DDIMScheduler)(beta_schedule="scaled_linear", clip_sample=False)
     score = GaussianMixture.random(components=6, shape=(1, 4, 4)).model(scheduler, "epsilon")
     latents = torch.randn(4 * samples, 1, 4, 4, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
     options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices}
-    exact = sample(score, latents, scheduler, num_inference_steps=steps, slices=1, tolerance=0)
+    alone = {**options, "slices": 1, "tolerance": 0}
+    exact = sample(score, latents, scheduler, generator=generator(noisy), **alone)
 
     def solve(criterion, callback):
-        return sample(score, latents, scheduler, criterion=criterion, callback=callback, **options)
+        drawn = generator(noisy)
+        return sample(score, latents, scheduler, criterion=criterion, callback=callback, generator=drawn, **options)
 
     return study(solve, exact.final_state, most=min(slices, 9))
 
@@ -161,6 +172,8 @@ def groups(samples: int) -> dict[str, Callable[[], list[Found]]]:
             mixture(*s, samples) for s in ((25, 5), (25, 9), (100, 12), (100, 17), (196, 24), (1000, 55))
         ],
         **{name: ode(name) for name in ODES},
+        "trained network, DDPM": lambda: [network(*s, samples, True) for s in ((100, 17), (196, 24))],
+        "Gaussian mixture, DDPM": lambda: [mixture(*s, samples, True) for s in ((100, 17), (196, 24))],
     }
 
 
