@@ -73,7 +73,7 @@ class Leg:
         return per_row(values, self.state)
 
     def _rows(self, levels: Levels, index: Tensor) -> Levels:
-        return levels.map(lambda x: self.rows(x[index]))
+        return levels.map(lambda x: self.rows(x.index_select(0, index)))
 
     def as_single_precision(self, x: Tensor) -> Tensor:
         """Round states to float32 for single steps, whatever their dtype, as schedulers do that cast them."""
