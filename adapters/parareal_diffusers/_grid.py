@@ -82,6 +82,16 @@ class Grid:
     """whether solvers may round states to float32 within a step, as the schedulers do that they reproduce"""
 
     @cached_property
+    def starts(self) -> Tensor:
+        """The levels `start`, stacked: shape (3, N), from which those of rows are taken together."""
+        return torch.stack(list(self.start))
+
+    @cached_property
+    def stops(self) -> Tensor:
+        """The levels `stop`, stacked."""
+        return torch.stack(list(self.stop))
+
+    @cached_property
     def tables(self) -> dict[Any, Any]:
         """Coefficients of solvers' steps over this grid, as far as they were made (`_once.py`)."""
         return {}
