@@ -10,6 +10,7 @@ pipelines, 12 steps, float32. They prove equality and say nothing of how fast a 
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,11 @@ def row(case: cases.Case) -> dict[str, str]:
     }
 
 
-def solver_row(name: str) -> dict[str, str]:
-    """Return a row of the table of solvers."""
+def solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any]) -> dict[str, str]:
+    """Return a row of a table of solvers."""
     found = {"solver": name}
-    for task, (build, call) in cases.TASKS.items():
-        pipe = build(scheduler=cases.LATENT_SOLVERS[name]())
+    for task, (build, call) in tasks.items():
+        pipe = build(scheduler=solver())
         expected = drawn(pipe, call)
         try:
             with parallelize(pipe, tolerance=0.0):
@@ -89,9 +90,10 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     features = markdown([row(case) for case in tqdm(cases.CASES)])
-    solvers = markdown([solver_row(name) for name in tqdm(cases.LATENT_SOLVERS)])
+    solvers = markdown([solver_row(*item, cases.TASKS) for item in tqdm(cases.LATENT_SOLVERS.items())])
+    flows = markdown([solver_row(*item, cases.FLOW_TASKS) for item in tqdm(cases.FLOW_SOLVERS.items())])
     refusals = markdown(refused())
-    text = f"{features}\n\n### Solvers\n\n{solvers}\n\n### Refused\n\n{refusals}"
+    text = f"{features}\n\n### Solvers\n\n{solvers}\n\n{flows}\n\n### Refused\n\n{refusals}"
     print(text)
     if given.write:
         put(PAGE, "pipelines", text)

@@ -74,9 +74,18 @@ def _shared(groups: list[Group], at: int, first: dict[Any, tuple[int, int]]) -> 
     group, pairs = groups[at], {}
     if group.shares:
         for i in np.flatnonzero(group.rows.columns[:, AT] == 0).tolist():
-            other, j = first.setdefault(group.rows.key(i), (at, i))
-            if (other, j) != (at, i):
-                wheres = take(group.where, slice(i, i + 1)), take(groups[other].where, slice(j, j + 1))
-                if same(*wheres):
-                    pairs[i] = (other, j)
+            there = first.setdefault(group.rows.key(i), (at, i))
+            if there != (at, i):
+                pairs[i] = there
+    for other in {other for other, _ in pairs.values()}:
+        alike = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
+        if not _agree(group, groups[other], alike):  # all at once they nearly always do
+            for i, j in alike.items():
+                if not _agree(group, groups[other], {i: j}):
+                    del pairs[i]
     return pairs
+
+
+def _agree(a: Group, b: Group, alike: dict[int, int]) -> bool:
+    """Return whether rows of two groups, by number, ask at the same places."""
+    return same(take(a.where, np.array(list(alike))), take(b.where, np.array(list(alike.values()))))

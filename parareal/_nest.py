@@ -141,7 +141,7 @@ class Nest:
 
 def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
     """Give fine and coarse propagations of one level to those who run them."""
-    for kind, to in send.items():
+    for kind, to in send.items() if requests else ():
         if chosen := [r for r in requests if r.kind is kind]:
             to(chosen)
 

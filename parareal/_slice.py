@@ -228,7 +228,7 @@ class Slice:
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.value.exact and now.unchanged
         last = boundary == self.rules.slices
-        error = self._error(value.iteration, fine, defect, change) + fine.estimate * value.size
+        error = self._error(value.iteration, before.state, defect, change) + fine.estimate * value.size
         error = 0.0 if value.exact else error
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
         unseen = 0.0 if last else self.errors.rate * increment
@@ -255,15 +255,17 @@ class Slice:
         estimate = criterion.estimate(evidence)
         return value._replace(settled=settled and fine.accepted, increment=increment, error=error, estimate=estimate)
 
-    def _error(self, k: int, fine: Result, defect: float, change: State) -> float:
-        """Return the estimated norm of the error of U(k, n+1)."""
+    def _error(self, k: int, last: State, defect: float, change: State) -> float:
+        """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""
         now, then, norm = self.inputs[k], self.inputs[k - 1], NORMS[self.rules.criterion.norm]
         after, before, gaps = now.value, then.value, (0.0, 0.0)
         if now.unchanged:
             after = after._replace(increment=0.0)
         if k - 1 == self.first:
             new, old = self.coarse[now.source][0], self.coarse[then.source][0]
-            defect = norm(subtract(fine.state, old.state))  # of the sketch, also where a guess is in its place
+            if last is not old.state:  # but a guess in the sketch's place
+                assert self.used is not None
+                defect = norm(subtract(self.used.state, old.state))
             gaps = gaps if new.gap is None or old.gap is None else (norm(old.gap), norm(subtract(new.gap, old.gap)))
             before = before._replace(increment=float("inf"))
         moved = 0.0 if change is None else norm(change)

@@ -224,7 +224,7 @@ def _same(x: Any, y: Any) -> bool:
         return True
     # equality is cheap and nearly always settles it; the bytes tell 0.0 from -0.0
     if isinstance(x, torch.Tensor):
-        return torch.equal(x, y) and torch.equal(_bytes(x), _bytes(y))
+        return torch.equal(x, y) and (not _inexact(x) or torch.equal(_bytes(x), _bytes(y)))
     return np.array_equal(x, y) and np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 

@@ -10,6 +10,7 @@ from parareal._checks import StructureError, one_of
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear, posterior, posterior_variance
+from parareal_diffusers._once import once
 from parareal_diffusers._solver import Solver, needs_variance_preserving
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
@@ -54,11 +55,17 @@ class DDPM(Solver):
 
     def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
         """Advance every row; one evaluation."""
-        s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
         clean, _, predicted = yield from leg.predict(x)
+        of_clean, of_state, std = once(leg, self._coefficients)
+        std = self._std(leg, predicted) if std is None else std
+        return of_clean * clean + of_state * x + leg.noise(std), memory
+
+    def _coefficients(self, leg: Leg, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what clean sample, state and noise are multiplied by; None for a variance that is learned."""
+        s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
         alpha = s / t
-        mean = (t**0.5 * (1 - alpha)) / (1 - s) * clean + alpha**0.5 * (1 - t) / (1 - s) * x
-        return mean + leg.noise(self._std(leg, predicted)), memory
+        mean = (t**0.5 * (1 - alpha)) / (1 - s), alpha**0.5 * (1 - t) / (1 - s)
+        return *mean, None if self.wants_variance else self._std(leg, None)
 
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` for the nodes of a flow."""

@@ -12,6 +12,7 @@ from parareal_diffusers._dpm_multistep import History
 from parareal_diffusers._grid import Grid, Levels, per_row
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear
+from parareal_diffusers._once import once
 from parareal_diffusers._solver import Shift, Solver
 
 
@@ -49,8 +50,7 @@ class DEIS(Solver):
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = (x - leg.s.alpha * prediction.clean) / leg.s.sigma
-        first, weights, order = self._weights(memory.nodes, leg)
-        order = torch.where(torch.isfinite(weights.sum(dim=1)), order, 1)  # jumps over nodes that fall together
+        first, weights, order = once(leg, self._coefficients, memory.nodes)
         new = leg.t.alpha / leg.s.alpha * x - per_row(first, x) * m
         if self.order > 1:
             total = x / leg.s.alpha + per_row(weights[:, 0], x) * m
@@ -59,6 +59,11 @@ class DEIS(Solver):
             new = torch.where(per_row(order == 1, x), new, leg.t.alpha * total)
         latest = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         return new, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+
+    def _coefficients(self, leg: Leg, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights and orders, of first order for jumps over nodes that fall together."""
+        first, weights, order = self._weights(nodes, leg)
+        return first, weights, torch.where(torch.isfinite(weights.sum(dim=1)), order, 1)
 
     def _weights(self, nodes: Tensor, leg: Leg) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weight of a step of first order, (R,), those of higher order, (R, order), and orders, (R,)."""

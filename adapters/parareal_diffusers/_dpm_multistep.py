@@ -9,6 +9,7 @@ from torch import Tensor
 from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid
 from parareal_diffusers._leg import Leg
+from parareal_diffusers._once import once
 from parareal_diffusers._sigmas import Sigmas
 from parareal_diffusers._solver import Shift
 
@@ -62,23 +63,27 @@ class DPMSolver(DPM):
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m0 = self.predicted(x, prediction, leg)
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
-        new = self._kept(c, x, leg) + c.d0 * m0
+        state, d0, noise, weights = once(leg, self._coefficients, None if memory is None else memory.nodes)
+        new = self._kept(state, x, leg) + d0 * m0
         if memory is not None:
-            new = self._higher(new, c, m0, memory, leg)
+            new = self._higher(new, weights, m0, memory)
             latest = torch.cat([m0[:, None], memory.predictions[:, :-1]], dim=1)
             memory = History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
-        return (new + leg.noise(c.noise) if self.stochastic else new), memory
+        return (new + leg.noise(noise) if self.stochastic else new), memory
 
-    def _kept(self, c: Coefficients, x: Tensor, leg: Leg) -> Tensor:
+    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Return what the state, the prediction and the noise are multiplied by, and the weights of higher order."""
+        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
+        return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, leg)
+
+    def _kept(self, factor: Tensor, x: Tensor, leg: Leg) -> Tensor:
         """Return what a step keeps of its state; the scheduler casts it to float32, whatever the states are."""
         if x.dtype is not torch.float64 or not leg.grid.casts:
-            return c.state * x
-        return torch.where(leg.rows(leg.stop == leg.start + 1), (c.state * x.float()).double(), c.state * x)
+            return factor * x
+        return torch.where(leg.rows(leg.stop == leg.start + 1), (factor * x.float()).double(), factor * x)
 
-    def _higher(self, new: Tensor, c: Coefficients, m0: Tensor, memory: History, leg: Leg) -> Tensor:
+    def _higher(self, new: Tensor, weights: "_Weights", m0: Tensor, memory: History) -> Tensor:
         """Add the terms of second and third order, for rows that have them."""
-        weights = self._weights(c, memory.nodes, leg)
         d1 = weights.inverse_r0 * (m0 - memory.predictions[:, 0])
         if self.order == 2:
             return new + weights.d1 * d1

@@ -9,6 +9,7 @@ from torch import Tensor
 from parareal_diffusers._dpm import DPM, Coefficients, check_finite
 from parareal_diffusers._grid import Grid, per_row
 from parareal_diffusers._leg import Leg
+from parareal_diffusers._once import once
 from parareal_diffusers._solver import Shift
 from parareal_diffusers._two_stage import with_middles
 
@@ -59,50 +60,59 @@ class DPMSolverSinglestep(DPM):
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = self.predicted(x, prediction, leg)
+        c = once(leg, self._coefficients, None if memory is None else memory.nodes)
         if memory is None:
-            c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
             new = c.state * x + c.d0 * m
             return (new + leg.noise(c.noise) if self.stochastic else new), None
-        order = self._orders(memory.nodes, leg)
-        base = torch.where(per_row(order == 1, x), x, memory.base)
-        new, noise = self._update(m, base, memory, order, leg)
-        return (new + leg.noise(noise) if self.stochastic else new), self._remembered(m, base, memory, order, leg)
+        base = torch.where(per_row(c.order == 1, x), x, memory.base)
+        new = self._update(m, base, memory, c)
+        return (new + leg.noise(c.noise) if self.stochastic else new), self._remembered(m, base, memory, c, leg)
 
-    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, order: Tensor, leg: Leg) -> Cycle:
+    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, c: "_Weights", leg: Leg) -> Cycle:
         """Add a prediction to each row's cycle, or begin a new one; at a cycle's end there is nothing to remember."""
-        predictions, nodes = memory.predictions.clone(), memory.nodes.clone()
+        predictions, nodes, order = memory.predictions.clone(), memory.nodes.clone(), c.order
         nodes[order == 1] = -1
         rows, place = torch.arange(len(m), device=m.device), (order - 1).clamp(max=self.order - 2)
         predictions[rows, place], nodes[rows, place] = m, leg.start
-        begins = torch.cat([self.table(leg.grid) == 1, torch.tensor([True])]).to(leg.stop.device)
-        ended, blank = begins[leg.stop], self.begin(m)
+        ended, blank = c.ends, self.begin(m)
         return Cycle(
             torch.where(per_row(ended, base), blank.base, base),
             torch.where(per_row(ended, predictions), blank.predictions, predictions),
             torch.where(ended[:, None], blank.nodes, nodes),
         )
 
-    def _update(self, m: Tensor, base: Tensor, memory: Cycle, order: Tensor, leg: Leg) -> tuple[Tensor, Tensor]:
-        """Step from the base to level t; return the state and the scale of its noise."""
-        t, at_base = leg.t, leg.level(leg.start - (order - 1))
-        h = t.half_log_snr - at_base.half_log_snr
-        c = Coefficients.of(self.algorithm_type, at_base, t)
-        order = order.reshape(h.shape)
-        second, third = order >= 2, order >= 3
-        d0 = torch.where(order == 1, m, memory.predictions[:, 0])
-        r0 = torch.where(second, (leg.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
-        d1 = (1.0 / r0) * (m - d0)
-        plain = c.midpoint if self.solver_type == "midpoint" else c.heun
-        weight = torch.where(third, c.heun, torch.where(second, plain, 0.0))
+    def _update(self, m: Tensor, base: Tensor, memory: Cycle, c: "_Weights") -> Tensor:
+        """Step from the base to level t, without noise."""
+        d0 = torch.where(per_row(c.order == 1, m), m, memory.predictions[:, 0])
+        d1 = c.inverse_r0 * (m - d0)
         if self.order < 3 or self.solver_type == "midpoint":
-            return c.state * base + c.d0 * d0 + weight * d1, c.noise
+            return c.state * base + c.d0 * d0 + c.d1 * d1
+        before = c.inverse_r1 * (memory.predictions[:, 1] - d0)
+        d2 = 2.0 * (d1 - before) / c.gap
+        d1 = torch.where(per_row(c.order >= 3, m), (c.r0 * before - c.r1 * d1) / c.gap, d1)
+        return c.state * base + c.d0 * d0 + c.d1 * d1 + c.d2 * d2
+
+    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> "_Weights":
+        """Return the weights of steps from the bases to level t."""
+        if nodes is None:
+            c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+            return _Weights(c.state, c.d0, c.noise)
+        order = self._orders(nodes, leg)
+        begins = torch.cat([self.table(leg.grid) == 1, torch.tensor([True])]).to(leg.stop.device)
+        at_base = leg.level(leg.start - (order - 1))
+        h = leg.t.half_log_snr - at_base.half_log_snr
+        c = Coefficients.of(self.algorithm_type, at_base, leg.t)
+        second, third = (order >= 2).reshape(h.shape), (order >= 3).reshape(h.shape)
+        r0 = torch.where(second, (leg.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
+        plain = c.midpoint if self.solver_type == "midpoint" else c.heun
+        d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
+        weights = _Weights(c.state, c.d0, c.noise, order, begins[leg.stop], d1, 1.0 / r0)
+        if self.order < 3 or self.solver_type == "midpoint":
+            return weights
         between = leg.level((leg.start - 1).clamp(min=0)).half_log_snr
         r1 = torch.where(third, (between - at_base.half_log_snr) / h, 1.0)
-        gap = torch.where(third, r0 - r1, 1.0)
-        before = (1.0 / r1) * (memory.predictions[:, 1] - d0)
-        d2 = 2.0 * (d1 - before) / gap
-        d1 = torch.where(third, (r0 * before - r1 * d1) / gap, d1)
-        return c.state * base + c.d0 * d0 + weight * d1 + torch.where(third, c.d2, 0.0) * d2, c.noise
+        gap, d2 = torch.where(third, r0 - r1, 1.0), torch.where(third, c.d2, 0.0)
+        return weights._replace(r0=r0, r1=r1, inverse_r1=1.0 / r1, gap=gap, d2=d2)
 
     def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
         """Return the order of each row's step: as the cycle says, less where its beginning is not known."""
@@ -148,3 +158,20 @@ class DPMSolverSinglestep(DPM):
         r1 = (leg.level((start - 1).clamp(min=0)).half_log_snr - leg.s.half_log_snr) / h
         found["coefficient of its third order"] = torch.where(third, c.d2 / r1 / (r0 - r1), 0.0)
         check_finite({name: x.flatten() for name, x in found.items()}, grid)
+
+
+class _Weights(NamedTuple):
+    """What a step is made with; of each row's `order`, int64 of shape (R,), and whether its cycle `ends` with it."""
+
+    state: Tensor
+    d0: Tensor
+    noise: Tensor
+    order: Any = None
+    ends: Any = None
+    d1: Any = None
+    inverse_r0: Any = None
+    r0: Any = None
+    r1: Any = None
+    inverse_r1: Any = None
+    gap: Any = None
+    d2: Any = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import torch
@@ -79,6 +80,21 @@ class Grid:
     """sigmas that steps go down to before noise takes them up to where the next starts (churn), of shape (N,)"""
     casts: bool = True
     """whether solvers may round states to float32 within a step, as the schedulers do that they reproduce"""
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """The levels `start`, stacked: shape (3, N), from which those of rows are taken together."""
+        return torch.stack(list(self.start))
+
+    @cached_property
+    def stops(self) -> Tensor:
+        """The levels `stop`, stacked."""
+        return torch.stack(list(self.stop))
+
+    @cached_property
+    def tables(self) -> dict[Any, Any]:
+        """Coefficients of solvers' steps over this grid, as far as they were made (`_once.py`)."""
+        return {}
 
     @property
     def steps(self) -> int:

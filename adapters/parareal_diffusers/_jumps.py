@@ -86,9 +86,9 @@ def propagators(
 
     `criterion` says whether errors are estimated, for which jumps are made by a second solver, too.
     """
-    meet = grid.chained or isinstance(coarse, Extrapolated)  # which goes where the steps go
-    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative and meet
-    embedded = embedded_solver(coarse) if estimates else None
+    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
+    meet = estimates and (isinstance(coarse, Extrapolated) or grid.chained)  # the former goes where the steps go
+    embedded = embedded_solver(coarse) if meet else None
     records = fine.begin(latents[:1]) is not None
     jumps = Jumps(coarse, grid, evaluate, random, embedded, records)
     return parareal.Steps(SolverStepper(fine, grid, evaluate, random)), parareal.Steps(jumps, steps=1)

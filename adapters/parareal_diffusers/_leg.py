@@ -62,18 +62,19 @@ class Leg:
     @cached_property
     def t(self) -> Levels:
         """The levels that the steps arrive at."""
-        return self._rows(self.grid.stop, self.stop - 1)
+        return self._rows(self.grid.stops, self.stop - 1)
 
     def level(self, node: Tensor) -> Levels:
         """Return the levels, each of shape (R, 1, ..), that steps leave from at other nodes, int64 of shape (R,)."""
-        return self._rows(self.grid.start, node)
+        return self._rows(self.grid.starts, node)
 
     def rows(self, values: Tensor) -> Tensor:
         """Reshape one number a row, of shape (R,), to (R, 1, ..), so that it multiplies states."""
         return per_row(values, self.state)
 
-    def _rows(self, levels: Levels, index: Tensor) -> Levels:
-        return levels.map(lambda x: self.rows(x[index]))
+    def _rows(self, levels: Tensor, index: Tensor) -> Levels:
+        rows = levels.index_select(1, index)
+        return Levels(*rows.reshape(*rows.shape, *[1] * (self.state.ndim - 1)).unbind(0))
 
     def as_single_precision(self, x: Tensor) -> Tensor:
         """Round states to float32 for single steps, whatever their dtype, as schedulers do that cast them."""

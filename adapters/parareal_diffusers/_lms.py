@@ -12,6 +12,7 @@ from parareal_diffusers._dpm_multistep import History
 from parareal_diffusers._grid import Grid, per_row
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear
+from parareal_diffusers._once import once
 from parareal_diffusers._solver import Shift, Solver
 
 
@@ -47,17 +48,20 @@ class LMS(Solver):
         """Advance every row; one evaluation."""
         clean, _, _ = yield from leg.predict(x)
         slope = (x - clean) / leg.s.sigma
-        weights = self._weights(memory.nodes, leg)
-        euler = torch.zeros_like(weights)
-        euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
-        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
-        weights = torch.where(finite, weights, euler).to(x.dtype)
-        weights = self._upstream(weights, memory.nodes, leg)
+        weights = once(leg, self._coefficients, memory.nodes)
         total = per_row(weights[:, 0], x) * slope
         for k in range(1, self.order):
             total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
         latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
         return x + total, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+
+    def _coefficients(self, leg: Leg, nodes: Tensor) -> Tensor:
+        """Return the weights of the slopes, the latest first, in the states' dtype: shape (R, order)."""
+        weights = self._weights(nodes, leg)
+        euler = torch.zeros_like(weights)
+        euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
+        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
+        return self._upstream(torch.where(finite, weights, euler).to(leg.state.dtype), nodes, leg)
 
     def _upstream(self, weights: Tensor, nodes: Tensor, leg: Leg) -> Tensor:
         """Put the scheduler's own weights in for rows that make one of its steps."""

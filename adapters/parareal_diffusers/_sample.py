@@ -11,7 +11,7 @@ from torch import Tensor
 import parareal
 from parareal._checks import no_unknown, whole_number
 from parareal._edges import nodes
-from parareal_diffusers._any_scheduler import AnyScheduler, any_grid
+from parareal_diffusers._any_scheduler import AnyScheduler, any_grid, is_flow
 from parareal_diffusers._coarse import coarse_solver
 from parareal_diffusers._denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._grid import Grid
@@ -289,10 +289,11 @@ def entered(solver: Solver, grid: Grid, latents: Tensor, random: Any) -> Tensor:
 def check_own_noise(solver: Solver, network: torch.dtype, states: torch.dtype) -> None:
     """Raise `ValueError` for a scheduler that would draw its noise in another dtype than the sequential loop's."""
     if isinstance(solver, AnyScheduler) and solver.stochastic and network != states:
+        native = "FlowMatchEulerDiscreteScheduler" if is_flow(solver.scheduler) else "EulerAncestralDiscreteScheduler"
         raise ValueError(
             f"{type(solver.scheduler).__name__} draws noise in its own step, in {str(network).removeprefix('torch.')} "
             "for this network, and states are wider: use a network in single precision, or a scheduler with a native "
-            "solver, as EulerAncestralDiscreteScheduler"
+            f"solver, as {native}"
         )
 
 

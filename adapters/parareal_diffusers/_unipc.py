@@ -11,6 +11,7 @@ from parareal_diffusers._dpm import check_finite
 from parareal_diffusers._grid import Grid, Levels, per_row
 from parareal_diffusers._leg import Leg
 from parareal_diffusers._noise import Linear
+from parareal_diffusers._once import once
 from parareal_diffusers._solver import Shift, Solver
 
 
@@ -96,20 +97,26 @@ class UniPC(Solver):
         """Correct and advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
-        weights, corrects = self._corrector(memory.nodes, memory.order, leg)
-        corrects = per_row(corrects & weights.finite(), x)
-        x = torch.where(corrects, weights.apply(memory.state, memory.predictions, m), x)
+        before, after, corrects, order = once(leg, self._coefficients, memory.nodes, memory.order)
+        x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
         predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         nodes = torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1)
+        return after.apply(x, predictions), Corrected(x, predictions, nodes, order)
+
+    def _coefficients(self, leg: Leg, nodes: Tensor, order: Tensor) -> tuple[Weights, Weights, Tensor, Tensor]:
+        """Return the weights of correction and step, which rows are corrected, and the step's order."""
+        before, corrects = self._corrector(nodes, order, leg)
+        corrects = corrects & before.finite()
+        nodes = torch.cat([leg.start[:, None], nodes[:, :-1]], dim=1)
         order = self._orders(nodes, leg)
-        weights = self._predictor(nodes, order, leg)
-        first = ~weights.finite()  # jumps over nodes that fall together, or to where there is no noise
-        weights = weights._replace(
-            gain=torch.where(first, 0.0, weights.gain),
-            ratios=torch.where(first[:, None], 1.0, weights.ratios),
-            rhos=torch.where(first[:, None], 0.0, weights.rhos),
+        after = self._predictor(nodes, order, leg)
+        first = ~after.finite()  # jumps over nodes that fall together, or to where there is no noise
+        after = after._replace(
+            gain=torch.where(first, 0.0, after.gain),
+            ratios=torch.where(first[:, None], 1.0, after.ratios),
+            rhos=torch.where(first[:, None], 0.0, after.rhos),
         )
-        return weights.apply(x, predictions), Corrected(x, predictions, nodes, torch.where(first, 1, order))
+        return before, after, corrects, torch.where(first, 1, order)
 
     def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
         """Return the order of each row's step: what the history allows, less at the end of the grid."""

@@ -91,6 +91,14 @@ PIXEL_SOLVERS = {
     "DDIM": lambda: diffusers.DDIMScheduler(**tiny.PIXEL),
     "DPM-Solver++(2M)": lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction"),
 }
+FLOW_SOLVERS = {
+    "flow Euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "flow Euler, stochastic_sampling": lambda: diffusers.FlowMatchEulerDiscreteScheduler(
+        shift=3.0, stochastic_sampling=True
+    ),
+    "flow LCM": lambda: diffusers.FlowMatchLCMScheduler(shift=3.0),
+    "flow Heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0),
+}
 SD, XL, SD3, FLUX = "StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"
 T2I, IMG, CTL = "text to image", "image to image", "ControlNet"
 
@@ -349,6 +357,14 @@ TASKS = {
     "StableDiffusionXL, text to image": (text(tiny.sdxl), TWO),
 }
 """in which every solver is tried"""
+FLOW_TASKS = {
+    "StableDiffusion3, text to image": (text(tiny.sd3), TWO),
+    "StableDiffusion3, image to image": (
+        i2i(diffusers.StableDiffusion3Img2ImgPipeline, tiny.sd3),
+        {**TWO, **I2I, **SIZE},
+    ),
+}
+"""in which every solver of flows is tried"""
 
 
 def cached():

@@ -80,6 +80,8 @@ def test_old_callbacks():
 def test_noise_that_a_scheduler_draws_itself_in_half_precision():
     pipe = copy.deepcopy(tiny.sd(scheduler=cases.LATENT_SOLVERS["LCM"]())).to(torch.float16)
     refused(pipe, "LCMScheduler draws noise in its own step, in float16.*EulerAncestralDiscreteScheduler")
+    flow = copy.deepcopy(tiny.sd3(scheduler=cases.FLOW_SOLVERS["flow LCM"]())).to(torch.bfloat16)
+    refused(flow, "FlowMatchLCMScheduler draws noise in its own step, in bfloat16.*FlowMatchEulerDiscreteScheduler")
 
 
 def test_slopes_that_the_scheduler_does_not_have():
