@@ -22,11 +22,12 @@ import parareal
 from parareal._calls import Call
 from parareal._run import Options, Run
 from parareal._solve import _problem
+from parareal_diffusers._drawing import check_generator, check_own_noise, noise_of
 from parareal_diffusers._gate import outside
 from parareal_diffusers._jumps import propagators
 from parareal_diffusers._replicas import Replicas
 from parareal_diffusers._rows import Rows
-from parareal_diffusers._sample import check_generator, check_own_noise, criterion_of, noise_of, sizes_of
+from parareal_diffusers._sample import criterion_of, sizes_of
 from parareal_diffusers._settings import Method, Settings, check_options, method_of
 from parareal_diffusers._standin import RowTime, plain, stand_in
 
