@@ -2,7 +2,7 @@
 
     python benchmarks/spacing.py                                            # 25 steps, 10 slices of at most 3
     python benchmarks/spacing.py --steps 100 --levels 12 3 --most 12 --move 2 --minutes 15
-    python benchmarks/spacing.py --write                                    # adds the line to docs/solvers.md
+    python benchmarks/spacing.py --write                                    # and puts all lines into docs/extrapolated.md
 
 The shipped network, DDIM's own steps extrapolated. The longest slice fixes the span of an iteration, so it is given;
 boundaries move below it. What is learned from are `--samples` samples; the worst error is then measured on the eight
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=12, help="to learn from")
     parser.add_argument("--minutes", type=float, default=10.0, help="to search for, at most")
     parser.add_argument("--kept", type=Path, default=Path("build/spacing.json"), help="lines of all runs so far")
-    parser.add_argument("--write", action="store_true", help="put them into docs/solvers.md")
+    parser.add_argument("--write", action="store_true", help="put them into docs/extrapolated.md")
     given = parser.parse_args()
     if given.most * given.levels[0] < given.steps:
         parser.error(f"{given.levels[0]} slices of at most {given.most} steps do not reach over {given.steps}")
@@ -162,7 +162,7 @@ def main() -> None:
     text = f"{markdown([line for part in lines.values() for line in part])}\n\n{about}"
     print(text)
     if given.write:
-        put(DOCS / "solvers.md", "spacing", text)
+        put(DOCS / "extrapolated.md", "spacing", text)
 
 
 if __name__ == "__main__":
