@@ -81,11 +81,11 @@ def network(steps: int, slices: int, samples: int, noisy: bool = False) -> Found
     return study(solve, exact.final_state, most=min(slices, 5))
 
 
-def mixture(steps: int, slices: int, samples: int, noisy: bool = False) -> Found:
-    """The exact score of a Gaussian mixture, DDIM or, noisy, DDPM, float64."""
+def mixture(steps: int, slices: int, samples: int, noisy: bool = False, side: int = 4) -> Found:
+    """The exact score of a Gaussian mixture in side^2 dimensions, DDIM or, noisy, DDPM, float64."""
     scheduler = (DDPMScheduler if noisy else DDIMScheduler)(beta_schedule="scaled_linear", clip_sample=False)
-    score = GaussianMixture.random(components=6, shape=(1, 4, 4)).model(scheduler, "epsilon")
-    latents = torch.randn(4 * samples, 1, 4, 4, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
+    score = GaussianMixture.random(components=3 * side // 2, shape=(1, side, side)).model(scheduler, "epsilon")
+    latents = torch.randn(4 * samples, 1, side, side, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
     options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices}
     alone = {**options, "slices": 1, "tolerance": 0}
     exact = sample(score, latents, scheduler, generator=generator(noisy), **alone)
@@ -174,6 +174,7 @@ def groups(samples: int) -> dict[str, Callable[[], list[Found]]]:
         **{name: ode(name) for name in ODES},
         "trained network, DDPM": lambda: [network(*s, samples, True) for s in ((100, 17), (196, 24))],
         "Gaussian mixture, DDPM": lambda: [mixture(*s, samples, True) for s in ((100, 17), (196, 24))],
+        "12 modes in 64 dimensions, DDPM": lambda: [mixture(*s, samples, True, 8) for s in ((100, 17), (196, 24))],
     }
 
 

@@ -45,6 +45,7 @@ SETTINGS: dict[int, list[dict[str, Any]]] = {
         {"levels": (4, 5), "coarse": "ddim", **ONE},
         {"levels": (5, 4), "coarse": "ddim", **ONE},
         {"levels": (3, 3, 3), "coarse": "ddim", **ONE},
+        {"levels": (3, 2, 3), "coarse": "ddim", **ONE},
         {"levels": (4, 3, 3), "coarse": "ddim", **ONE},
     ],
     1000: [

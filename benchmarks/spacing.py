@@ -2,7 +2,7 @@
 
     python benchmarks/spacing.py                                            # 25 steps, 10 slices of at most 3
     python benchmarks/spacing.py --steps 100 --levels 12 3 --most 12 --move 2 --minutes 15
-    python benchmarks/spacing.py --write                                    # and puts all lines into docs/extrapolated.md
+    python benchmarks/spacing.py --write  # and puts all lines into docs/extrapolated.md
 
 The shipped network, DDIM's own steps extrapolated. The longest slice fixes the span of an iteration, so it is given;
 boundaries move below it. What is learned from are `--samples` samples; the worst error is then measured on the eight

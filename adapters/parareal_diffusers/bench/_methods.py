@@ -31,7 +31,7 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     },
     "own steps extrapolated": {
         25: {**EXTRAPOLATED, "slices": 13},
-        100: {**EXTRAPOLATED, "levels": (17, 2), "log_snr": 0.1},
+        100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
         196: {**EXTRAPOLATED, "levels": (17, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
