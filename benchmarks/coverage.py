@@ -59,9 +59,15 @@ def study(solve: Solve, answer: Tensor, most: int = 10) -> Found:
     return Found(torch.stack(kept), torch.stack(extra).double(), torch.stack(ratio))
 
 
-def generator(noisy: bool) -> torch.Generator | None:
-    """Return what noise is drawn from, the same in every solve."""
-    return torch.Generator().manual_seed(7) if noisy else None
+def sampled(model: Any, latents: Tensor, scheduler: Any, noisy: bool, most: int, **options: Any) -> Found:
+    """Run a sampler, with the same noise in every solve."""
+
+    def solve(criterion, callback, **other):
+        generator = torch.Generator().manual_seed(7) if noisy else None
+        given = {**options, **other, "criterion": criterion, "callback": callback}
+        return sample(model, latents, scheduler, generator=generator, **given)
+
+    return study(solve, solve(None, None, slices=1, tolerance=0).final_state, min(options["slices"], most))
 
 
 def network(steps: int, slices: int, samples: int, noisy: bool = False) -> Found:
@@ -71,14 +77,7 @@ def network(steps: int, slices: int, samples: int, noisy: bool = False) -> Found
     latents = torch.randn(samples, 1, 28, 28, generator=torch.Generator().manual_seed(21))
     labels = {"class_labels": torch.arange(samples) % 10}
     options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices, "model_kwargs": labels}
-    alone = {**options, "slices": 1, "tolerance": 0}
-    exact = sample(net, latents, scheduler, generator=generator(noisy), **alone)
-
-    def solve(criterion, callback):
-        drawn = generator(noisy)
-        return sample(net, latents, scheduler, criterion=criterion, callback=callback, generator=drawn, **options)
-
-    return study(solve, exact.final_state, most=min(slices, 5))
+    return sampled(net, latents, scheduler, noisy, 5, **options)
 
 
 def mixture(steps: int, slices: int, samples: int, noisy: bool = False, side: int = 4) -> Found:
@@ -86,15 +85,7 @@ def mixture(steps: int, slices: int, samples: int, noisy: bool = False, side: in
     scheduler = (DDPMScheduler if noisy else DDIMScheduler)(beta_schedule="scaled_linear", clip_sample=False)
     score = GaussianMixture.random(components=3 * side // 2, shape=(1, side, side)).model(scheduler, "epsilon")
     latents = torch.randn(4 * samples, 1, side, side, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
-    options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices}
-    alone = {**options, "slices": 1, "tolerance": 0}
-    exact = sample(score, latents, scheduler, generator=generator(noisy), **alone)
-
-    def solve(criterion, callback):
-        drawn = generator(noisy)
-        return sample(score, latents, scheduler, criterion=criterion, callback=callback, generator=drawn, **options)
-
-    return study(solve, exact.final_state, most=min(slices, 9))
+    return sampled(score, latents, scheduler, noisy, 9, num_inference_steps=steps, slices=slices)
 
 
 def lotka_volterra(t: Tensor, u: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from pages import DOCS, put
 from parareal_diffusers import boundaries, sample
 from parareal_diffusers._report import markdown
-from parareal_diffusers.bench._problems import PROBLEMS, Problem
+from parareal_diffusers.bench._problems import PROBLEMS, Problem, part
 from parareal_diffusers.testing import relative_errors, scheduler_loop
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -71,9 +71,7 @@ class Spacings:
 
 def samples(rows: slice) -> Problem:
     """Return the shipped network with some of the comparison's samples, and of those that would follow."""
-    whole = PROBLEMS["fashion-mnist-1"](rows.stop)
-    kwargs = {name: x[rows] for name, x in whole.model_kwargs.items()}
-    return replace(whole, latents=whole.latents[rows], model_kwargs=kwargs)
+    return part(PROBLEMS["fashion-mnist-1"](rows.stop), rows)
 
 
 def starts(rule: Sizes, most: int) -> list[Sizes]:

@@ -71,16 +71,20 @@ def planned(cost: Cost, steps: int, iterations: int | None, **setting: Any) -> P
     """
     expected = next(x for x in (cost.iterations, iterations, LIKELY) if x is not None)
     hashable = expected if callable(expected) or isinstance(expected, int) else tuple(int(n) for n in expected)
-    machine = (cost.devices, cost.message_time, cost.stages, cost.coarse_stages)
-    return _made(steps, hashable, BatchTime.of(cost.batch_time), machine, tuple(sorted(setting.items())))
+    machine = {name: getattr(cost, name) for name in ("devices", "message_time", "stages", "coarse_stages")}
+    return _made(steps, hashable, BatchTime.of(cost.batch_time), **machine, **setting)
 
 
 @lru_cache
 def _made(
-    steps: int, iterations: Any, curve: BatchTime, machine: tuple[Any, ...], setting: tuple[tuple[str, Any], ...]
+    steps: int,
+    iterations: Any,
+    curve: BatchTime,
+    *,
+    schedule: str,
+    window: int | None,
+    max_batch: int | None,
+    **cost: Any,
 ) -> Plan:
-    names = ("devices", "message_time", "stages", "coarse_stages")
-    given: dict[str, Any] = {**dict(zip(names, machine, strict=True)), **dict(setting)}
-    for several, one in {"schedules": "schedule", "windows": "window", "max_batches": "max_batch"}.items():
-        given[several] = [given.pop(one)]
-    return plan(steps, iterations=iterations, batch_time=curve, **given)
+    only: dict[str, Any] = {"schedules": [schedule], "windows": [window], "max_batches": [max_batch]}
+    return plan(steps, iterations=iterations, batch_time=curve, **only, **cost)

@@ -63,7 +63,7 @@ def advised(func: Any, problem: Problem) -> tuple[int, RowsOf | None]:
         return 1, None
     known, key = _known(func), _key(func, problem)
     kept = known.get(key)
-    if kept is not None and (kept.slices == 1 or _as_long(problem, kept)):
+    if kept is not None and (kept.slices == 1 or problem.length >= kept.failed):
         return 1, None
     with torch.no_grad(), np.errstate(all="ignore"):
         rows = find(func, problem.shapes, problem.some_times(), problem.y0)
@@ -96,10 +96,6 @@ def _known(func: Any) -> dict[Any, Kept]:
 def _key(func: Any, problem: Problem) -> tuple[Any, ...]:
     y, method = problem.y0, func.__func__ if ismethod(func) else None
     return method, y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()
-
-
-def _as_long(problem: Problem, kept: Kept) -> bool:
-    return kept.failed < float("inf") and problem.length >= kept.failed
 
 
 def _measured(func: Any, problem: Problem, rows: RowsOf) -> Kept:

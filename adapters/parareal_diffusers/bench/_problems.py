@@ -78,11 +78,16 @@ class Problem:
 
 def alone(given: Any, index: int) -> Any:
     """Return a dataclass with `latents`, `model_kwargs` and `guidance`, a row a sample, for one sample alone."""
-    one, guidance = slice(index, index + 1), given.guidance
+    return part(given, slice(index, index + 1))
+
+
+def part(given: Any, rows: slice) -> Any:
+    """Return the same for some of the samples."""
+    guidance = given.guidance
     if guidance is not None:
-        guidance = replace(guidance, model_kwargs={k: v[one] for k, v in guidance.model_kwargs.items()})
-    kwargs = {k: v[one] for k, v in given.model_kwargs.items()}
-    return replace(given, latents=given.latents[one], model_kwargs=kwargs, guidance=guidance)
+        guidance = replace(guidance, model_kwargs={k: v[rows] for k, v in guidance.model_kwargs.items()})
+    kwargs = {k: v[rows] for k, v in given.model_kwargs.items()}
+    return replace(given, latents=given.latents[rows], model_kwargs=kwargs, guidance=guidance)
 
 
 @final
