@@ -31,10 +31,11 @@ class Evidence(NamedTuple):
 
 
 def propagated_error(evidence: Evidence) -> float:
-    """Return the estimated relative error of an iterate, as it comes through the slices (docs/theory.md, eq. 15 to 18).
+    """Return the estimated relative error of an iterate, as it comes through the slices (docs/theory.md, eq. 15 to 19).
 
     Every slice passes on what reaches it, times its measured gain, and adds what its own correction has left, from the
-    measured rate at which it contracts; in the first iterations an embedded pair of coarse propagators stands in.
+    measured rate at which it contracts, less what cancels; in the first iterations an embedded pair of coarse
+    propagators stands in. From the second iteration on the decay of increments may promise more, and is believed.
     """
     if evidence.error == 0:
         return 0.0

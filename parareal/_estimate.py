@@ -7,23 +7,40 @@ To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
 the increment, where iteration k gained on iteration k-1. G' is known along the increments: the gain
 |G(k, n) - G(k-1, n)| / |increment|. F' - G' is known along those of the iteration before, where the defect
 F(k-1, n) - U(k-1, n+1) is (F' - G') times the increment of iteration k-1: the rate at which a slice contracts.
+
+Sums of norms do not know what cancels. In the first correction `Sums` knows from the increments how much does; from the
+second on, `contracted` takes the decay of increments from one iteration to the next for what is still to come.
 """
 
+import math
 from dataclasses import dataclass
 from typing import final
 
-from parareal._values import Value
+from parareal._values import Sums, Value
 
 SKETCH = 2.0
 """safety factor of the embedded pair's estimate of the sketch; all are set on recorded iterates (docs/theory.md)"""
 FEW = 4
 """slices below which a sketch is not accepted on its pair's word"""
-PAIR = 0.5
+PAIR = 1.8
 """of the embedded pair in the first correction"""
-SCALE = 3.5
+SCALE = 6.0
 """of the first correction's other estimate: that F - G changes relatively as its argument does"""
 RATE = 1.0
 """of the measured rate"""
+CONTRACTED = 3.0
+"""of the error that increments foretell, whose ratio stands for all that is still to come"""
+
+
+def contracted(moved: float, before: float) -> float:
+    """Return the relative error that increments foretell (docs/theory.md, eq. 18b).
+
+    `moved` is the largest on the way to a boundary, `before` that of the iteration before. Infinite where there are no
+    two, as in the first iteration, or where they do not shrink.
+    """
+    if not moved < before < float("inf"):
+        return float("inf") if moved > 0 else 0.0
+    return CONTRACTED * moved * moved / (before - moved)
 
 
 @final
@@ -57,3 +74,7 @@ class ErrorModel:
         elif then.increment > 0 and now.increment > 0:
             self.rate = RATE * defect / then.increment
         return self.gain * now.error + self.rate * now.increment
+
+    def add(self, left: Sums, defect: float) -> Sums:
+        """Return the sums right of this slice, from those left of it, and the defect of the iteration before."""
+        return Sums(self.gain * left.aligned + defect, math.hypot(self.gain * left.crossed, defect))

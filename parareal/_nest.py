@@ -35,7 +35,7 @@ class Nest:
     def __init__(self, parareal: Parareal, outer: Rules, layout: Layout, kind: Kind, follows: bool):
         self.parareal, self.follows = parareal, follows
         self.warm = kind is Kind.FINE  # as G, it must be the same map in every iteration
-        own = parareal.criterion
+        own, self.answers = parareal.criterion, rounds(parareal.fine)
         self.rules = replace(  # for a slice that has as many steps as it takes
             outer,
             criterion=outer.criterion.nested(outer.slices, parareal.slices) if own is None else own.resolved(layout),
@@ -44,11 +44,11 @@ class Nest:
             record=_unrecorded,
             window=None,
             eager=float("inf"),
-            inexact=rounds(parareal.fine) > 1,
+            inexact=self.answers > 1,
         )
         self.send: dict[Kind, Send] = {}  # where the inner propagations go
         self.cancel_inner: Callable[[Request], None] = lambda request: None
-        self.solves: dict[tuple[int, ...], _Solve] = {}  # by path
+        self.solves: dict[int, _Solve] = {}  # by the id of the propagation that is being made
         self.queues: dict[tuple[int, ...], deque[Request]] = {}
         self.trajectories: dict[tuple[int, ...], tuple[list[Value], float]] = {}
 
@@ -62,8 +62,8 @@ class Nest:
 
     def cancel(self, owner: int | Request) -> None:
         """Drop the solves within what is done."""
-        for path in [path for path, queue in self.queues.items() if queue[0].within(owner)]:
-            del self.queues[path], self.solves[path]
+        for path, begun in [(path, queue[0]) for path, queue in self.queues.items() if queue[0].within(owner)]:
+            del self.queues[path], self.solves[id(begun)]
             self.trajectories.pop(path, None)
 
     def forget(self, paths: list[tuple[int, int]]) -> None:
@@ -78,7 +78,7 @@ class Nest:
 
     def receive(self, request: Request, result: Result) -> list[Delivery]:
         """Take the result of an inner propagation; return what is complete with it."""
-        solve = self.solves[request.path[:-1]]
+        solve = self.solves[id(request.outer)]
         if request.kind is Kind.FINE:
             solve.serial[request.slice] = result.sequential_cost
         solve.machine.receive(request, result)
@@ -87,8 +87,7 @@ class Nest:
 
     def expects(self, request: Request) -> bool:
         """Return whether a propagation is part of a solve that is under way here."""
-        solve = self.solves.get(request.path[:-1])
-        return solve is not None and solve.request is request.outer
+        return id(request.outer) in self.solves
 
     def _begin(self, request: Request) -> None:
         value, path = request.value, request.path
@@ -98,7 +97,7 @@ class Nest:
             guess = [u._replace(depth=depth) for u in guess]
         rules = self._rules(request)
         machine = Machine(rules, request.sample, range(rules.slices), guess, request)
-        self.solves[path] = _Solve(request, machine, time.perf_counter())
+        self.solves[id(request)] = _Solve(request, machine, time.perf_counter())
         coarse = request.kind is Kind.COARSE
         memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
         machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth, size=value.size))
@@ -106,14 +105,14 @@ class Nest:
 
     def _rules(self, request: Request) -> Rules:
         boundaries = self.parareal.edges(request.start, request.stop)
-        last = last_iteration(self.parareal.fine, len(boundaries) - 1)
+        last = last_iteration(self.answers, len(boundaries) - 1)
         count = self.rules.criterion.last_iteration
         count = self.parareal.inner_iterations if count is None else count
         return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
 
     def _end(self, solve: _Solve) -> Delivery:
         request, machine, outlet = solve.request, solve.machine, solve.machine.outlet
-        del self.solves[request.path]
+        del self.solves[id(request)]
         self.cancel_inner(request)
         if outlet is None or machine.failure is not None:  # the outer level finds that it is not finite, and stops
             outlet = Value(0, missing(request.value.state), depth=request.value.depth)

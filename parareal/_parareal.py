@@ -126,9 +126,8 @@ def rounds(fine: Propagator) -> int:
     return 2 if takes_iteration(fine) else 1
 
 
-def last_iteration(fine: Propagator, slices: int, window: int | None = None) -> int:
-    """Return the iteration in which every boundary is final at the latest."""
-    answers = rounds(fine)
+def last_iteration(answers: int, slices: int, window: int | None = None) -> int:
+    """Return the iteration in which every boundary is final at the latest; `answers` are the `rounds` of F."""
     if window is None and answers == 1:
         return slices  # exact by then
     # a slice whose input has settled needs so many answers to it, and one iteration more to say that it stands

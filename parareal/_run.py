@@ -60,7 +60,7 @@ class Run:
             )
         self.problem, self.criterion = problem, criterion.resolved(problem.layout)
         self.window = self._window(options.window)
-        last = last_iteration(problem.propagators[Kind.FINE], problem.slices, self.window)
+        last = last_iteration(rounds(problem.propagators[Kind.FINE]), problem.slices, self.window)
         self.limit = min(x for x in (last, limit, self.criterion.last_iteration) if x is not None)
         self.history = History(problem.slices + 1, len(problem.samples))
         eager = options.eager if options.eager is None else checks.whole_number("eager", options.eager, 0)
@@ -95,6 +95,7 @@ class Run:
             boundaries=problem.boundaries,
             correct=corrector(leaves(fine)[0]),
             record=self.history.corrected,
+            dimensions=problem.layout.numbers,
             synchronous=synchronous,
             window=self.window,
             eager=eager,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
-from parareal._estimate import FEW, SKETCH, ErrorModel
+from parareal._estimate import FEW, SKETCH, ErrorModel, contracted
 from parareal._state import NORMS, State, add, finite, inexact_and_counts, same, subtract
-from parareal._values import Kind, Request, Result, Value
+from parareal._values import Kind, Request, Result, Sums, Value
 
 
 @final
@@ -32,6 +32,8 @@ class Rules:
     fine stepper remembers, corrected"""
     record: Callable[[int, int, int, float, float], None]
     """is told sample, boundary, iteration, the norm of the increment, and that of the defect one iteration before"""
+    dimensions: int = 1
+    """numbers in a state"""
     synchronous: bool = False
     """hold every iteration back until the one before it is complete"""
     window: int | None = None
@@ -230,6 +232,11 @@ class Slice:
         last = boundary == self.rules.slices
         error = self._error(value.iteration, before.state, defect, change) + fine.estimate * value.size
         error = 0.0 if value.exact else error
+        upstream, sums = (0.0, Sums()) if now.unchanged else (now.value.moved, now.value.sums)
+        moved, sums = max(upstream, increment / (value.size or 1.0)), self.errors.add(sums, defect)
+        first = value.iteration == self.first + 1
+        share = sums.share(increment, self.rules.dimensions) if first else 1.0
+        likely = min(share * error, contracted(moved, before.moved) * value.size)
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
         unseen = 0.0 if last else self.errors.rate * increment
         evidence = Evidence(
@@ -240,7 +247,7 @@ class Slice:
             size=value.size,
             upstream=max(0.0 if steady else now.value.estimate, fine.estimate),
             previous=before.increment,
-            error=error + unseen,
+            error=likely + unseen,
             last=last,
         )
         fresh = not self._remembers(value.memory, before.memory, evidence)
@@ -253,7 +260,9 @@ class Slice:
         if last and now.value.settled and not fresh:  # to the left, nothing can change any more
             settled = True
         estimate = criterion.estimate(evidence)
-        return value._replace(settled=settled and fine.accepted, increment=increment, error=error, estimate=estimate)
+        judged = value._replace(increment=increment, error=error, moved=moved, sums=sums, estimate=estimate)
+        # an estimate at the end has the answer's own in it
+        return judged._replace(settled=settled and (fine.accepted or (last and criterion.cumulative)))
 
     def _error(self, k: int, last: State, defect: float, change: State) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""
@@ -266,7 +275,8 @@ class Slice:
             if last is not old.state:  # but a guess in the sketch's place
                 assert self.used is not None
                 defect = norm(subtract(self.used.state, old.state))
-            gaps = gaps if new.gap is None or old.gap is None else (norm(old.gap), norm(subtract(new.gap, old.gap)))
+            if new.gap is not None and old.gap is not None:
+                gaps = norm(old.gap), norm(subtract(new.gap, old.gap))
             before = before._replace(increment=float("inf"))
         moved = 0.0 if change is None else norm(change)
         return self.errors.corrected(after, before, moved, defect, gaps)

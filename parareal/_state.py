@@ -90,6 +90,11 @@ class Layout:
         leaves, tree = optree.tree_flatten(state)
         return Layout(tree, tuple(leaf(x) for x in leaves))
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers a state has."""
+        return sum(math.prod(kind.shape) for kind in self.leaves)
+
     def __str__(self) -> str:
         """Describe the layout for an error message."""
         if len(self.leaves) == 1 and self.tree.is_leaf():

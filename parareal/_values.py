@@ -11,6 +11,22 @@ class Kind(Enum):
     FINE = "fine"
 
 
+class Sums(NamedTuple):
+    """What the increments of one iteration would have added up to at a boundary, were there no cancellation."""
+
+    aligned: float = 0.0
+    """norm, if what each slice adds had one direction"""
+    crossed: float = 0.0
+    """norm, if all were at right angles, as what is independent is in many dimensions"""
+
+    def share(self, increment: float, dimensions: int) -> float:
+        """Return the share of a sum of norms that remains, as it does of the increment (docs/theory.md, eq. 18a)."""
+        if not self.aligned > 0:
+            return 1.0
+        # in few dimensions one sum may cancel by accident, and another not
+        return min(1.0, max(increment, self.crossed) / self.aligned) ** max(0.0, 1 - 2 / dimensions)
+
+
 class Value(NamedTuple):
     """The state at a boundary in one iteration, with all that its right neighbour must know.
 
@@ -37,6 +53,10 @@ class Value(NamedTuple):
     """norm of U(k, n) - U(k-1, n); infinite where there is no iterate before"""
     error: float = 0.0
     """estimated norm of the error"""
+    moved: float = float("inf")
+    """the largest increment on the way to here in this iteration, each relative to its state's norm"""
+    sums: Sums = Sums()
+    """what the increments of this iteration would add up to without cancellation"""
     drift: Any = None
     """of the sketch: by how much it is estimated to miss the solution, a state; None where that is not known"""
 

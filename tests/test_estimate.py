@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from problems import Euler, euler_box
 
 import parareal
-from parareal._estimate import PAIR, RATE, SCALE, ErrorModel
-from parareal._values import Value
+from parareal._estimate import CONTRACTED, PAIR, RATE, SCALE, ErrorModel, contracted
+from parareal._values import Sums, Value
 
 
 def slope(t, u):
@@ -36,6 +36,20 @@ def test_the_estimate_is_about_the_error_of_a_contracting_problem(seed, slices):
     known = true[2:] > 1e-12
     assert (estimates[2:][known] > 0.5 * true[2:][known]).all()
     assert (estimates[2:][known] < 2 * true[2:][known]).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 99), levels=st.sampled_from([(8, 4), (12, 3), (6, 2, 3)]))
+def test_levels_do_not_make_it_pessimistic(seed, levels):
+    """From iteration 2 on all levels converge together, and increments show it."""
+    fine, coarse = (euler_box(slope, n) for n in (16, 1))
+    state = np.random.default_rng(seed).normal(size=8) + 2.0
+    to_the_end = parareal.Iterations(levels[0])
+    answer = parareal.solve(fine, coarse, state, (0.0, 3.0), levels=levels, criterion=to_the_end).final_state
+    found = parareal.refine(fine, coarse, state, (0.0, 3.0), levels=levels, criterion=parareal.Iterations(4))
+    ratios = [r.error_estimate[0] * np.abs(answer).max() / np.abs(r.final_state - answer).max() for r in found][2:]
+    assert min(ratios) > 0.4
+    assert ratios[0] < 4  # without, it would be above 20
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,6 +146,26 @@ def test_the_model_of_a_slice():
     assert error == pytest.approx(0.8 * 0.01 + model.rate * 0.05)
     still = Value(3, None, increment=0.0, error=0.01)
     assert model.corrected(still, later, 0.0, 0.0, (0.0, 0.0)) == pytest.approx(0.8 * 0.01)
+
+
+def test_what_cancels():
+    """Theory, eq. 18a, by hand: never less than independent contributions leave, and no credit in two dimensions."""
+    model = ErrorModel(gain=0.5)
+    sums = model.add(Sums(8.0, 6.0), 3.0)
+    assert sums == Sums(7.0, pytest.approx(np.hypot(3.0, 3.0)))
+    assert sums.share(7.0, 1000) == 1
+    assert sums.share(6.0, 10**9) == pytest.approx(6 / 7)
+    assert sums.share(0.1, 10**9) == pytest.approx(np.hypot(3, 3) / 7)
+    assert sums.share(0.1, 4) == pytest.approx((np.hypot(3, 3) / 7) ** 0.5)
+    assert sums.share(0.1, 2) == sums.share(0.1, 1) == 1
+    assert Sums().share(0.0, 64) == 1
+
+
+def test_what_increments_foretell():
+    """Theory, eq. 18b: a geometric series of increments, and nothing where they grow or there is only one."""
+    assert contracted(0.1, 1.0) == pytest.approx(CONTRACTED * 0.1 * 0.1 / (1 - 0.1))
+    assert contracted(0.1, 0.1) == contracted(0.2, 0.1) == contracted(0.1, float("inf")) == float("inf")
+    assert contracted(0.0, 0.1) == contracted(0.0, 0.0) == 0
 
 
 @pytest.mark.parametrize("interior", [0.0, -1.0, 2.0])

@@ -52,7 +52,9 @@ class Denoiser:
         self.model = model.model if isinstance(model, Denoised) else model
         self.grid, self.samples, self.guidance, self.sizes = grid, samples, guidance, sorted(sizes)
         self.kwargs = dict(model_kwargs)
-        self.free_kwargs = self.kwargs if guidance is None else self._checked(guidance)
+        free: Any = self.kwargs if guidance is None else self._checked(guidance)
+        leaves, self.tree = optree.tree_flatten(self.kwargs)  # pyright: ignore
+        self.leaves = [(x, y, self._per_sample(y)) for x, y in zip(optree.tree_leaves(free), leaves, strict=True)]
         self.dtype = _dtype(self.model)
 
     def __call__(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
@@ -72,15 +74,15 @@ class Denoiser:
                 f"the model was given rows of shape {tuple(state.shape)} and must return the like, or twice the "
                 f"channels where it predicts the variance too, not {tuple(output.shape)}"
             )
-        return output[:count].to(state.dtype)
+        return (output[:count] if self.sizes else output).to(state.dtype)
 
     def _guided(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
         x, timestep = self._input(state, node)
         x = x if self.dtype is None else x.to(self.dtype)
         if self.guidance is None:
-            kwargs = self._gather(self.kwargs, self.kwargs, lambda _, own: own[sample])
+            kwargs = self._gather(lambda _, own: own[sample])
             return _tensor(self.model(x, timestep, **kwargs))
-        kwargs = self._gather(self.free_kwargs, self.kwargs, lambda free, own: torch.cat([free[sample], own[sample]]))
+        kwargs = self._gather(lambda free, own: torch.cat([free[sample], own[sample]]))
         output = _tensor(self.model(torch.cat([x, x]), torch.cat([timestep, timestep]), **kwargs)).to(state.dtype)
         unconditional, conditional = output.chunk(2)
         return unconditional + self.guidance.scale * (conditional - unconditional)
@@ -96,13 +98,9 @@ class Denoiser:
         """Return the smallest of the fixed batch sizes that holds so many rows."""
         return next(size for size in self.sizes if size >= count)
 
-    def _gather(self, free: Any, own: Any, pick: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
+    def _gather(self, pick: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
         """Apply `pick` to the tensors that hold something for each sample, and leave everything else."""
-
-        def leaf(x: Any, y: Any) -> Any:
-            return pick(x, y) if self._per_sample(y) else y
-
-        gathered: Any = optree.tree_map(leaf, free, own)
+        gathered: Any = optree.tree_unflatten(self.tree, [pick(x, y) if each else y for x, y, each in self.leaves])
         return gathered
 
     def _per_sample(self, x: Any) -> bool:
