@@ -67,25 +67,31 @@ def sampled(model: Any, latents: Tensor, scheduler: Any, noisy: bool, most: int,
         given = {**options, **other, "criterion": criterion, "callback": callback}
         return sample(model, latents, scheduler, generator=generator, **given)
 
-    return study(solve, solve(None, None, slices=1, tolerance=0).final_state, min(options["slices"], most))
+    answer = solve(None, None, slices=1, levels=None, tolerance=0).final_state
+    return study(solve, answer, min(options.get("slices", most), most))
 
 
-def network(steps: int, slices: int, samples: int, noisy: bool = False) -> Found:
+def cut(slices: int | tuple[int, ...]) -> dict[str, Any]:
+    """Return slices of one level, or of several, as `sample` is given them."""
+    return {"levels": slices, "coarse": "extrapolated"} if isinstance(slices, tuple) else {"slices": slices}
+
+
+def network(steps: int, slices: int | tuple[int, ...], samples: int, noisy: bool = False) -> Found:
     """The shipped network, DDIM or, noisy, DDPM, float32."""
     net, scheduler = models.load("fashion-mnist")
     scheduler = DDPMScheduler.from_config(scheduler.config) if noisy else scheduler
     latents = torch.randn(samples, 1, 28, 28, generator=torch.Generator().manual_seed(21))
     labels = {"class_labels": torch.arange(samples) % 10}
-    options: dict[str, Any] = {"num_inference_steps": steps, "slices": slices, "model_kwargs": labels}
-    return sampled(net, latents, scheduler, noisy, 5, **options)
+    options: dict[str, Any] = {"num_inference_steps": steps, "model_kwargs": labels}
+    return sampled(net, latents, scheduler, noisy, 5, **options, **cut(slices))
 
 
-def mixture(steps: int, slices: int, samples: int, noisy: bool = False, side: int = 4) -> Found:
+def mixture(steps: int, slices: int | tuple[int, ...], samples: int, noisy: bool = False, side: int = 4) -> Found:
     """The exact score of a Gaussian mixture in side^2 dimensions, DDIM or, noisy, DDPM, float64."""
     scheduler = (DDPMScheduler if noisy else DDIMScheduler)(beta_schedule="scaled_linear", clip_sample=False)
     score = GaussianMixture.random(components=3 * side // 2, shape=(1, side, side)).model(scheduler, "epsilon")
     latents = torch.randn(4 * samples, 1, side, side, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
-    return sampled(score, latents, scheduler, noisy, 9, num_inference_steps=steps, slices=slices)
+    return sampled(score, latents, scheduler, noisy, 9, num_inference_steps=steps, **cut(slices))
 
 
 def lotka_volterra(t: Tensor, u: Tensor) -> Tensor:
@@ -150,6 +156,10 @@ def equation(name: str, method: str, coarse: str, samples: int, steps: int = 102
     return Found(*(torch.cat([getattr(f, name) for f in found], dim=1) for name in ("kept", "extra", "ratio")))
 
 
+LEVELS = ((100, (13, 3)), (196, (17, 4)), (196, (13, 2, 2, 2)))
+"""steps, and slices of several levels"""
+
+
 def groups(samples: int) -> dict[str, Callable[[], list[Found]]]:
     """Return what is run for each row of the table."""
     methods = (("rk4", "auto"), ("rk4", "heun2"), ("midpoint", "auto"))
@@ -163,6 +173,8 @@ def groups(samples: int) -> dict[str, Callable[[], list[Found]]]:
             mixture(*s, samples) for s in ((25, 5), (25, 9), (100, 12), (100, 17), (196, 24), (1000, 55))
         ],
         **{name: ode(name) for name in ODES},
+        "trained network, levels": lambda: [network(*s, samples) for s in LEVELS],
+        "Gaussian mixture, levels": lambda: [mixture(*s, samples) for s in LEVELS],
         "trained network, DDPM": lambda: [network(*s, samples, True) for s in ((100, 17), (196, 24))],
         "Gaussian mixture, DDPM": lambda: [mixture(*s, samples, True) for s in ((100, 17), (196, 24))],
         "12 modes in 64 dimensions, DDPM": lambda: [mixture(*s, samples, True, 8) for s in ((100, 17), (196, 24))],
