@@ -230,13 +230,7 @@ class Slice:
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.value.exact and now.unchanged
         last = boundary == self.rules.slices
-        error = self._error(value.iteration, before.state, defect, change) + fine.estimate * value.size
-        error = 0.0 if value.exact else error
-        upstream, sums = (0.0, Sums()) if now.unchanged else (now.value.moved, now.value.sums)
-        moved, sums = max(upstream, increment / (value.size or 1.0)), self.errors.add(sums, defect)
-        first = value.iteration == self.first + 1
-        share = sums.share(increment, self.rules.dimensions) if first else 1.0
-        likely = min(share * error, contracted(moved, before.moved) * value.size)
+        value, likely = self._priced(value._replace(increment=increment), before, defect, change)
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
         unseen = 0.0 if last else self.errors.rate * increment
         evidence = Evidence(
@@ -259,10 +253,25 @@ class Slice:
         settled = chain and self.streak >= criterion.consecutive
         if last and now.value.settled and not fresh:  # to the left, nothing can change any more
             settled = True
-        estimate = criterion.estimate(evidence)
-        judged = value._replace(increment=increment, error=error, moved=moved, sums=sums, estimate=estimate)
         # an estimate at the end has the answer's own in it
-        return judged._replace(settled=settled and (fine.accepted or (last and criterion.cumulative)))
+        settled = settled and (fine.accepted or (last and criterion.cumulative))
+        return value._replace(settled=settled, estimate=criterion.estimate(evidence))
+
+    def _priced(self, value: Value, before: Value, defect: float, change: State) -> tuple[Value, float]:
+        """Return an output with what its error is estimated from, and the estimate's norm (theory, eq. 16 to 19)."""
+        now, fine = self.inputs[value.iteration], self.used
+        assert fine is not None
+        error = self._error(value.iteration, before.state, defect, change) + fine.estimate * value.size
+        upstream, sums = (0.0, Sums()) if now.unchanged else (now.value.moved, now.value.sums)
+        size = value.size or 1.0
+        value = value._replace(
+            error=0.0 if value.exact else error,
+            moved=max(upstream, value.increment / size),
+            sums=self.errors.add(sums, defect),
+        )
+        first = value.iteration == self.first + 1
+        share = value.sums.share(value.increment, self.rules.dimensions) if first else 1.0
+        return value, min(share * value.error, contracted(value.moved, before.moved) * size)
 
     def _error(self, k: int, last: State, defect: float, change: State) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""

@@ -31,8 +31,8 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     },
     "own steps extrapolated": {
         25: {**EXTRAPOLATED, "slices": 13},
-        100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
-        196: {**EXTRAPOLATED, "levels": (17, 2, 2)},
+        100: {**EXTRAPOLATED, "levels": (17, 3), "log_snr": 0.1},
+        196: {**EXTRAPOLATED, "levels": (14, 4)},
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
     "own steps extrapolated, one level": {
@@ -54,10 +54,10 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {"coarse": CLEAN["coarse"], "levels": (8, 8), "eager": 1},
     },
     "own steps extrapolated, least span": {
-        25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 1},
-        100: {"coarse": "extrapolated", "levels": (13, 4), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
-        196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
-        961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
+        25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 2},
+        100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 2},
+        196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2), "eager": 2},
+        961: {**EXTRAPOLATED, "levels": (15, 4, 4), "eager": 2},
     },
 }
 """settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned

@@ -1,0 +1,62 @@
+"""The least span and work of our settings on the trained network at 1e-2, over eight samples and every number of steps.
+
+    python benchmarks/records.py            # an hour of one core without a cache; goes on where it was stopped
+    python benchmarks/records.py --write    # and puts the table into docs/benchmarks.md
+
+The comparison (`compare.py`) runs all methods on as many samples as its slowest can be afforded; this runs two of ours,
+the one with little work and the one with the least span, on eight, in the same store, with the same problems, noise and
+stops.
+"""
+
+import argparse
+from pathlib import Path
+
+from pages import DOCS, put
+from parareal_diffusers._report import markdown
+from parareal_diffusers.bench._cells import Cell, cell, complete
+from parareal_diffusers.bench._collect import Choice, Found, Store, collect
+from parareal_diffusers.bench._problems import STEPS
+from parareal_diffusers.bench._tables import iterations
+
+PROBLEM, TOLERANCE = "fashion-mnist-1", 1e-2
+NAMES = ("ours: own steps extrapolated", "ours: own steps extrapolated, least span")
+
+
+def row(steps: int, found: Found, samples: int) -> dict[str, str]:
+    """Return a line of the table."""
+    oracle, run = (cell(found, rule, TOLERANCE, samples) for rule in ("oracle", "estimate"))
+    return {
+        "steps": f"{steps}",
+        "setting": found.method.name.removeprefix("ours: "),
+        "samples": f"{samples}",
+        "oracle: span, work/N": _told(oracle, steps),
+        "as run: span, work/N": _told(run, steps),
+        "iterations": "-" if run is None else iterations(run),
+        "worst error": "-" if run is None else f"{run.worst:.1e}",
+    }
+
+
+def _told(found: Cell | None, steps: int) -> str:
+    return "-" if found is None else f"{found.span:.1f}, {found.work / steps:.2f}"
+
+
+def main() -> None:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="where runs are kept")
+    parser.add_argument("--no-run", action="store_true", help="only show what the cache has")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    given = parser.parse_args()
+    choice = Choice([PROBLEM], given.steps, NAMES, given.samples, (TOLERANCE,))
+    tables = collect(choice, Store(given.cache), run=not given.no_run)
+    counts = [(where.steps, one, complete([one], (TOLERANCE,))) for where, found in tables.items() for one in found]
+    table = markdown([row(*each) for each in counts if each[-1]])
+    print(table)
+    if given.write:
+        put(DOCS / "benchmarks.md", "records", table)
+
+
+if __name__ == "__main__":
+    main()
