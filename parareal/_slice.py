@@ -261,17 +261,17 @@ class Slice:
         """Return an output with what its error is estimated from, and the estimate's norm (theory, eq. 16 to 19)."""
         now, fine = self.inputs[value.iteration], self.used
         assert fine is not None
-        error = self._error(value.iteration, before.state, defect, change) + fine.estimate * value.size
+        error, inner = self._error(value.iteration, before.state, defect, change), fine.estimate * value.size
         upstream, sums = (0.0, Sums()) if now.unchanged else (now.value.moved, now.value.sums)
         size = value.size or 1.0
         value = value._replace(
-            error=0.0 if value.exact else error,
+            error=0.0 if value.exact else error + inner,
             moved=max(upstream, value.increment / size),
             sums=self.errors.add(sums, defect),
         )
         first = value.iteration == self.first + 1
         share = value.sums.share(value.increment, self.rules.dimensions) if first else 1.0
-        return value, min(share * value.error, contracted(value.moved, before.moved) * size)
+        return value, min(share * value.error, contracted(value.moved, before.moved) * size + inner)
 
     def _error(self, k: int, last: State, defect: float, change: State) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""

@@ -197,6 +197,23 @@ def test_levels_and_windows(schedule):
         sample(model, x, SCHEDULER, levels=(5, 4), slices=4, **options)
 
 
+@pytest.mark.parametrize("levels", [(13, 3), (13, 2, 2)])
+def test_levels_do_not_make_the_estimate_pessimistic(levels):
+    """It sees all levels converge together; a sum of what every inner solve may have left is hundreds of times more."""
+    model, x = mixture(SCHEDULER), noise(2, 1, 6, 6, dtype=torch.float64)
+    reference, ratios = loop(model, x, SCHEDULER, 100), []
+
+    def compare(shown):
+        found = [error(u[None], r[None]) for u, r in zip(shown.final_state, reference, strict=True)]
+        ratios.append([estimate / e for estimate, e in zip(shown.error_estimate, found, strict=True)])
+
+    options = {"num_inference_steps": 100, "levels": levels, "coarse": "extrapolated", "throw": False}
+    sample(model, x, SCHEDULER, tolerance=1e-6, max_iterations=3, callback=compare, **options)
+    for row in ratios[1:]:
+        assert min(row) > 0.5
+        assert max(row) < 15
+
+
 def test_second_order_jumps_beat_first_order_ones():
     model, x = mixture(SCHEDULER), noise(4, 1, 6, 6, dtype=torch.float64)
     reference = loop(model, x, SCHEDULER, 100)
