@@ -46,6 +46,8 @@ SETTINGS: dict[int, list[dict[str, Any]]] = {
         {"levels": (5, 4), "coarse": "ddim", **ONE},
         {"levels": (3, 3, 3), "coarse": "ddim", **ONE},
         {"levels": (3, 2, 3), "coarse": "ddim", **ONE},
+        {"levels": (3, 2, 3), "coarse": "ddim", **STOP},
+        {"levels": (2, 3, 3), "coarse": "ddim", **ONE},
         {"levels": (4, 3, 3), "coarse": "ddim", **ONE},
     ],
     1000: [
