@@ -156,7 +156,7 @@ def equation(name: str, method: str, coarse: str, samples: int, steps: int = 102
     return Found(*(torch.cat([getattr(f, name) for f in found], dim=1) for name in ("kept", "extra", "ratio")))
 
 
-LEVELS = ((100, (13, 3)), (196, (17, 4)), (196, (13, 2, 2, 2)))
+LEVELS = ((100, (13, 3)), (196, (17, 4)))
 """steps, and slices of several levels"""
 
 

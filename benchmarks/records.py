@@ -3,9 +3,8 @@
     python benchmarks/records.py            # an hour of one core without a cache; goes on where it was stopped
     python benchmarks/records.py --write    # and puts the table into docs/benchmarks.md
 
-The comparison (`compare.py`) runs all methods on as many samples as its slowest can be afforded; this runs two of ours,
-the one with little work and the one with the least span, on eight, in the same store, with the same problems, noise and
-stops.
+The comparison (`compare.py`) runs all methods on as many samples as its slowest can be afforded; this runs the settings
+of ours with little work and with the least span on eight, in the same store, with the same problems, noise and stops.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from parareal_diffusers.bench._problems import STEPS
 from parareal_diffusers.bench._tables import iterations
 
 PROBLEM, TOLERANCE = "fashion-mnist-1", 1e-2
-NAMES = ("ours: own steps extrapolated", "ours: own steps extrapolated, least span")
+NAMES = tuple(f"ours: own steps extrapolated{which}" for which in ("", ", even slices", ", least span"))
 
 
 def row(steps: int, found: Found, samples: int) -> dict[str, str]:

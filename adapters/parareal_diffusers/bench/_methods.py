@@ -55,14 +55,16 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     },
     "own steps extrapolated, least span": {
         25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 2},
-        100: {"coarse": "extrapolated", "levels": (13, 4), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
+        100: {**EXTRAPOLATED, "levels": (13, 3)},
         196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
     "own steps extrapolated, speculating": {
         100: {**EXTRAPOLATED, "levels": (17, 3), "log_snr": 0.1, "eager": 2},
         196: {**EXTRAPOLATED, "levels": (16, 2, 2), "eager": 2},
-        961: {**EXTRAPOLATED, "levels": (20, 4, 3), "eager": 2},
+    },
+    "own steps extrapolated, even slices": {
+        100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
     },
 }
 """settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned
