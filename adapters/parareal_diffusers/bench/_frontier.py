@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"SRDS": "tab:blue", "ParaDiGMS": "tab:orange", "ParaTAA": "tab:green", "CHORDS": "tab:purple"}
-MARKERS = "os^Dv*P"
+MARKERS = "os^Dv*P<Xph>d"
 
 
 def picture(tables: Mapping[Where, Sequence[Found]], problem: str, tolerances: Sequence[float]) -> "Figure":
