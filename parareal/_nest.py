@@ -146,6 +146,7 @@ def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
 
 
 def _as_guess(value: Value) -> Value:
+    # how far the last solve moved is kept: the next one's increments are held against it
     return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))
 
 

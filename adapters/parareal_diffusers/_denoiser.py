@@ -52,8 +52,9 @@ class Denoiser:
         self.model = model.model if isinstance(model, Denoised) else model
         self.grid, self.samples, self.guidance, self.sizes = grid, samples, guidance, sorted(sizes)
         self.kwargs = dict(model_kwargs)
-        free: Any = self.kwargs if guidance is None else self._checked(guidance)
-        leaves, self.tree = optree.tree_flatten(self.kwargs)  # pyright: ignore
+        own: Any = self.kwargs
+        free: Any = own if guidance is None else self._checked(guidance)
+        leaves, self.tree = optree.tree_flatten(own)
         self.leaves = [(x, y, self._per_sample(y)) for x, y in zip(optree.tree_leaves(free), leaves, strict=True)]
         self.dtype = _dtype(self.model)
 
