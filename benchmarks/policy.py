@@ -12,12 +12,9 @@ best for it; planning is not in the times, nor is trying.
 
 import argparse
 import cProfile
-import platform
 import pstats
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +22,8 @@ import torch
 from pages import DOCS, put
 from parareal_diffusers import models, sample
 from parareal_diffusers._report import markdown
+from parareal_diffusers.bench._command import about, device_named
+from parareal_diffusers.bench._timing import took
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -77,7 +76,8 @@ class Task:
     def of(net: Any, scheduler: Any, steps: int, count: int, seed: int) -> "Task":
         """Draw noise, and ends that were kept from training."""
         noise = torch.randn(count, POINTS, 2, generator=torch.Generator().manual_seed(seed))
-        return Task(net, scheduler, steps, noise, plans(count, seed, seen=False)[1])
+        device = next(net.parameters()).device
+        return Task(net, scheduler, steps, noise.to(device), plans(count, seed, seen=False)[1].to(device))
 
     def sequential(self, i: int) -> Tensor:
         """Plan one trajectory by the scheduler's own loop."""
@@ -103,17 +103,10 @@ class Runs:
 
     def add(self, task: Task, i: int, answer: Tensor) -> None:
         """Plan trajectory i, on the threads set, and compare it with the sequential answer."""
-        seconds, solution = timed(lambda: task.parallel(i, self.setting))
+        seconds, solution = took(lambda: task.parallel(i, self.setting), task.noise.device)
         self.seconds.append(seconds)
         self.solutions.append(solution)
         self.errors.append(relative_error(solution.final_state, answer))
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return how long a call took, and its result."""
-    began = time.perf_counter()
-    result = function()
-    return time.perf_counter() - began, result
 
 
 def shown(setting: dict[str, Any]) -> dict[str, str]:
@@ -134,7 +127,7 @@ def measure(task: Task, settings: list[dict[str, Any]], threads: list[int], bar:
     for i in range(-1, len(task.noise)):  # the first is the warm-up
         for count in threads:
             torch.set_num_threads(count)
-            seconds, answer = timed(lambda i=i: task.sequential(max(i, 0)))
+            seconds, answer = took(lambda i=i: task.sequential(max(i, 0)), task.noise.device)
             if i >= 0:
                 loop[count].append(seconds)
             for run in runs:
@@ -183,10 +176,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--profile", action="store_true", help="show where the time of one solve goes")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
     net, scheduler = models.load("maze")
+    device = device_named(given.device)
+    net = net.to(device)
     tried, chosen = [], []
     with tqdm(total=len(given.steps) * (4 + 1 + given.runs + 1)) as bar:
         for steps in given.steps:
@@ -199,11 +195,8 @@ def main() -> None:
             chosen += [row(steps, run, loop) for run in runs]
             if given.profile:
                 profile(task, best.setting)
-    about = (
-        f"{given.runs} trajectories one by one, tolerance {TOLERANCE:g}. Machine: {platform.machine()}, torch "
-        f"{torch.__version__}."
-    )
-    text = f"{markdown(chosen)}\n\nWhat was tried, on four others:\n\n{markdown(tried)}\n\n{about}"
+    told = f"{given.runs} trajectories one by one, tolerance {TOLERANCE:g}. {about(device)}"
+    text = f"{markdown(chosen)}\n\nWhat was tried, on four others:\n\n{markdown(tried)}\n\n{told}"
     print(text)
     if given.write:
         put(DOCS / "benchmarks.md", "policy", text)

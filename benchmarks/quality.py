@@ -29,6 +29,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from pages import DOCS, put
 from parareal_diffusers import models, sample
 from parareal_diffusers._report import markdown
+from parareal_diffusers.bench._command import device_named
 from parareal_diffusers.testing import relative_errors, scheduler_loop
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -71,11 +72,11 @@ def scheduler_of(solver: str, own: Any) -> Any:
 def draw(job: Job, net: Any, own: Any, steps: int, tolerance: float, size: int) -> dict[str, Any]:
     """Draw a chunk of samples; both takes of a number start from the same noise and use the same generator."""
     latents = torch.randn(size, 1, 28, 28, generator=torch.Generator().manual_seed(job.number))
-    labels = torch.arange(size) % 10
+    latents, labels = latents.to(net.device), (torch.arange(size) % 10).to(net.device)
     scheduler, generator = scheduler_of(job.solver, own), torch.Generator().manual_seed(10_000 + job.number)
     if job.take == "sequential":
         drawn = scheduler_loop(lambda x, t: net(x, t, class_labels=labels).sample, latents, scheduler, steps, generator)
-        return {"samples": drawn, "work": float(steps * size), "span": float(steps)}
+        return {"samples": drawn.cpu(), "work": float(steps * size), "span": float(steps)}
     solution = sample(
         net,
         latents,
@@ -90,13 +91,15 @@ def draw(job: Job, net: Any, own: Any, steps: int, tolerance: float, size: int) 
     )
     counts = torch.as_tensor(solution.slice_iterations[-1])
     stats = {"work": solution.stats.work, "span": solution.stats.span, "iterations": counts}
-    return {"samples": solution.final_state, **stats}
+    return {"samples": solution.final_state.cpu(), **stats}
 
 
-def fill(jobs: list[Job], cache: Path, steps: int, tolerance: float, size: int, minutes: float) -> int:
+def fill(
+    jobs: list[Job], cache: Path, size: int, steps: int, tolerance: float, minutes: float, device: torch.device
+) -> int:
     """Draw what is missing, for so many minutes; return how many chunks still are."""
     net, own = models.load("fashion-mnist")
-    net.to(memory_format=torch.channels_last)  # a tenth faster
+    net.to(device, memory_format=torch.channels_last)  # a tenth faster
     missing = [job for job in jobs if not job.file(cache).exists()]
     end = time.monotonic() + 60 * minutes
     with tqdm(missing, unit="chunk") as bar:
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of the classifier's training")
     parser.add_argument("--resamples", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="to draw for, at most")
+    parser.add_argument("--device", default="cpu", help="where samples are drawn")
     parser.add_argument("--partial", action="store_true", help="judge what there is, even if chunks are missing")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
@@ -226,7 +230,7 @@ def main() -> None:
     given.cache.mkdir(parents=True, exist_ok=True)
     chunks = given.samples // CHUNK
     jobs = [Job(s, t, n) for s in given.solvers for n in range(chunks) for t in TAKES]
-    left = fill(jobs, given.cache, given.steps, given.tolerance, CHUNK, given.minutes)
+    left = fill(jobs, given.cache, CHUNK, given.steps, given.tolerance, given.minutes, device_named(given.device))
     if left:
         print(f"{left} of {len(jobs)} chunks are missing: the same command goes on")
         if not given.partial:

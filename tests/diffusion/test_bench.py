@@ -7,12 +7,13 @@ import torch
 from parareal_diffusers import picard, sample
 from parareal_diffusers.bench import METHODS, Problem, chords, paradigms, parataa
 from parareal_diffusers.bench._cells import Cell, beaten, cell, frontier
-from parareal_diffusers.bench._collect import Choice, Found, Store, collect
+from parareal_diffusers.bench._collect import Choice, Found, Store, Where, collect
 from parareal_diffusers.bench._command import command
 from parareal_diffusers.bench._memory import Remembering
 from parareal_diffusers.bench._parareal import costs
 from parareal_diffusers.bench._problems import mixture
 from parareal_diffusers.bench._record import Iterate, Stop, Target
+from parareal_diffusers.bench._tables import wall_ratios
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal
@@ -174,6 +175,22 @@ def test_frontiers_and_who_is_beaten():
         assert beaten(found, "oracle", 1e-2, 1) == pairs
 
 
+def test_wall_ratios_are_told_by_method_and_steps_and_say_where_an_error_is_too_large():
+    tables = {
+        Where("mixture", steps): [Found(METHODS[n]) for n in ("SRDS, pipelined", "CHORDS, 4 cores")]
+        for steps in (25, 100)
+    }
+    walls = {
+        "mixture|25|SRDS, pipelined|estimate|0.01": [2.0, 1.5, 2.5, 1e-3],
+        "mixture|100|SRDS, pipelined|estimate|0.01": [3.0, 2.5, 3.5, 2e-2],
+        "mixture|100|SRDS, pipelined|increment|0.01": [9.0, 9.0, 9.0, 9.0],
+    }
+    (table,) = wall_ratios(tables, ["mixture", "maze"], 1e-2, walls)
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == ["method", "N=25", "N=100"]
+    assert rows[2:] == [["SRDS, pipelined", "2.00 (1.50 to 2.50)", "3.00 (2.50 to 3.50) !"]]
+
+
 def test_runs_go_on_where_they_ended(tmp_path, monkeypatch):
     choice = Choice(["mixture"], [16], ["SRDS, pipelined", "CHORDS, 4 cores"], 1, [1e-2])
     (first,) = collect(choice, Store(tmp_path)).values()
@@ -200,6 +217,7 @@ def test_the_short_form(tmp_path, capsys):
         if METHODS[name].settings(25) is not None:
             assert f"| {name} " in printed
     assert "a published method has both less span and less work" in printed
+    assert "wall ratios: the median of five runs" in printed
     page = (tmp_path / "out" / "bench.md").read_text()
     assert page.count(" to ") >= sum(m.settings(25) is not None for m in METHODS.values())  # spreads of wall ratios
     assert page.count("as run: increment") == sum(m.settings(25) is not None for m in METHODS.values())
@@ -214,6 +232,7 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path):
         (["--steps", "4"], "between"),
         (["--samples", "0"], "at least 1"),
         (["--methods", "none"], "parts of"),
+        (["--device", "toaster"], "cpu or cuda, not toaster"),
     ):
         with pytest.raises(ValueError, match=message):
             run(parser.parse_args([*options, "--cache", str(tmp_path), "--out", str(tmp_path)]))

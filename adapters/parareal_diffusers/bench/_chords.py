@@ -49,8 +49,9 @@ class _Hierarchy:
 
     def _evaluate(self) -> None:
         """Ask the network about every core's state, in one call."""
-        nodes = torch.tensor([core.node for core in self.cores])
-        outputs = self.counted.evaluate(torch.cat([core.x for core in self.cores]), nodes)
+        x = torch.cat([core.x for core in self.cores])
+        nodes = torch.tensor([core.node for core in self.cores], device=x.device)
+        outputs = self.counted.evaluate(x, nodes)
         for core, output in zip(self.cores, outputs.split(1), strict=True):
             core.output = output
             if core.origin[0] == core.node:
@@ -58,7 +59,8 @@ class _Hierarchy:
 
     def _jump(self, x: Tensor, output: Tensor, start: int, stop: int) -> Tensor:
         """Return a jump that makes do with an output there is."""
-        return self.counted.step(x, torch.tensor([start]), torch.tensor([stop]), output)
+        ends = torch.tensor([[start], [stop]], device=x.device)
+        return self.counted.step(x, ends[0], ends[1], output)
 
     def _advance(self) -> None:
         """Step all cores; correct those whose origin the slower core has come to; start the next core by a jump."""

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from parareal_diffusers.bench._memory import Remembering
 from parareal_diffusers.bench._methods import METHODS, Method
-from parareal_diffusers.bench._problems import COSTLY, PROBLEMS, Problem
+from parareal_diffusers.bench._problems import COSTLY, CPU, PROBLEMS, Problem
 from parareal_diffusers.bench._record import Iterate, Stop, Target
 from parareal_diffusers.testing import scheduler_loop
 
@@ -67,15 +67,15 @@ class Store:
         _replace(self.path(where, found.method.name).with_suffix(".json"), text.encode())
 
     def reference(self, where: Where, problem: Problem) -> Tensor:
-        """Return the sequential final states of a problem's samples, by the loop over the unmodified scheduler."""
+        """Return the sequential final states of a problem's samples, by the unmodified scheduler's loop, on the CPU."""
         path = self.path(where, "sequential").with_suffix(".pt")
         if path.exists() and len(kept := torch.load(path)) >= problem.samples:
             return kept[: problem.samples]
         scheduler = problem.scheduler_for(where.steps)
         found = scheduler_loop(problem.network(where.steps), problem.latents, scheduler, where.steps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, path)
-        return found
+        torch.save(found.cpu(), path)
+        return found.cpu()
 
     def note(self, name: str, entry: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what a file of notes has, after an entry is added."""
@@ -110,6 +110,11 @@ class Choice:
     methods: Sequence[str]
     samples: int
     tolerances: Sequence[float]
+    device: torch.device = CPU
+
+    def problem(self, name: str) -> Problem:
+        """Return a problem with as many samples, on the device."""
+        return PROBLEMS[name](self.samples).on(self.device)
 
     def tables(self) -> Iterable[Where]:
         """Return the tables, cheap ones first."""
@@ -138,7 +143,7 @@ def collect(choice: Choice, store: Store, run: bool = True) -> dict[Where, list[
     todo = [job for job in jobs if run and job[1:2] + job[3:] not in found[job[0]][job[2].name].runs]
     with tqdm(total=len(todo), unit="run", disable=not todo) as bar:
         for (where, sample), group in groupby(todo, key=lambda job: job[:2]):
-            problem = PROBLEMS[where.problem](choice.samples)
+            problem = choice.problem(where.problem)
             target = Target(store.reference(where, problem)[sample : sample + 1])
             one = remembered(problem.sample(sample))
             for _, _, method, stop in group:

@@ -14,8 +14,8 @@ from parareal_diffusers._report import markdown
 from parareal_diffusers.bench._cells import complete
 from parareal_diffusers.bench._collect import Choice, Found, Store, Where, collect
 from parareal_diffusers.bench._methods import METHODS, RELATIVE
-from parareal_diffusers.bench._problems import PROBLEMS, STEPS
-from parareal_diffusers.bench._tables import full, summary, title, verdict
+from parareal_diffusers.bench._problems import CPU, PROBLEMS, STEPS
+from parareal_diffusers.bench._tables import full, summary, title, verdict, wall_ratios
 from parareal_diffusers.bench._timing import MOST_STEPS, measure
 
 
@@ -34,6 +34,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="where runs are kept")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of tables and pictures")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default torch's choice")
+    parser.add_argument("--device", default="cpu", help="where networks and states are; give each a cache of its own")
     return run
 
 
@@ -57,6 +58,7 @@ class Outcome:
                 told = ", ".join(f"{count} at N={steps}" for steps, count in counts.items())
                 table = summary(self.tables, problem, tolerance, self.choice.tolerances)
                 parts.append(f"**{title(problem)}**, tolerance {tolerance:g}; samples: {told}.\n\n{table}")
+        parts += wall_ratios(self.tables, self.choice.problems, tolerance, self.walls)
         parts.append(verdict(self.tables, self.choice.tolerances))
         parts += [f"**{told}**\n\n{markdown(rows)}" for told, rows in self.peers.items()]
         return "\n\n".join(parts)
@@ -96,8 +98,10 @@ def run(options: argparse.Namespace) -> int:
     files = outcome.pictures(options.out)
     pictures = "\n\n".join(f"![{f.stem}]({f.name})" for f in files)
     page = options.out / "bench.md"
-    page.write_text(f"# Bench\n\n{about()}\n\n{outcome.compact()}\n\n{pictures}\n\n{outcome.whole()}\n")
-    print(f"\n{outcome.compact()}\n\n{about()}\n\nreport: {', '.join(map(str, [page, *files]))}")
+    page.write_text(
+        f"# Bench\n\n{about(outcome.choice.device)}\n\n{outcome.compact()}\n\n{pictures}\n\n{outcome.whole()}\n"
+    )
+    print(f"\n{outcome.compact()}\n\n{about(outcome.choice.device)}\n\nreport: {', '.join(map(str, [page, *files]))}")
     return 0
 
 
@@ -130,7 +134,19 @@ def _choice(options: argparse.Namespace) -> Choice:
     methods = [name for name in METHODS if any(part in name for part in options.methods)]
     if not methods:
         raise ValueError(f"--methods must be parts of {', '.join(METHODS)}")
-    return Choice(options.problems, options.steps, methods, options.samples, options.tolerances)
+    return Choice(
+        options.problems, options.steps, methods, options.samples, options.tolerances, device_named(options.device)
+    )
+
+
+def device_named(name: str) -> torch.device:
+    """Return a device that is there; float32 is float32 on it, or calls of different sizes would differ by 1e-3."""
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device must be one that torch has here, as cpu or cuda, not {name}: {error}") from error
+    return torch.empty(0, device=name).device
 
 
 def _peers(time: bool) -> dict[str, list[dict[str, str]]]:
@@ -144,6 +160,7 @@ def _peers(time: bool) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def about() -> str:
+def about(device: torch.device = CPU) -> str:
     """Name the machine."""
-    return f"Machine: {platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}."
+    card = f"{torch.cuda.get_device_name(device)}, float32; " if device.type == "cuda" else ""
+    return f"Machine: {card}{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}."

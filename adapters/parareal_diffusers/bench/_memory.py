@@ -26,7 +26,8 @@ class Remembering(torch.nn.Module):
         """Return the network's output, shape (rows, *sample); tensors with a row each are told apart by their rows."""
         t = t.expand(len(x))
         rows = {name: v for name, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(x)}
-        keys = [_key(x[i], t[i], *(v[i] for v in rows.values())) for i in range(len(x))]
+        told = [tensor.detach().cpu() for tensor in (x, t, *rows.values())]
+        keys = [_key(*(tensor[i] for tensor in told)) for i in range(len(x))]
         new = [i for i, key in enumerate(keys) if key not in self.known]
         if new:
             given = {name: v[new] if name in rows else v for name, v in kwargs.items()}
@@ -38,5 +39,5 @@ class Remembering(torch.nn.Module):
 def _key(*tensors: Tensor) -> bytes:
     digest = blake2b(digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.digest()

@@ -60,8 +60,10 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
     "own steps extrapolated, speculating": {
-        100: {**EXTRAPOLATED, "levels": (17, 3), "log_snr": 0.1, "eager": 2},
-        196: {**EXTRAPOLATED, "levels": (16, 2, 2), "eager": 2},
+        25: {"coarse": "extrapolated", "slices": 13, "eager": 2},
+        100: {**EXTRAPOLATED, "slices": 20, "eager": 2},
+        196: {**EXTRAPOLATED, "levels": (20, 3), "eager": 2},
+        961: {**EXTRAPOLATED, "levels": (31, 5), "eager": 2},
     },
     "own steps extrapolated, even slices": {
         100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 1},

@@ -27,7 +27,7 @@ class Equations:
     def __init__(self, parts: Parts, order: int):
         start, stop = parts.grid.start.alpha.double(), parts.grid.stop.alpha.double()
         self.ratio, self.order = stop / start, order
-        self.scale = torch.cat([torch.ones(1).double(), self.ratio.cumprod(0)])
+        self.scale = torch.cat([torch.ones(1).to(self.ratio), self.ratio.cumprod(0)])
 
     def __call__(self, seen: Window) -> Tensor:
         """Return F at the nodes front + 1 .. end."""
@@ -36,7 +36,7 @@ class Equations:
         drift = seen.stepped - per_row(self.ratio[seen.front : seen.end], seen.x) * seen.x[:-1]
         drift = drift / per_row(scale[1:], drift)
         total = torch.cat([torch.zeros_like(drift[:1]), drift.cumsum(0)])
-        n = torch.arange(1, len(total))
+        n = torch.arange(1, len(total), device=total.device)
         r = (n - self.order).clamp(min=0)
         return (x[r] + total[n] - total[r]) * per_row(scale[n], x)
 
@@ -71,7 +71,7 @@ class Anderson:
         columns = [_changes(*pair, now) for pair in pairwise(self.kept)]
         moved, turned = (torch.stack([c[i] for c in columns], dim=1) for i in (0, 1))  # (states, columns, *sample)
         rows = turned.flatten(2)
-        gram = (rows @ rows.mT).cumsum(0) + RIDGE * torch.eye(rows.shape[1]).double()
+        gram = (rows @ rows.mT).cumsum(0) + RIDGE * torch.eye(rows.shape[1]).to(rows)
         right = (rows @ now.residual.flatten(1)[:, :, None]).cumsum(0)
         weights = torch.linalg.solve(gram, right)
         return ((moved + turned) * weights.reshape(*weights.shape[:2], *[1] * (now.x.ndim - 1))).sum(1)

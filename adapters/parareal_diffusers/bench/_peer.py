@@ -170,7 +170,7 @@ def rows(steps: int, window: int, tolerances: tuple[float, ...], time: bool = Fa
                 "error": f"{error:.1e}",
             }
             if time:
-                ratios = spread([took(lambda: drawn(plain)) / took(way) for _ in range(RUNS)])
+                ratios = spread([took(lambda: drawn(plain))[0] / took(way)[0] for _ in range(RUNS)])
                 row["wall ratio"] = f"{ratios[0]:.2f} ({ratios[1]:.2f} to {ratios[2]:.2f})"
             found.append(row)
     return found

@@ -1,5 +1,6 @@
 """What is sampled: networks, schedulers, noise."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,6 +20,7 @@ from parareal_diffusers.testing import GaussianMixture
 
 STEPS = (25, 100, 196, 961)
 """the numbers of steps in the tables of SRDS"""
+CPU = torch.device("cpu")
 
 
 @final
@@ -46,6 +48,20 @@ class Problem:
         """Return the problem of one sample alone."""
         return alone(self, index)
 
+    def on(self, device: torch.device) -> "Problem":
+        """Return the problem on a device; a network that is there already is not copied."""
+        model = self.model
+        if isinstance(model, torch.nn.Module) and next(model.parameters()).device != device:
+            model = copy.deepcopy(model).to(device)
+        free = self.guidance and {k: v.to(device) for k, v in self.guidance.model_kwargs.items()}
+        return replace(
+            self,
+            model=model,
+            latents=self.latents.to(device),
+            model_kwargs={k: v.to(device) for k, v in self.model_kwargs.items()},
+            guidance=self.guidance and replace(self.guidance, model_kwargs=free),
+        )
+
     def scheduler_for(self, steps: int) -> Any:
         """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/upstream.md)."""
         if len(prepared(self.scheduler, steps).timesteps) == steps:
@@ -61,17 +77,20 @@ class Problem:
         """Return what methods with a loop of their own are written in."""
         given, named = self.arguments(steps)
         ready = prepare(*given, **named)
-        return Parts(ready.fine, ready.grid, ready.denoiser, self.latents)
+        return Parts(ready.fine, ready.grid.to(self.latents.device), ready.denoiser, self.latents)
 
     def network(self, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network with its guidance and conditioning, as the loop over the unmodified scheduler calls it."""
         scheduler = prepared(self.scheduler_for(steps), steps)
-        denoiser = Denoiser(self.model, grid_of(scheduler), self.samples, self.model_kwargs, self.guidance)
-        node = {int(t): i for i, t in enumerate(scheduler.timesteps)}
-        index = torch.arange(self.samples)
+        grid = grid_of(scheduler).to(self.latents.device)
+        denoiser = Denoiser(self.model, grid, self.samples, self.model_kwargs, self.guidance)
+        node = torch.zeros(int(scheduler.timesteps.max()) + 1, dtype=torch.long)
+        node[scheduler.timesteps] = torch.arange(grid.steps)
+        node = node.to(self.latents.device)  # looked up there, so that nothing waits
+        index = torch.arange(self.samples, device=self.latents.device)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
-            return denoiser(x, torch.full((len(x),), node[int(t[0])]), index)
+            return denoiser(x, node[t], index)
 
         return network
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from typing import Any
 
 from parareal_diffusers._report import markdown
 from parareal_diffusers.bench._cells import Cell, beaten, cell, complete
 from parareal_diffusers.bench._collect import Found, Where
+from parareal_diffusers.bench._methods import METHODS
 from parareal_diffusers.bench._problems import PROBLEMS
 
 RULES = {"oracle": "oracle", "increment": "as run: increment", "estimate": "as run: estimate", "own": "as run: its own"}
@@ -40,7 +42,7 @@ def _row(name: str, rule: str, found: Cell | None, steps: int, wall: Sequence[fl
         f"{found.peak}",
         f"{found.worst:.1e}",
         f"{found.mean:.1e}",
-        "-" if wall is None else f"{wall[0]:.2f} ({wall[1]:.2f} to {wall[2]:.2f})",
+        _timed(wall),
     )
     return {"method": name, "stop": rule, **dict(zip(heads, numbers, strict=True))}
 
@@ -73,6 +75,41 @@ def summary(
                 row[head] = "-" if got is None else f"{got.span:.0f}, {got.work / where.steps:.2f}{over}"
         rows.append(row)
     return markdown(rows) if rows else ""
+
+
+def wall_ratios(
+    tables: Mapping[Where, Sequence[Found]],
+    problems: Sequence[str],
+    tolerance: float,
+    walls: Mapping[str, Sequence[float]],
+) -> list[str]:
+    """Return a table of wall ratios for each problem that was timed, by method and number of steps."""
+    parts = []
+    for problem in problems:
+        rows = _wall_rows({w.steps: f for w, f in tables.items() if w.problem == problem}, problem, tolerance, walls)
+        told = "wall ratios: the median of five runs, the smallest and the largest"
+        parts += [f"**{title(problem)}**, tolerance {tolerance:g}, {told}.\n\n{markdown(rows)}"] if rows else []
+    return parts
+
+
+def _wall_rows(
+    mine: Mapping[int, Sequence[Found]], problem: str, tolerance: float, walls: Mapping[str, Sequence[float]]
+) -> list[dict[str, str]]:
+    rows = []
+    for name in dict.fromkeys(one.method.name for found in mine.values() for one in found):
+        rule = METHODS[name].rule
+        keys = {f"N={steps}": f"{problem}|{steps}|{name}|{rule}|{tolerance:g}" for steps in mine}
+        if any(key in walls for key in keys.values()):
+            rows.append({"method": name, **{head: _timed(walls.get(key), tolerance) for head, key in keys.items()}})
+    return rows
+
+
+def _timed(wall: Sequence[float] | None, tolerance: float = inf) -> str:
+    """Return the median, the smallest and the largest of five runs, and whether an error was too large."""
+    if wall is None:
+        return "-"
+    over = " !" if len(wall) > 3 and wall[3] > tolerance else ""
+    return f"{wall[0]:.2f} ({wall[1]:.2f} to {wall[2]:.2f}){over}"
 
 
 def verdict(tables: Mapping[Where, Sequence[Found]], tolerances: Sequence[float]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from parareal_diffusers.bench._collect import Choice, Store, Where
 from parareal_diffusers.bench._methods import Method
-from parareal_diffusers.bench._problems import PROBLEMS, Problem
+from parareal_diffusers.bench._problems import CPU, Problem
 from parareal_diffusers.bench._record import Stop, Target
 from parareal_diffusers.testing import scheduler_loop
 
@@ -18,13 +19,17 @@ TOLERANCE = 1e-2
 RUNS = 5
 MOST_STEPS = 196
 """above which nothing is timed unless asked for"""
+FRESH = 10.0
+"""seconds for which the time of the sequential loop on a sample is taken to hold"""
 
 
-def took(call: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
+def took(call: Callable[[], Any], device: torch.device = CPU) -> tuple[float, Any]:
+    """Return the seconds that a call takes, with all that it left to a device, and its result."""
     began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    result = call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - began, result
 
 
 def spread(ratios: Sequence[float]) -> list[float]:
@@ -37,30 +42,36 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
 
     Returns:
         By problem, steps, method, rule and tolerance: the median, smallest and largest ratio of the time of the loop
-        over the unmodified scheduler, on the same sample just before, to the method's.
+        over the unmodified scheduler, on the same sample at most some seconds before, to the method's; and the worst
+        error.
     """
     walls = store.note("walls")
     for where in choice.tables():
         methods = [m for m in choice.chosen(where) if _key(where, m) not in walls]
         if methods and where.steps <= most_steps:
-            walls = store.note("walls", _time(where, methods, PROBLEMS[where.problem](choice.samples), store))
+            walls = store.note("walls", _time(where, methods, choice.problem(where.problem), store))
     return walls
 
 
 def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Store) -> dict[str, list[float]]:
     targets = store.reference(where, problem)
     scheduler = problem.scheduler_for(where.steps)
+    device, base, when, last = problem.latents.device, 0.0, 0.0, -1
     ratios: dict[str, list[float]] = {_key(where, method): [] for method in methods}
+    errors = dict.fromkeys(ratios, 0.0)
     jobs = [(run, method) for run in range(RUNS + 1) for method in methods]
     for run, method in tqdm(jobs, desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
         index = run % problem.samples
         one, target = problem.sample(index), Target(targets[index : index + 1])
         network, stop = one.network(where.steps), Stop(method.rule, TOLERANCE)
-        base = took(partial(scheduler_loop, network, one.latents, scheduler, where.steps))
-        parallel = took(partial(method.run, one, where.steps, target, stop))
+        if run != last or time.monotonic() - when > FRESH:
+            base, _ = took(partial(scheduler_loop, network, one.latents, scheduler, where.steps), device)
+            when, last = time.monotonic(), run
+        parallel, found = took(partial(method.run, one, where.steps, target, stop), device)
         if run:  # the first warms up
             ratios[_key(where, method)].append(base / parallel)
-    return {key: spread(found) for key, found in ratios.items()}
+            errors[_key(where, method)] = max(errors[_key(where, method)], found[-1].error)
+    return {key: [*spread(found), errors[key]] for key, found in ratios.items()}
 
 
 def _key(where: Where, method: Method) -> str:

@@ -79,7 +79,7 @@ def slide(parts: Parts, target: Target, window: int, update: Update, stop: Stop,
     yield target.iterate(x[-1:], 0, 0, 0, 0, 0)
     while front < steps:
         end = min(front + window, steps)
-        nodes = torch.arange(front, end)
+        nodes = torch.arange(front, end, device=x.device)
         output = counted.evaluate(x[front:end], nodes)
         seen = Window(front, end, x[front : end + 1].clone(), counted.step(x[front:end], nodes, nodes + 1, output))
         iteration += 1
@@ -111,4 +111,4 @@ def posterior_deviations(parts: Parts) -> Tensor:
     It is what ParaDiGMS holds the errors of the states after each step against, those of ODE solvers too.
     """
     variance = posterior_variance(parts.grid.start, parts.grid.stop).double()
-    return torch.cat([variance[1:], torch.zeros(1)]).sqrt()
+    return torch.cat([variance[1:], torch.zeros(1).to(variance)]).sqrt()

@@ -21,7 +21,7 @@ def scheduler_loop(
     """Sample one `scheduler.step` after the other, from the first node on.
 
     Args:
-        model: called as `model(x, t)` with t of shape (samples,), as the scheduler has it.
+        model: called as `model(x, t)` with t of shape (samples,), on the device of x.
         latents: of shape (samples, *sample), of the scheduler's initial scale.
         scheduler: any diffusers scheduler; it is copied, never changed.
         num_inference_steps: as in `set_timesteps`.
@@ -40,6 +40,6 @@ def scheduler_loop(
     x = latents
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = model(scaled, t.expand(len(x)))
+        output = model(scaled, t.expand(len(x)).to(x.device))
         x = scheduler.step(output, t, x, **step_options).prev_sample
     return x
