@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from parareal_diffusers._by_step import control_by_row, skipping_by_row
 from parareal_diffusers._drive import Drive
 from parareal_diffusers._families import FAMILIES, known, unknown_family
 from parareal_diffusers._gate import ACTIVE, gated
+from parareal_diffusers._learned import Learned
 from parareal_diffusers._preview import pictures
 from parareal_diffusers._refusals import check_call, check_pipeline
 from parareal_diffusers._replicas import Replicas, Weights, checked_devices
@@ -124,11 +124,7 @@ class Handle:
         self._lock = threading.RLock()
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
-        self._took: dict[int, list[float]] = {}
-        self._made: dict[int, list[int]] = {}
-        """iterations at the last boundary, by steps"""
-        self._plans: dict[int, parareal.Plan] = {}
-        self._steps = 0
+        self._learned = Learned()
         self._given: dict[str, Any] = {}
         self._checked: tuple[Any, ...] | None = None
         pipe.__class__ = _derived(self._kind, self)
@@ -153,34 +149,7 @@ class Handle:
         Raises:
             ValueError: before a call has come to its end.
         """
-        made = self._made.get(self._steps)
-        if self._solution is None or made is None or not self._took:
-            raise ValueError("plan learns from a call what passes take: call the pipeline once before")
-        medians = {rows: statistics.median_low(times) for rows, times in self._took.items()}
-        # the first pass of all, of the fewest rows, warms up: it is not taken to be slower than those of more rows
-        curve = {rows: min(medians[more] for more in medians if more >= rows) for rows in medians}
-        given = self.settings
-        plan = self._plans[self._steps] = parareal.plan(
-            self._steps,
-            iterations=made,
-            batch_time=curve,
-            schedules=[given.schedule],
-            windows=[given.window],
-            max_batches=[None],  # larger batches are made in parts, in the pass whose time is known
-            samples=len(made),
-        )
-        return plan
-
-    def _learn(self, drive: Drive) -> None:
-        """Remember what a call has shown; of one slice, that says nothing of iterations, only if there is no other."""
-        for rows, seconds in drive.took.items():
-            self._took.setdefault(rows, []).extend(seconds)
-        solution = drive.solution
-        if solution is None or solution.slice_iterations[-1].min() < 0:  # its last boundary was never reached
-            return
-        made = [int(n) for n in solution.slice_iterations[-1]]
-        if len(solution.slice_iterations) > 1 or drive.steps not in self._made:
-            self._made[drive.steps] = made
+        return self._learned.plan(self.settings)
 
     @property
     def enabled(self) -> bool:
@@ -245,7 +214,7 @@ class Handle:
     ) -> Any:
         """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
         options = self._step_options(given)
-        drive = Drive(settings, options, self._family.doubled(given), self._family.counted, self._plans)
+        drive = Drive(settings, options, self._family.doubled(given), self._family.counted, self._learned.plans)
         drive.interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
             drive.on_iteration.append(self.callback)
@@ -265,9 +234,9 @@ class Handle:
             drive.close()
             if drive.replicas is not None:
                 drive.replicas.close()
-            self._solution, self._steps = drive.solution, drive.steps
+            self._solution = drive.solution
             if not quiet:
-                self._learn(drive)
+                self._learned.add(drive)
 
     @contextmanager
     def _in_place(self, drive: Drive) -> Iterator[None]:
