@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from parareal._criteria import AbstractCriterion, Evidence
-from parareal._estimate import FEW, SKETCH, ErrorModel, contracted
-from parareal._state import NORMS, State, add, finite, inexact_and_counts, same, subtract
-from parareal._values import Kind, Request, Result, Sums, Value
+from parareal._estimate import FEW
+from parareal._pricing import Correction, Pricing
+from parareal._state import NORMS, add, finite, inexact_and_counts, same, subtract
+from parareal._values import Kind, Request, Result, Value
 
 
 @final
@@ -84,7 +85,7 @@ class Slice:
         self.full = rules.full  # F must not answer roughly any more
         self.opened: float = 0  # the depth at which a window let this slice in
         self.streak = 0
-        self.errors = ErrorModel()
+        self.pricing = Pricing(rules.criterion.norm, rules.dimensions)
 
     @property
     def made(self) -> int:
@@ -139,14 +140,8 @@ class Slice:
             return None
         k = int(self.first)
         coarse, depth = self.coarse[k]
-        drift = self._drift(self.inputs[k].value, coarse)
+        drift = self.pricing.drift(self.inputs[k].value, coarse)
         return self._publish(Value(k, coarse.state, trail=coarse.memory, depth=depth, drift=drift))
-
-    def _drift(self, left: Value, coarse: Result) -> State:
-        """Return by how much the sketch is estimated to miss the solution: the sum of the embedded pairs' gaps."""
-        if coarse.gap is None or not (left.exact or left.drift is not None):
-            return None
-        return coarse.gap if left.drift is None else add(left.drift, coarse.gap)
 
     def _next(self, k: int, barrier: float) -> Value | None:
         newest = self.newest
@@ -166,9 +161,9 @@ class Slice:
             return None
         fine, fine_depth = found
         coarse, coarse_depth = self.coarse[now.source]
+        before, _ = self.coarse[then.source]
         state, memory, change = fine.state, fine.memory, None
         if not now.unchanged:
-            before, _ = self.coarse[then.source]
             change = subtract(coarse.state, before.state)
             node = self.rules.boundaries[self.index + 1]
             trails = coarse.memory, before.memory
@@ -183,7 +178,7 @@ class Slice:
                 exact=now.value.exact and now.unchanged and fine.exact,
                 depth=max(now.value.depth, barrier, fine_depth, coarse_depth),
             ),
-            change,
+            Correction(now.value, then.value, now.unchanged, fine, coarse, before, change, first=k == self.first + 1),
         )
 
     def _fine(self, k: int) -> tuple[Result, float] | None:
@@ -191,8 +186,8 @@ class Slice:
         asked = max((i for i in self.asked if self.inputs[k].source <= i <= k), default=-1)
         return self.fine.get(asked)
 
-    def _publish(self, value: Value, change: State = None) -> Value:
-        """Judge a new output, which is F corrected by `change`, if it is not the sketch."""
+    def _publish(self, value: Value, made: Correction | None = None) -> Value:
+        """Judge a new output, which is the sketch if it is not `made` of a correction."""
         k = value.iteration
         size = NORMS[self.rules.criterion.norm](value.state)
         if not size < float("inf") and not finite(value.state):
@@ -202,15 +197,15 @@ class Slice:
                 f"{'the fine propagator overflows' if value.exact else advice}"
             )
         value = value._replace(size=size)
-        self.output = self._judge_sketch(value) if self.output is None else self._judge(value, self.output, change)
+        self.output = self._judge_sketch(value) if made is None else self._judge(value, made)
         return self.output
 
     def _judge_sketch(self, value: Value) -> Value:
         """Estimate the error of the sketch, where an embedded pair makes that possible; at the end it may do."""
         criterion, last = self.rules.criterion, self.index + 1 == self.rules.slices
-        if value.drift is None:
-            return value._replace(estimate=float("inf"), error=float("inf"))
-        error, unknown = SKETCH * NORMS[criterion.norm](value.drift), float("inf")
+        error, unknown = self.pricing.sketch(value), float("inf")
+        if error == unknown:
+            return value._replace(estimate=unknown, error=unknown)
         evidence = Evidence(
             value.iteration, self.index + 1, unknown, unknown, value.size, unknown, error=error, last=last
         )
@@ -218,28 +213,28 @@ class Slice:
         settled = last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(settled=settled, error=error, estimate=criterion.estimate(evidence))
 
-    def _judge(self, value: Value, before: Value, change: State) -> Value:
+    def _judge(self, value: Value, made: Correction) -> Value:
         """Record increment and defect, and let the criterion decide whether the boundary settles."""
-        criterion, boundary, now, fine = self.rules.criterion, self.index + 1, self.inputs[value.iteration], self.used
-        assert fine is not None
+        criterion, boundary, now, fine, before = self.rules.criterion, self.index + 1, made.now, made.fine, self.output
+        assert before is not None
         norm = NORMS[criterion.norm]
         increment = norm(subtract(value.state, before.state))
         defect = increment if value.state is fine.state else norm(subtract(fine.state, before.state))
         self.rules.record(self.sample, boundary, value.iteration, increment, defect)
 
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
-        steady = now.value.exact and now.unchanged
+        steady = now.exact and made.unchanged
         last = boundary == self.rules.slices
-        value, likely = self._priced(value._replace(increment=increment), before, defect, change)
+        value, likely = self.pricing.corrected(value._replace(increment=increment), before, defect, made)
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
-        unseen = 0.0 if last else self.errors.rate * increment
+        unseen = 0.0 if last else self.pricing.rate * increment
         evidence = Evidence(
             iteration=value.iteration,
             boundary=boundary,
             increment=increment,
             defect=defect,
             size=value.size,
-            upstream=max(0.0 if steady else now.value.estimate, fine.estimate),
+            upstream=max(0.0 if steady else now.estimate, fine.estimate),
             previous=before.increment,
             error=likely + unseen,
             last=last,
@@ -249,46 +244,13 @@ class Slice:
         self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
         if self.streak >= criterion.consecutive and not fine.accepted:
             self.full = True  # what F is asked to do roughly has been reached
-        chain = steady or now.value.settled or not criterion.local or (last and criterion.cumulative)
+        chain = steady or now.settled or not criterion.local or (last and criterion.cumulative)
         settled = chain and self.streak >= criterion.consecutive
-        if last and now.value.settled and not fresh:  # to the left, nothing can change any more
+        if last and now.settled and not fresh:  # to the left, nothing can change any more
             settled = True
         # an estimate at the end has the answer's own in it
         settled = settled and (fine.accepted or (last and criterion.cumulative))
         return value._replace(settled=settled, estimate=criterion.estimate(evidence))
-
-    def _priced(self, value: Value, before: Value, defect: float, change: State) -> tuple[Value, float]:
-        """Return an output with what its error is estimated from, and the estimate's norm (theory, eq. 16 to 19)."""
-        now, fine = self.inputs[value.iteration], self.used
-        assert fine is not None
-        error, inner = self._error(value.iteration, before.state, defect, change), fine.estimate * value.size
-        upstream, sums = (0.0, Sums()) if now.unchanged else (now.value.moved, now.value.sums)
-        size = value.size or 1.0
-        value = value._replace(
-            error=0.0 if value.exact else error + inner,
-            moved=max(upstream, value.increment / size),
-            sums=self.errors.add(sums, defect),
-        )
-        first = value.iteration == self.first + 1
-        share = value.sums.share(value.increment, self.rules.dimensions) if first else 1.0
-        return value, min(share * value.error, contracted(value.moved, before.moved) * size + inner)
-
-    def _error(self, k: int, last: State, defect: float, change: State) -> float:
-        """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""
-        now, then, norm = self.inputs[k], self.inputs[k - 1], NORMS[self.rules.criterion.norm]
-        after, before, gaps = now.value, then.value, (0.0, 0.0)
-        if now.unchanged:
-            after = after._replace(increment=0.0)
-        if k - 1 == self.first:
-            new, old = self.coarse[now.source][0], self.coarse[then.source][0]
-            if last is not old.state:  # but a guess in the sketch's place
-                assert self.used is not None
-                defect = norm(subtract(self.used.state, old.state))
-            if new.gap is not None and old.gap is not None:
-                gaps = norm(old.gap), norm(subtract(new.gap, old.gap))
-            before = before._replace(increment=float("inf"))
-        moved = 0.0 if change is None else norm(change)
-        return self.errors.corrected(after, before, moved, defect, gaps)
 
     def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
         """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""
