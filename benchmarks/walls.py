@@ -63,7 +63,7 @@ def main() -> None:
             store.note("machine", {p: warmed(choice.problem(p), min(given.steps)) for p in given.problems})
         measure(choice, store, max(given.steps))
     tables = collect(Choice(given.problems, given.steps, names, 1, [TOLERANCE]), store, run=False)
-    parts = wall_ratios(tables, given.problems, TOLERANCE, store.note("walls"))
+    parts = wall_ratios(tables, given.problems, store.note("walls"))
     text = "\n\n".join([*parts, " ".join(store.note("machine").values())])
     print(text)
     if given.write:

@@ -58,7 +58,7 @@ class Outcome:
                 told = ", ".join(f"{count} at N={steps}" for steps, count in counts.items())
                 table = summary(self.tables, problem, tolerance, self.choice.tolerances)
                 parts.append(f"**{title(problem)}**, tolerance {tolerance:g}; samples: {told}.\n\n{table}")
-        parts += wall_ratios(self.tables, self.choice.problems, tolerance, self.walls)
+        parts += wall_ratios(self.tables, self.choice.problems, self.walls)
         parts.append(verdict(self.tables, self.choice.tolerances))
         parts += [f"**{told}**\n\n{markdown(rows)}" for told, rows in self.peers.items()]
         return "\n\n".join(parts)

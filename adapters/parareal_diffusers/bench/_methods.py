@@ -31,7 +31,7 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     },
     "own steps extrapolated": {
         25: {**EXTRAPOLATED, "slices": 13},
-        100: {**EXTRAPOLATED, "levels": (17, 3), "log_snr": 0.1},
+        100: {**EXTRAPOLATED, "levels": (13, 2), "log_snr": 0.3},
         196: {**EXTRAPOLATED, "levels": (17, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
@@ -55,7 +55,7 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     },
     "own steps extrapolated, least span": {
         25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 2},
-        100: {**EXTRAPOLATED, "levels": (13, 3)},
+        100: {**EXTRAPOLATED, "levels": (13, 3), "log_snr": 0.3},
         196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
@@ -64,9 +64,6 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         100: {**EXTRAPOLATED, "slices": 20, "eager": 2},
         196: {**EXTRAPOLATED, "levels": (20, 3), "eager": 2},
         961: {**EXTRAPOLATED, "levels": (31, 5), "eager": 2},
-    },
-    "own steps extrapolated, even slices": {
-        100: {"coarse": "extrapolated", "levels": (13, 3), "boundaries": (*range(0, 100, 8), 100), "eager": 1},
     },
 }
 """settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from math import inf
 from typing import Any
 
 from parareal_diffusers._report import markdown
@@ -10,6 +9,7 @@ from parareal_diffusers.bench._cells import Cell, beaten, cell, complete
 from parareal_diffusers.bench._collect import Found, Where
 from parareal_diffusers.bench._methods import METHODS
 from parareal_diffusers.bench._problems import PROBLEMS
+from parareal_diffusers.bench._timing import TOLERANCE, wall_key
 
 RULES = {"oracle": "oracle", "increment": "as run: increment", "estimate": "as run: estimate", "own": "as run: its own"}
 
@@ -25,7 +25,8 @@ def full(where: Where, found: Sequence[Found], tolerance: float, samples: int, w
     rows = []
     for one in found:
         for rule in ("oracle", *one.method.rules):
-            wall = walls.get(f"{where.problem}|{where.steps}|{one.method.name}|{rule}|{tolerance:g}")
+            as_timed = rule == one.method.rule and tolerance == TOLERANCE
+            wall = walls.get(wall_key(where, one.method)) if as_timed else None
             rows.append(_row(one.method.name, RULES[rule], cell(one, rule, tolerance, samples), where.steps, wall))
     return markdown(rows)
 
@@ -78,37 +79,31 @@ def summary(
 
 
 def wall_ratios(
-    tables: Mapping[Where, Sequence[Found]],
-    problems: Sequence[str],
-    tolerance: float,
-    walls: Mapping[str, Sequence[float]],
+    tables: Mapping[Where, Sequence[Found]], problems: Sequence[str], walls: Mapping[str, Sequence[float]]
 ) -> list[str]:
     """Return a table of wall ratios for each problem that was timed, by method and number of steps."""
     parts = []
     for problem in problems:
-        rows = _wall_rows({w.steps: f for w, f in tables.items() if w.problem == problem}, problem, tolerance, walls)
+        rows = _wall_rows({w: found for w, found in tables.items() if w.problem == problem}, walls)
         told = "wall ratios: the median of five runs, the smallest and the largest"
-        parts += [f"**{title(problem)}**, tolerance {tolerance:g}, {told}.\n\n{markdown(rows)}"] if rows else []
+        parts += [f"**{title(problem)}**, tolerance {TOLERANCE:g}, {told}.\n\n{markdown(rows)}"] if rows else []
     return parts
 
 
-def _wall_rows(
-    mine: Mapping[int, Sequence[Found]], problem: str, tolerance: float, walls: Mapping[str, Sequence[float]]
-) -> list[dict[str, str]]:
+def _wall_rows(mine: Mapping[Where, Sequence[Found]], walls: Mapping[str, Sequence[float]]) -> list[dict[str, str]]:
     rows = []
     for name in dict.fromkeys(one.method.name for found in mine.values() for one in found):
-        rule = METHODS[name].rule
-        keys = {f"N={steps}": f"{problem}|{steps}|{name}|{rule}|{tolerance:g}" for steps in mine}
-        if any(key in walls for key in keys.values()):
-            rows.append({"method": name, **{head: _timed(walls.get(key), tolerance) for head, key in keys.items()}})
+        timed = {f"N={where.steps}": walls.get(wall_key(where, METHODS[name])) for where in mine}
+        if any(wall is not None for wall in timed.values()):
+            rows.append({"method": name, **{head: _timed(wall) for head, wall in timed.items()}})
     return rows
 
 
-def _timed(wall: Sequence[float] | None, tolerance: float = inf) -> str:
+def _timed(wall: Sequence[float] | None) -> str:
     """Return the median, the smallest and the largest of five runs, and whether an error was too large."""
     if wall is None:
         return "-"
-    over = " !" if len(wall) > 3 and wall[3] > tolerance else ""
+    over = " !" if wall[3] > TOLERANCE else ""
     return f"{wall[0]:.2f} ({wall[1]:.2f} to {wall[2]:.2f}){over}"
 
 

@@ -41,13 +41,13 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
     """Time all methods as run, with tolerance 1e-2, on one sample after the other; kept in the store when done.
 
     Returns:
-        By problem, steps, method, rule and tolerance: the median, smallest and largest ratio of the time of the loop
+        By `wall_key`: the median, smallest and largest ratio of the time of the loop
         over the unmodified scheduler, on the same sample at most some seconds before, to the method's; and the worst
         error.
     """
     walls = store.note("walls")
     for where in choice.tables():
-        methods = [m for m in choice.chosen(where) if _key(where, m) not in walls]
+        methods = [m for m in choice.chosen(where) if wall_key(where, m) not in walls]
         if methods and where.steps <= most_steps:
             walls = store.note("walls", _time(where, methods, choice.problem(where.problem), store))
     return walls
@@ -57,7 +57,7 @@ def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Stor
     targets = store.reference(where, problem)
     scheduler = problem.scheduler_for(where.steps)
     device, base, when, last = problem.latents.device, 0.0, 0.0, -1
-    ratios: dict[str, list[float]] = {_key(where, method): [] for method in methods}
+    ratios: dict[str, list[float]] = {wall_key(where, method): [] for method in methods}
     errors = dict.fromkeys(ratios, 0.0)
     jobs = [(run, method) for run in range(RUNS + 1) for method in methods]
     for run, method in tqdm(jobs, desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
@@ -69,10 +69,12 @@ def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Stor
             when, last = time.monotonic(), run
         parallel, found = took(partial(method.run, one, where.steps, target, stop), device)
         if run:  # the first warms up
-            ratios[_key(where, method)].append(base / parallel)
-            errors[_key(where, method)] = max(errors[_key(where, method)], found[-1].error)
+            key = wall_key(where, method)
+            ratios[key].append(base / parallel)
+            errors[key] = max(errors[key], found[-1].error)
     return {key: [*spread(found), errors[key]] for key, found in ratios.items()}
 
 
-def _key(where: Where, method: Method) -> str:
-    return f"{where.problem}|{where.steps}|{method.name}|{method.rule}|{TOLERANCE:g}"
+def wall_key(where: Where, method: Method) -> str:
+    """Name what is timed: problem, steps, method, its rule, the tolerance, and the method's settings of today."""
+    return "|".join(map(str, (*where, method.name, method.rule, f"{TOLERANCE:g}", method.settings(where.steps))))
