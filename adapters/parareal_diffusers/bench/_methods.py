@@ -62,7 +62,7 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
     "own steps extrapolated, speculating": {
         25: {"coarse": "extrapolated", "slices": 13, "eager": 2},
         100: {**EXTRAPOLATED, "slices": 20, "eager": 2},
-        196: {**EXTRAPOLATED, "levels": (20, 3), "eager": 2},
+        196: {**EXTRAPOLATED, "slices": 28, "eager": 2},
         961: {**EXTRAPOLATED, "levels": (31, 5), "eager": 2},
     },
 }
