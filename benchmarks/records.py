@@ -23,22 +23,21 @@ SETTINGS = {1e-2: ("", ", least span"), 1e-3: (", speculating",)}
 """by tolerance, the ends of their names"""
 
 
-def row(steps: int, tolerance: float, found: Found, samples: int) -> dict[str, str]:
-    """Return a line of the table: of half of the samples, and of the other half."""
-    half = samples // 2
-    oracle, run = (cell(found, rule, tolerance, half) for rule in ("oracle", "estimate"))
-    rest = Found(found.method, {(i - half, stop): runs for (i, stop), runs in found.runs.items() if i >= half})
-    others = cell(rest, "estimate", tolerance, half)
+def row(steps: int, tolerance: float, found: Found, first: int, more: int) -> dict[str, str]:
+    """Return a line of the table: of the first samples, and of others."""
+    oracle, run = (cell(found, rule, tolerance, first) for rule in ("oracle", "estimate"))
+    rest = Found(found.method, {(i - first, stop): runs for (i, stop), runs in found.runs.items() if i >= first})
+    others = cell(rest, "estimate", tolerance, more) if more else None
     return {
         "tolerance": f"{tolerance:g}",
         "steps": f"{steps}",
         "setting": found.method.name.removeprefix("ours: "),
-        "samples": f"{half}",
+        "samples": f"{first} and {more}",
         "oracle: span, work/N": _told(oracle, steps),
         "as run: span, work/N": _told(run, steps),
         "iterations": "-" if run is None else iterations(run),
         "worst error": "-" if run is None else f"{run.worst:.1e}",
-        "as run on as many others": _told(others, steps),
+        "as run on the others": _told(others, steps),
         "worst error there": "-" if others is None else f"{others.worst:.1e}",
     }
 
@@ -51,20 +50,23 @@ def main() -> None:
     """Run what is missing, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--samples", type=int, default=8, help="in each half")
+    parser.add_argument("--samples", type=int, default=8, help="and as many others")
     parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="where runs are kept")
     parser.add_argument("--no-run", action="store_true", help="only show what the cache has")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
-    counts = []
+    lines = []
     for tolerance, ends in SETTINGS.items():
         names = [f"ours: own steps extrapolated{end}" for end in ends]
         choice = Choice([PROBLEM], given.steps, names, 2 * given.samples, (tolerance,))
         tables = collect(choice, Store(given.cache), run=not given.no_run)
-        counts += [
-            (w.steps, tolerance, one, complete([one], (tolerance,))) for w, found in tables.items() for one in found
+        done = [(w.steps, one, complete([one], (tolerance,))) for w, found in tables.items() for one in found]
+        lines += [
+            row(steps, tolerance, one, min(count, given.samples), max(0, count - given.samples))
+            for steps, one, count in done
+            if count
         ]
-    table = markdown([row(*each) for each in counts if each[-1] >= 2])
+    table = markdown(lines)
     print(table)
     if given.write:
         put(DOCS / "benchmarks.md", "records", table)
