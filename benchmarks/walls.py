@@ -3,11 +3,11 @@
     python benchmarks/walls.py --device cuda          # with an accelerator: some minutes
     python benchmarks/walls.py --device cuda --write  # and puts the table into docs/benchmarks.md
 
-Each method as run, with 1e-2, five times after one to warm up, each on another sample, in turn with the loop over the
-unmodified scheduler. float32 throughout: with TF32, calls of different sizes differ by 1e-3. On an accelerator the
-network is first called once with every batch size, for there the first call of a size plans its kernels; what that
-takes is printed. What was timed is kept in `--cache`, with the machine's name, and can be shown elsewhere with
-`--no-run`.
+Each method as run, with 1e-2, five times after one to warm up, each on another sample, against the loop over the
+unmodified scheduler at most ten seconds before. float32 throughout: with TF32, calls of different sizes differ by 1e-3.
+On an accelerator the network is first called once with every batch size, for there the first call of a size plans its
+kernels; what that takes is printed. What was timed is kept in `--cache`, with the machine's name, and can be shown
+elsewhere with `--no-run`.
 """
 
 import argparse

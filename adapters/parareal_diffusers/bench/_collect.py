@@ -72,10 +72,10 @@ class Store:
         if path.exists() and len(kept := torch.load(path)) >= problem.samples:
             return kept[: problem.samples]
         scheduler = problem.scheduler_for(where.steps)
-        found = scheduler_loop(problem.network(where.steps), problem.latents, scheduler, where.steps)
+        found = scheduler_loop(problem.network(where.steps), problem.latents, scheduler, where.steps).cpu()
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found.cpu(), path)
-        return found.cpu()
+        torch.save(found, path)
+        return found
 
     def note(self, name: str, entry: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what a file of notes has, after an entry is added."""

@@ -141,12 +141,13 @@ def _choice(options: argparse.Namespace) -> Choice:
 
 def device_named(name: str) -> torch.device:
     """Return a device that is there; float32 is float32 on it, or calls of different sizes would differ by 1e-3."""
-    torch.backends.cudnn.allow_tf32 = False
     try:
-        torch.empty(0, device=name)
+        found = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device must be one that torch has here, as cpu or cuda, not {name}: {error}") from error
-    return torch.empty(0, device=name).device
+    if found.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return found
 
 
 def _peers(time: bool) -> dict[str, list[dict[str, str]]]:
