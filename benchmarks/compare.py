@@ -22,5 +22,6 @@ if __name__ == "__main__":
         sys.exit(run(given))
     outcome = outcome_of(given)
     pictures = [f"![Span against work, {f.stem}](images/{f.name})" for f in outcome.pictures(DOCS / "images")]
-    put(DOCS / "benchmarks.md", "compare", "\n\n".join([outcome.compact(), *pictures, about()]))
-    put(DOCS / "benchmarks-full.md", "compare", f"{outcome.whole()}\n\n{about()}")
+    machine = about(outcome.choice.device)
+    put(DOCS / "benchmarks.md", "compare", "\n\n".join([outcome.compact(), *pictures, machine]))
+    put(DOCS / "benchmarks-full.md", "compare", f"{outcome.whole()}\n\n{machine}")

@@ -14,17 +14,20 @@ class Correction(NamedTuple):
     """U(k, n)"""
     then: Value
     """U(k-1, n)"""
-    unchanged: bool
-    """whether the two agree bit by bit, so that the bracket was skipped"""
     fine: Result
     coarse: Result
     """G(k, n)"""
     before: Result
     """G(k-1, n)"""
     change: State
-    """the bracket; None where it was skipped"""
+    """the bracket; None where it was skipped, for U(k, n) and U(k-1, n) agree bit by bit"""
     first: bool
     """whether it corrects what the slice began with"""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether U(k, n) and U(k-1, n) agree bit by bit."""
+        return self.change is None
 
 
 @final

@@ -178,7 +178,7 @@ class Slice:
                 exact=now.value.exact and now.unchanged and fine.exact,
                 depth=max(now.value.depth, barrier, fine_depth, coarse_depth),
             ),
-            Correction(now.value, then.value, now.unchanged, fine, coarse, before, change, first=k == self.first + 1),
+            Correction(now.value, then.value, fine, coarse, before, change, first=k == self.first + 1),
         )
 
     def _fine(self, k: int) -> tuple[Result, float] | None:

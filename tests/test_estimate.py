@@ -38,6 +38,19 @@ def test_the_estimate_is_about_the_error_of_a_contracting_problem(seed, slices):
     assert (estimates[2:][known] < 2 * true[2:][known]).all()
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 99), levels=st.sampled_from([(8, 4), (12, 3), (6, 2, 3)]))
+def test_levels_do_not_make_it_optimistic(seed, levels):
+    """From iteration 2 on all levels converge together; what inner solves may still have left is counted."""
+    fine, coarse = (euler_box(slope, n) for n in (16, 1))
+    state = np.random.default_rng(seed).normal(size=8) + 2.0
+    to_the_end = parareal.Iterations(levels[0])
+    answer = parareal.solve(fine, coarse, state, (0.0, 3.0), levels=levels, criterion=to_the_end).final_state
+    found = parareal.refine(fine, coarse, state, (0.0, 3.0), levels=levels, criterion=parareal.Iterations(4))
+    ratios = [r.error_estimate[0] * np.abs(answer).max() / np.abs(r.final_state - answer).max() for r in found][2:]
+    assert min(ratios) > 0.4
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 99), slices=st.integers(5, 14), rtol=st.sampled_from([1e-2, 1e-4, 1e-6]))
 def test_it_stops_within_the_tolerance(seed, slices, rtol):

@@ -14,7 +14,7 @@ from parareal_diffusers._report import markdown
 from parareal_diffusers.bench._cells import complete
 from parareal_diffusers.bench._collect import Choice, Found, Store, Where, collect
 from parareal_diffusers.bench._methods import METHODS, RELATIVE
-from parareal_diffusers.bench._problems import CPU, PROBLEMS, STEPS
+from parareal_diffusers.bench._problems import PROBLEMS, STEPS
 from parareal_diffusers.bench._tables import full, summary, title, verdict, wall_ratios
 from parareal_diffusers.bench._timing import MOST_STEPS, measure
 
@@ -98,10 +98,9 @@ def run(options: argparse.Namespace) -> int:
     files = outcome.pictures(options.out)
     pictures = "\n\n".join(f"![{f.stem}]({f.name})" for f in files)
     page = options.out / "bench.md"
-    page.write_text(
-        f"# Bench\n\n{about(outcome.choice.device)}\n\n{outcome.compact()}\n\n{pictures}\n\n{outcome.whole()}\n"
-    )
-    print(f"\n{outcome.compact()}\n\n{about(outcome.choice.device)}\n\nreport: {', '.join(map(str, [page, *files]))}")
+    machine, compact = about(outcome.choice.device), outcome.compact()
+    page.write_text(f"# Bench\n\n{machine}\n\n{compact}\n\n{pictures}\n\n{outcome.whole()}\n")
+    print(f"\n{compact}\n\n{machine}\n\nreport: {', '.join(map(str, [page, *files]))}")
     return 0
 
 
@@ -123,8 +122,9 @@ def outcome_of(options: argparse.Namespace) -> Outcome:
 
 
 def _choice(options: argparse.Namespace) -> Choice:
+    device = device_named(options.device)
     if options.short:
-        return Choice(["mixture"], [25], list(METHODS), 2, [1e-2])
+        return Choice(["mixture"], [25], list(METHODS), 2, [1e-2], device)
     if any(not t >= min(RELATIVE) for t in options.tolerances):
         raise ValueError(f"--tolerances must be at least {min(RELATIVE):g}, where oracles stop looking")
     if any(not 8 <= n <= 1000 for n in options.steps):
@@ -134,9 +134,7 @@ def _choice(options: argparse.Namespace) -> Choice:
     methods = [name for name in METHODS if any(part in name for part in options.methods)]
     if not methods:
         raise ValueError(f"--methods must be parts of {', '.join(METHODS)}")
-    return Choice(
-        options.problems, options.steps, methods, options.samples, options.tolerances, device_named(options.device)
-    )
+    return Choice(options.problems, options.steps, methods, options.samples, options.tolerances, device)
 
 
 def device_named(name: str) -> torch.device:
@@ -161,7 +159,7 @@ def _peers(time: bool) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def about(device: torch.device = CPU) -> str:
+def about(device: torch.device) -> str:
     """Name the machine."""
     card = f"{torch.cuda.get_device_name(device)}, float32; " if device.type == "cuda" else ""
     return f"Machine: {card}{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}."

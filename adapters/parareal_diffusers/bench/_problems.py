@@ -53,14 +53,7 @@ class Problem:
         model = self.model
         if isinstance(model, torch.nn.Module) and next(model.parameters()).device != device:
             model = copy.deepcopy(model).to(device)
-        free = self.guidance and {k: v.to(device) for k, v in self.guidance.model_kwargs.items()}
-        return replace(
-            self,
-            model=model,
-            latents=self.latents.to(device),
-            model_kwargs={k: v.to(device) for k, v in self.model_kwargs.items()},
-            guidance=self.guidance and replace(self.guidance, model_kwargs=free),
-        )
+        return replace(_mapped(self, lambda x: x.to(device)), model=model)
 
     def scheduler_for(self, steps: int) -> Any:
         """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/upstream.md)."""
@@ -102,11 +95,16 @@ def alone(given: Any, index: int) -> Any:
 
 def part(given: Any, rows: slice) -> Any:
     """Return the same for some of the samples."""
+    return _mapped(given, lambda x: x[rows])
+
+
+def _mapped(given: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to all that has a row a sample."""
     guidance = given.guidance
     if guidance is not None:
-        guidance = replace(guidance, model_kwargs={k: v[rows] for k, v in guidance.model_kwargs.items()})
-    kwargs = {k: v[rows] for k, v in given.model_kwargs.items()}
-    return replace(given, latents=given.latents[rows], model_kwargs=kwargs, guidance=guidance)
+        guidance = replace(guidance, model_kwargs={k: function(v) for k, v in guidance.model_kwargs.items()})
+    kwargs = {k: function(v) for k, v in given.model_kwargs.items()}
+    return replace(given, latents=function(given.latents), model_kwargs=kwargs, guidance=guidance)
 
 
 @final

@@ -1,4 +1,4 @@
-"""Wall time against the sequential loop, both in turn in one run."""
+"""Wall time against the sequential loop, both in one run."""
 
 import statistics
 import time
@@ -41,9 +41,8 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
     """Time all methods as run, with tolerance 1e-2, on one sample after the other; kept in the store when done.
 
     Returns:
-        By `wall_key`: the median, smallest and largest ratio of the time of the loop
-        over the unmodified scheduler, on the same sample at most some seconds before, to the method's; and the worst
-        error.
+        By `wall_key`: the median, smallest and largest ratio of the time of the loop over the unmodified scheduler, on
+        the same sample at most some seconds before, to the method's; and the worst error.
     """
     walls = store.note("walls")
     for where in choice.tables():
@@ -56,22 +55,24 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
 def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Store) -> dict[str, list[float]]:
     targets = store.reference(where, problem)
     scheduler = problem.scheduler_for(where.steps)
-    device, base, when, last = problem.latents.device, 0.0, 0.0, -1
+    device = problem.latents.device
     ratios: dict[str, list[float]] = {wall_key(where, method): [] for method in methods}
     errors = dict.fromkeys(ratios, 0.0)
-    jobs = [(run, method) for run in range(RUNS + 1) for method in methods]
-    for run, method in tqdm(jobs, desc=f"timing {where.problem}, {where.steps} steps", unit="run"):
-        index = run % problem.samples
-        one, target = problem.sample(index), Target(targets[index : index + 1])
-        network, stop = one.network(where.steps), Stop(method.rule, TOLERANCE)
-        if run != last or time.monotonic() - when > FRESH:
-            base, _ = took(partial(scheduler_loop, network, one.latents, scheduler, where.steps), device)
-            when, last = time.monotonic(), run
-        parallel, found = took(partial(method.run, one, where.steps, target, stop), device)
-        if run:  # the first warms up
-            key = wall_key(where, method)
-            ratios[key].append(base / parallel)
-            errors[key] = max(errors[key], found[-1].error)
+    with tqdm(total=(RUNS + 1) * len(methods), desc=f"timing {where.problem}, {where.steps} steps", unit="run") as bar:
+        for run in range(RUNS + 1):
+            index, base, when = run % problem.samples, 0.0, float("-inf")
+            one, target = problem.sample(index), Target(targets[index : index + 1])
+            loop = partial(scheduler_loop, one.network(where.steps), one.latents, scheduler, where.steps)
+            for key, method in zip(ratios, methods, strict=True):
+                if time.monotonic() - when > FRESH:
+                    base, _ = took(loop, device)
+                    when = time.monotonic()
+                stop = Stop(method.rule, TOLERANCE)
+                parallel, found = took(partial(method.run, one, where.steps, target, stop), device)
+                if run:  # the first warms up
+                    ratios[key].append(base / parallel)
+                    errors[key] = max(errors[key], found[-1].error)
+                bar.update()
     return {key: [*spread(found), errors[key]] for key, found in ratios.items()}
 
 
