@@ -37,14 +37,14 @@ docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/batch_cost.py
-	$(BIN)/python benchmarks/odeint.py
-	$(BIN)/python benchmarks/pools.py
-	$(BIN)/python benchmarks/levels.py
-	$(BIN)/python benchmarks/solvers.py
-	$(BIN)/python benchmarks/support.py
-	$(BIN)/python benchmarks/compare.py --time --write $(ARGS)
+	$(BIN)/python benchmarks/engine/overhead.py
+	$(BIN)/python benchmarks/diffusion/batch_cost.py
+	$(BIN)/python benchmarks/ode/odeint.py
+	$(BIN)/python benchmarks/engine/pools.py
+	$(BIN)/python benchmarks/engine/levels.py
+	$(BIN)/python benchmarks/diffusion/solvers.py
+	$(BIN)/python benchmarks/diffusion/support.py
+	$(BIN)/python benchmarks/diffusion/compare.py --time --write $(ARGS)
 
 clean:
 	rm -rf $(VENV) site report .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from parareal_diffusers._report import markdown
+from parareal_diffusers._commands.report import markdown
 from srds import paper, scores
 from srds.runs import SRDS, Lab, Run, mean, median
 from srds.subject import PROMPTS, subject
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help=f"other numbers of steps: {QUICK}")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/reproduce.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/results/reproduce.md")
     given = parser.parse_args(arguments)
     samples = given.samples or (1 if given.quick else 2)
     if samples < 1:
@@ -248,10 +248,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write(text: str) -> None:
     """Put the tables into the page."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-    from pages import DOCS, put
+    from benchmarks.tools.pages import DOCS, put
 
-    put(DOCS / "reproduce.md", "tables", text)
+    put(DOCS / "results/reproduce.md", "tables", text)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from parareal_diffusers import _report, models, picard, sample
-from parareal_diffusers._demo import ddim_loop
+from parareal_diffusers import models, picard, sample
+from parareal_diffusers._commands import report
+from parareal_diffusers._commands.demo import ddim_loop
 from parareal_diffusers.testing import relative_error, relative_errors
 
 import parareal
-from parareal import _cli
+from parareal._api import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{p}.md" for p in ("diffusion", "solvers", "odes", "levels", "windows", "executors"))]
@@ -74,7 +75,7 @@ def test_versions_agree():
 
 def test_the_engine_knows_no_solver():
     """Nothing under parareal/ imports an adapter, diffusers, torchdiffeq or SciPy."""
-    for file in (ROOT / "parareal").glob("*.py"):
+    for file in (ROOT / "parareal").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) (parareal_|diffusers|torchdiffeq|scipy)", file.read_text(), re.M), file
 
 
@@ -130,7 +131,7 @@ def test_slow_contraction_is_priced_or_admitted():
 
 
 def test_the_demo_writes_its_report(tmp_path, capsys):
-    assert _cli.main(["demo", "--steps", "16", "--slices", "4", "--seed", "3", "--out", str(tmp_path)]) == 0
+    assert cli.main(["demo", "--steps", "16", "--slices", "4", "--seed", "3", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert "40/40" in shown.err
     for word in (
@@ -167,23 +168,23 @@ def test_the_demo_writes_its_report(tmp_path, capsys):
     ],
 )
 def test_the_demo_explains_bad_options(arguments, message, capsys):
-    assert _cli.main(["demo", *arguments]) == 2
+    assert cli.main(["demo", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_command_line_helps(capsys):
     with pytest.raises(SystemExit) as stopped:
-        _cli.main(["demo", "--help"])
+        cli.main(["demo", "--help"])
     assert stopped.value.code == 0
     assert "--tolerance" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        _cli.main(["dem"])
+        cli.main(["dem"])
     assert "demo" in capsys.readouterr().err
 
 
 def test_markdown_tables_line_up():
     rows = [{"a": "1", "long name": "x"}, {"a": "22", "long name": "y"}]
-    assert len({len(line) for line in _report.markdown(rows).splitlines()}) == 1
+    assert len({len(line) for line in report.markdown(rows).splitlines()}) == 1
 
 
 def test_the_training_script_resumes_where_it_stopped(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from parareal_diffusers._grid import Levels, per_row
+from parareal_diffusers._grid.grid import Levels, per_row
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]

@@ -9,15 +9,15 @@ import torch
 
 import parareal
 from parareal._checks import no_unknown
-from parareal._edges import nodes
-from parareal_torchdiffeq._arrays import Arrays
-from parareal_torchdiffeq._auto import advised, learn
+from parareal._problem.boundaries import nodes
+from parareal_torchdiffeq._batching_probe import agrees, find
+from parareal_torchdiffeq._checks import check_start, increment, smallest
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
-from parareal_torchdiffeq._inputs import check_start, increment, smallest
 from parareal_torchdiffeq._outputs import Outputs
-from parareal_torchdiffeq._probe import agrees, find
 from parareal_torchdiffeq._problem import Problem
-from parareal_torchdiffeq._step_by_step import step_by_step
+from parareal_torchdiffeq._sequential import step_by_step
+from parareal_torchdiffeq._slice_count import advised, learn
+from parareal_torchdiffeq._state_format import Arrays
 
 
 def odeint(

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal_torchdiffeq._arrays import Arrays
 from parareal_torchdiffeq._methods import Method
 from parareal_torchdiffeq._problem import Problem
+from parareal_torchdiffeq._state_format import Arrays
 
 
 @final

@@ -10,7 +10,7 @@ from torchdiffeq._impl.misc import _check_inputs, _flat_to_shape
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from parareal_torchdiffeq._inputs import (
+from parareal_torchdiffeq._checks import (
     check_gradients,
     check_grid,
     check_state,

@@ -10,8 +10,8 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from parareal_diffusers import sample, srds
-from parareal_diffusers._denoiser import Denoiser
-from parareal_diffusers._schedulers import grid_of, prepared
+from parareal_diffusers._sampling.denoiser import Denoiser
+from parareal_diffusers._schedulers.native import grid_of, prepared
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from srds.subject import Subject
 from torch import Tensor
@@ -110,7 +110,7 @@ def peer(method: str, one: Subject, steps: int, threshold: float, answer: Tensor
         ImportError: where the module that has them is not there.
     """
     from parareal_diffusers.bench import Problem, paradigms, parataa  # pyright: ignore[reportMissingImports]
-    from parareal_diffusers.bench._record import Stop, Target  # pyright: ignore[reportMissingImports]
+    from parareal_diffusers.bench.cases.record import Stop, Target  # pyright: ignore[reportMissingImports]
 
     window = min(WINDOW, steps)
     problem = Problem(one.name, one.name, one.model, one.scheduler, one.latents, one.model_kwargs, one.guidance)

@@ -8,7 +8,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import Guidance, models
-from parareal_diffusers.bench._problems import alone
+from parareal_diffusers.bench.cases.problems import alone
 from torch import Tensor
 
 PROMPTS = ("a cat on a sofa", "two people ride bicycles along a beach", "a bowl of fruit on a wooden table")

@@ -12,7 +12,7 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize
-from parareal_diffusers._replicas import Weights
+from parareal_diffusers._pipelines.stand_ins.replicas import Weights
 
 EXACT = 1e-5
 BOTH = ["cpu", "cpu"]

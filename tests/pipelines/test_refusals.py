@@ -9,7 +9,7 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize
-from parareal_diffusers._families import FAMILIES
+from parareal_diffusers._pipelines.families import FAMILIES
 
 
 def untouched(pipe):

@@ -12,7 +12,7 @@ import torch
 import torchdiffeq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_torchdiffeq import _auto, _probe, odeint
+from parareal_torchdiffeq import _batching_probe, _slice_count, odeint
 from parareal_torchdiffeq._methods import METHODS
 from parareal_torchdiffeq._problem import Problem
 
@@ -250,7 +250,7 @@ def test_the_form_that_takes_rows_is_found(func, y0, form):
         ours = to_the_end(trapped, y0, t, 5, method="heun3")
         shapes = [x.shape for x in y0] if isinstance(y0, tuple) else None
         flat = torch.cat([x.reshape(-1) for x in y0]) if isinstance(y0, tuple) else y0
-        found = _probe.find(func, shapes, t, flat)
+        found = _batching_probe.find(func, shapes, t, flat)
     assert found.form == form
     assert_equal(ours, torchdiffeq.odeint(func, y0, t, method="heun3"), ulps=40)
     assert [w.category for w in caught] == ([UserWarning, UserWarning] if form == "rows" else [])
@@ -595,12 +595,12 @@ def test_auto_tries_slices_that_failed_only_on_shorter_intervals():
 def test_auto_gives_up_slices_that_were_slower_twice_in_a_row():
     func, t = Slow(slows_down), torch.tensor([0.0, 2.0], dtype=torch.float64)
     problem = Problem.checked(func, VECTOR, t, 1e-7, 1e-9, "euler", {"step_size": 2 / 256})
-    assert _auto.advised(func, problem)[0] > 1
+    assert _slice_count.advised(func, problem)[0] > 1
     for seconds in (1e9, 1e-9, 1e9):
-        _auto.learn(func, problem, seconds)
-        assert _auto.advised(func, problem)[0] > 1
-    _auto.learn(func, problem, 1e9)
-    assert _auto.advised(func, problem) == (1, None)
+        _slice_count.learn(func, problem, seconds)
+        assert _slice_count.advised(func, problem)[0] > 1
+    _slice_count.learn(func, problem, 1e9)
+    assert _slice_count.advised(func, problem) == (1, None)
 
 
 class Model:

@@ -4,10 +4,10 @@ The other samplers are written from their papers, as baselines: ParaDiGMS, ParaT
 on the grid, the solver and the network call of `sample`; SRDS is a setting of ours.
 """
 
-from parareal_diffusers.bench._chords import chords as chords
-from parareal_diffusers.bench._methods import METHODS as METHODS
-from parareal_diffusers.bench._paradigms import paradigms as paradigms
-from parareal_diffusers.bench._parataa import parataa as parataa
-from parareal_diffusers.bench._problems import PROBLEMS as PROBLEMS
-from parareal_diffusers.bench._problems import Problem as Problem
-from parareal_diffusers.bench._record import Iterate as Iterate
+from parareal_diffusers.bench.baselines.chords import chords as chords
+from parareal_diffusers.bench.baselines.paradigms import paradigms as paradigms
+from parareal_diffusers.bench.baselines.parataa import parataa as parataa
+from parareal_diffusers.bench.cases.problems import PROBLEMS as PROBLEMS
+from parareal_diffusers.bench.cases.problems import Problem as Problem
+from parareal_diffusers.bench.cases.record import Iterate as Iterate
+from parareal_diffusers.bench.harness.methods import METHODS as METHODS

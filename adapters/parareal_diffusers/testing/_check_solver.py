@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal_diffusers._ddim import DDIM
-from parareal_diffusers._denoiser import denoised
-from parareal_diffusers._grid import predicted_kind
-from parareal_diffusers._sample import sample
-from parareal_diffusers._schedulers import prepared, solver_of
-from parareal_diffusers._sigmas import Sigmas
-from parareal_diffusers._solver import Solver
+from parareal_diffusers._grid.grid import predicted_kind
+from parareal_diffusers._grid.sigmas import Sigmas
+from parareal_diffusers._sampling.denoiser import denoised
+from parareal_diffusers._sampling.sample import sample
+from parareal_diffusers._schedulers.native import prepared, solver_of
+from parareal_diffusers._solvers.ancestral.ddim import DDIM
+from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing._errors import relative_error
 from parareal_diffusers.testing._loop import scheduler_loop
 from parareal_diffusers.testing._mixture import GaussianMixture

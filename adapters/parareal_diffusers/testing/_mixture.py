@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parareal._checks import one_of
-from parareal_diffusers._grid import per_row
+from parareal_diffusers._grid.grid import per_row
 
 
 @final

@@ -1,0 +1,91 @@
+"""The demo's report: a table, picture strips, a convergence plot, a timeline and a trace."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from parareal_diffusers.testing import relative_error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from parareal_diffusers._commands.demo import Method
+
+AMPLIFY = 20
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """Return a Markdown table, aligned for the terminal."""
+    heads = list(rows[0])
+    widths = [max(len(h), *(len(row[h]) for row in rows)) for h in heads]
+    lines = [heads, ["-" * w for w in widths], *([row[h] for h in heads] for row in rows)]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def write(
+    out: Path, methods: "list[Method]", rows: list[dict[str, str]], about: str, names: Sequence[str]
+) -> list[Path]:
+    """Write the report and return its files."""
+    files = []
+
+    def save(figure: "Figure", name: str) -> None:
+        files.append(out / name)
+        figure.savefig(out / name, dpi=110)
+
+    references = methods[0].pictures
+    for i, (name, reference) in enumerate(zip(names, references, strict=True)):
+        parallel = [(m.name, m.iterates[i]) for m in methods[1:]]
+        save(strip(parallel, reference), f"strip-{i}-{name.replace(' ', '-').lower()}.png")
+    best = methods[-1].solutions[0]
+    save(best.plot(), "convergence.png")
+    save(best.timeline(), "timeline.png")
+    save(methods[1].solutions[0].timeline(), "timeline-srds.png")
+    best.trace(out / "trace.json")
+    strips = "\n\n".join(f"![{f.stem}]({f.name})" for f in files[: len(names)])
+    pictures = "\n\n".join(f"![{f.stem}]({f.name})" for f in files[len(names) :])
+    page = (
+        f"# Report\n\n{markdown(rows)}\n\n{about}\n\n## Strips\n\nSketch, each iteration, the sequential picture, and "
+        f"the difference of the last iterate from it, {AMPLIFY} times amplified.\n\n{strips}\n\n"
+        "## Convergence and schedule\n\nThe first picture. `trace.json` opens in Perfetto (ui.perfetto.dev).\n\n"
+        f"{pictures}\n"
+    )
+    files += [out / "trace.json", out / "report.md"]
+    files[-1].write_text(page)
+    return files
+
+
+def strip(methods: Sequence[tuple[str, list[Tensor]]], reference: Tensor) -> "Figure":
+    """Draw one row a method: the sketch, each iteration, the sequential picture, the difference amplified."""
+    from matplotlib.figure import Figure
+
+    columns = max(len(iterates) for _, iterates in methods) + 2
+    figure = Figure(figsize=(1.25 * columns + 1.1, 1.55 * len(methods)), layout="constrained")
+    axes = figure.subplots(len(methods), columns, squeeze=False)
+    for row, (name, iterates) in zip(axes, methods, strict=True):
+        for axis in row:
+            axis.axis("off")
+        for k, (axis, picture) in enumerate(zip(row, iterates, strict=False)):
+            title = "sketch" if k == 0 else f"iteration {k}"
+            _show(axis, picture, f"{title}\n{relative_error(picture, reference):.0e}")
+        _show(row[-2], reference, "sequential\n")
+        _show(row[-1], AMPLIFY * (iterates[-1] - reference), f"difference\nx {AMPLIFY}")
+        row[0].text(
+            -0.1,
+            0.5,
+            name.replace(", ", ",\n").replace(" as ", "\nas "),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=8,
+        )
+    return figure
+
+
+def _show(axis: "Axes", picture: Tensor, title: str) -> None:
+    axis.imshow(picture[0, 0], cmap="gray", vmin=-1, vmax=1)
+    axis.set_title(title, fontsize=8)

@@ -1,0 +1,1 @@
+"""Sampling through a pipeline's own call."""

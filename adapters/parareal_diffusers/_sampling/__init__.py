@@ -1,0 +1,1 @@
+"""Sampling a network without a pipeline."""

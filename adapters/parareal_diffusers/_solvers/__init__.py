@@ -1,0 +1,1 @@
+"""Native solvers, one file per method."""

@@ -1,0 +1,1 @@
+"""DDIM and DDPM."""

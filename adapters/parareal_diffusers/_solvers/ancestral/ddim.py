@@ -1,0 +1,80 @@
+"""DDIM, with and without added noise."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid.grid import Grid, Levels
+from parareal_diffusers._noise import Linear, posterior_variance
+from parareal_diffusers._solvers.solver import Solver, needs_variance_preserving
+from parareal_diffusers._solvers.step_interval import Leg
+
+
+@final
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """Denoising diffusion implicit models (Song, Meng, Ermon 2021, arXiv 2010.02502, eq. 12 and 16).
+
+    From node to next node it is `diffusers.DDIMScheduler.step`, in that scheduler's order of operations; a jump
+    over several nodes goes from the level where its first step starts to the level where its last step ends.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        eta: the weight of the added noise, 0 for none, 1 for that of DDPM.
+        use_clipped_model_output: derive the noise from the clipped clean sample, as GLIDE does.
+
+    Raises:
+        ValueError: for an eta outside [0, 1].
+    """
+
+    eta: float = 0.0
+    use_clipped_model_output: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be between 0 (no noise added) and 1 (as much as DDPM adds), got {self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether eta is positive."""
+        return self.eta > 0
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        s, t = leg.s, leg.t
+        clean, noise, _ = yield from leg.predict(x)
+        if self.use_clipped_model_output:
+            noise = (x - s.alpha * clean) / s.sigma
+        if not self.eta:
+            return t.alpha * clean + t.sigma * noise, memory
+        std = leg.std(self._std(s, t))
+        left = (1 - t.alpha_cumprod - std**2).clamp(min=0)  # below zero for jumps over nodes that fit badly, no others
+        x = t.alpha * clean + left**0.5 * noise
+        return x + leg.noise(std), memory
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, and how much noise it adds."""
+        std = self._std(leg.s, leg.t)
+        return Linear((1 - leg.t.alpha_cumprod - std**2) ** 0.5 / leg.s.sigma, std)
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` for noise on the nodes of a flow."""
+        if self.eta:
+            needs_variance_preserving(self, grid)
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where rounding makes the square of a step's coefficient negative."""
+        super().check(grid)
+        std = self._std(grid.start, grid.stop)
+        bad = torch.nonzero(1 - grid.stop.alpha_cumprod - std**2 < 0).flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"step {bad[0]} of {grid.steps} with eta={self.eta} takes the root of a number that rounding has made "
+                "negative: the scheduler's own loop returns NaN here (docs/upstream.md); use a smaller eta, or a "
+                "schedule that does not start at zero signal"
+            )
+
+    def _std(self, s: Levels, t: Levels) -> Tensor:
+        return self.eta * posterior_variance(s, t) ** 0.5

@@ -1,0 +1,104 @@
+"""DDPM: ancestral sampling."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from parareal._checks import StructureError, one_of
+from parareal_diffusers._grid.grid import Grid
+from parareal_diffusers._noise import Linear, posterior, posterior_variance
+from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.solver import Solver, needs_variance_preserving
+from parareal_diffusers._solvers.step_interval import Leg
+
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
+
+
+@final
+@dataclass(frozen=True)
+class DDPM(Solver):
+    """Denoising diffusion probabilistic models (Ho, Jain, Abbeel 2020, arXiv 2006.11239, eq. 6 and 7).
+
+    From node to next node it is `diffusers.DDPMScheduler.step`, in that scheduler's order of operations.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        variance_type: of the added noise: `"fixed_small"`, `"fixed_small_log"` (the posterior's), `"fixed_large"`
+            (beta), or, by a network with twice the channels, `"learned"` or `"learned_range"` (Nichol, Dhariwal 2021,
+            arXiv 2102.09672, eq. 15).
+
+    Raises:
+        ValueError: for another variance type; at the first step, if a learned one is not predicted.
+    """
+
+    variance_type: str = "fixed_small"
+
+    def __post_init__(self) -> None:
+        if self.variance_type == "fixed_large_log":
+            raise ValueError(
+                "variance_type 'fixed_large_log' cannot be reproduced: DDPMScheduler takes the square root of the "
+                "variance's logarithm, which is negative, and returns NaN (docs/upstream.md); use 'fixed_large'"
+            )
+        one_of("variance_type", self.variance_type, VARIANCES)
+
+    @property
+    def stochastic(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def wants_variance(self) -> bool:
+        """Whether the variance is learned."""
+        return self.variance_type.startswith("learned")
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        clean, _, predicted = yield from leg.predict(x)
+        of_clean, of_state, std = once(leg, self._coefficients)
+        std = self._std(leg, predicted) if std is None else std
+        return of_clean * clean + of_state * x + leg.noise(std), memory
+
+    def _coefficients(self, leg: Leg, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what clean sample, state and noise are multiplied by; None for a variance that is learned."""
+        s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
+        alpha = s / t
+        mean = (t**0.5 * (1 - alpha)) / (1 - s), alpha**0.5 * (1 - t) / (1 - s)
+        return *mean, None if self.wants_variance else self._std(leg, None)
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` for the nodes of a flow."""
+        needs_variance_preserving(self, grid)
+
+    def draws(self, grid: Grid) -> Tensor:
+        """Draw noise for every step but those at timestep 0 or below."""
+        return grid.timesteps > 0
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, and how much noise it adds; if that is learned, the posterior's."""
+        small = posterior(leg.s, leg.t)
+        return small if self.wants_variance else small._replace(std=self._std(leg, None))
+
+    def _std(self, leg: Leg, predicted: Tensor | None) -> Tensor:
+        beta = 1 - leg.s.alpha_cumprod / leg.t.alpha_cumprod
+        match self.variance_type:
+            case "fixed_small":
+                return _posterior(leg) ** 0.5
+            case "fixed_small_log":
+                return torch.exp(0.5 * torch.log(_posterior(leg)))
+            case "fixed_large":
+                return beta**0.5
+        if predicted is None:
+            raise StructureError(
+                f"variance_type '{self.variance_type}' needs a network that predicts the variance in a second half of "
+                "its channels; this one does not: use 'fixed_small'"
+            )
+        if self.variance_type == "learned":
+            return predicted**0.5
+        share = (predicted + 1) / 2
+        return torch.exp(0.5 * (share * torch.log(beta) + (1 - share) * torch.log(_posterior(leg))))
+
+
+def _posterior(leg: Leg) -> Tensor:
+    return posterior_variance(leg.s, leg.t).clamp(min=1e-20)

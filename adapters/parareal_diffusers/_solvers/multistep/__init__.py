@@ -1,0 +1,1 @@
+"""Multistep methods: DEIS, LMS, UniPC and extrapolated steps."""

@@ -1,0 +1,143 @@
+"""DEIS: exponential integrators, multistep."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid.grid import Grid, Levels, per_row
+from parareal_diffusers._noise import Linear
+from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.dpm.coefficients import check_finite
+from parareal_diffusers._solvers.dpm.multistep import History
+from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.step_interval import Leg
+
+
+@final
+@dataclass(frozen=True)
+class DEIS(Solver):
+    """Diffusion exponential integrator sampler, log-rho multistep (Zhang, Chen 2023, arXiv 2204.13902, Algorithm 1).
+
+    The predicted noise is extrapolated by a polynomial in log rho, rho = sigma / alpha, through the predictions at the
+    nodes before, and integrated over rho. From node to next node it is `diffusers.DEISMultistepScheduler.step`.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        order: 1, 2 or 3; lower in the first steps.
+        lower_order_final: with fewer than 15 steps, take the last one with order 1 and the one before with order 2.
+
+    Raises:
+        ValueError: for another order.
+    """
+
+    order: int = 2
+    lower_order_final: bool = True
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember no prediction."""
+        count = max(1, self.order - 1)
+        nodes = torch.full((len(x), count), -1, device=x.device)
+        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        prediction = yield from leg.predict(x)
+        m = (x - leg.s.alpha * prediction.clean) / leg.s.sigma
+        first, weights, order = once(leg, self._coefficients, memory.nodes)
+        new = leg.t.alpha / leg.s.alpha * x - per_row(first, x) * m
+        if self.order > 1:
+            total = x / leg.s.alpha + per_row(weights[:, 0], x) * m
+            for k in range(1, self.order):
+                total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
+            new = torch.where(per_row(order == 1, x), new, leg.t.alpha * total)
+        latest = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
+        return new, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+
+    def _coefficients(self, leg: Leg, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights and orders, of first order for jumps over nodes that fall together."""
+        first, weights, order = self._weights(nodes, leg)
+        return first, weights, torch.where(torch.isfinite(weights.sum(dim=1)), order, 1)
+
+    def _weights(self, nodes: Tensor, leg: Leg) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weight of a step of first order, (R,), those of higher order, (R, order), and orders, (R,)."""
+        s, t = (levels.map(torch.flatten) for levels in (leg.s, leg.t))
+        h = t.half_log_snr - s.half_log_snr
+        first = t.sigma * (torch.exp(h) - 1.0)
+        first = torch.where((t.sigma == 0) & (leg.stop != leg.start + 1), t.alpha * s.sigma / s.alpha, first)
+        order = self._orders(nodes, leg)
+        weights = torch.zeros(len(h), self.order, device=h.device)
+        rho = [_rho(s), *(_rho(leg.level(nodes[:, k].clamp(min=0))) for k in range(self.order - 1))]
+        for p in range(2, self.order + 1):
+            rows = order == p
+            weights[rows, :p] = _integrals([x[rows] for x in rho[:p]], _rho(t)[rows])
+        return first, weights, order
+
+    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+        """Return the order of each row's step: what the history allows, less at the end of the grid."""
+        order = (1 + (nodes >= 0).sum(dim=1)).clamp(max=self.order)
+        last, before = leg.stop == leg.grid.steps, leg.stop == leg.grid.steps - 1
+        if self.lower_order_final and leg.grid.steps < 15:
+            order = torch.where(before, order.clamp(max=2), torch.where(last, 1, order))
+        return torch.where((leg.t.sigma.flatten() == 0) & (leg.stop != leg.start + 1), 1, order)
+
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+        """Change the remembered predictions as the coarse solver's have changed."""
+        return History(memory.predictions + shift.noise[:, None], memory.nodes)
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` where there is no signal, from which it cannot start."""
+        if bool((grid.start.alpha == 0).any()):
+            raise ValueError("DEIS cannot start at zero signal: use UniPC or DPMSolver, or another schedule")
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where a step's coefficients are not finite."""
+        super().check(grid)
+        leg = Leg.of_steps(grid)
+        nodes = torch.stack([leg.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
+        first, weights, order = self._weights(nodes, leg)
+        plain = torch.where(order == 1, first, 0.0)
+        check_finite({"coefficient": plain, "coefficient of its higher order": weights.sum(dim=1)}, grid)
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
+        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+
+
+def _rho(levels: Levels) -> Tensor:
+    return (levels.sigma / levels.alpha).flatten()
+
+
+def _integrals(rho: list[Tensor], stop: Tensor) -> Tensor:
+    """Integrate each of p Lagrange polynomials in log rho, over rho from the first node to `stop`: shape (R, p).
+
+    Their antiderivatives are the scheduler's, in its order of operations, with NumPy's logarithm.
+    """
+    integrate = _second if len(rho) == 2 else _third
+    found = []
+    for k in range(len(rho)):
+        others = rho[k:] + rho[:k]  # b, c and d in turn
+        found.append(integrate(stop, *others) - integrate(rho[0], *others))
+    return torch.stack(found, dim=1)
+
+
+def _log(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.log(x.cpu().numpy())).to(x.device)
+
+
+def _second(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return the antiderivative of (log t - log c) / (log b - log c)."""
+    return t * (-_log(c) + _log(t) - 1) / (_log(b) - _log(c))
+
+
+def _third(t: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Return the antiderivative of (log t - log c) (log t - log d) / ((log b - log c) (log b - log d))."""
+    ts, cs, ds = _log(t), _log(c), _log(d)
+    above = t * (cs * (ds - ts + 1) - ds * ts + ds + ts**2 - 2 * ts + 2)
+    return above / ((_log(b) - cs) * (_log(b) - ds))

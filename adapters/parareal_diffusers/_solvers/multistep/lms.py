@@ -1,0 +1,127 @@
+"""Linear multistep: Adams-Bashforth in sigma."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid.grid import Grid, per_row
+from parareal_diffusers._noise import Linear
+from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.dpm.coefficients import check_finite
+from parareal_diffusers._solvers.dpm.multistep import History
+from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.step_interval import Leg
+
+
+@final
+@dataclass(frozen=True)
+class LMS(Solver):
+    """Linear multistep in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
+
+    The slope dx / dsigma is extrapolated by the polynomial through the slopes at the nodes before. From node to next
+    node it is `diffusers.LMSDiscreteScheduler.step`, whose coefficients, integrated numerically in float32, are used.
+
+    Args:
+        scheduler: a LMSDiscreteScheduler, EulerDiscreteScheduler or `Sigmas`; not needed for a coarse solver.
+        order: 1 to 4; lower in the first steps.
+
+    Raises:
+        ValueError: for another order.
+    """
+
+    order: int = 4
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3, 4):
+            raise ValueError(f"order must be between 1 and 4, got {self.order!r}")
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember no slope."""
+        count = max(1, self.order - 1)
+        nodes = torch.full((len(x), count), -1, device=x.device)
+        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Advance every row; one evaluation."""
+        clean, _, _ = yield from leg.predict(x)
+        slope = (x - clean) / leg.s.sigma
+        weights = once(leg, self._coefficients, memory.nodes)
+        total = per_row(weights[:, 0], x) * slope
+        for k in range(1, self.order):
+            total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
+        latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
+        return x + total, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+
+    def _coefficients(self, leg: Leg, nodes: Tensor) -> Tensor:
+        """Return the weights of the slopes, the latest first, in the states' dtype: shape (R, order)."""
+        weights = self._weights(nodes, leg)
+        euler = torch.zeros_like(weights)
+        euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
+        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
+        return self._upstream(torch.where(finite, weights, euler).to(leg.state.dtype), nodes, leg)
+
+    def _upstream(self, weights: Tensor, nodes: Tensor, leg: Leg) -> Tensor:
+        """Put the scheduler's own weights in for rows that make one of its steps."""
+        if self._table is None:
+            return weights
+        before = torch.stack([leg.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        own = (leg.stop == leg.start + 1) & (nodes == before).all(dim=1)  # not where a slice begins without history
+        return torch.where(own[:, None], self._table.to(weights)[leg.start], weights)
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """The weights of LMSDiscreteScheduler for every step, (N, order); None for other schedulers."""
+        if not hasattr(self.scheduler, "get_lms_coefficient"):
+            return None
+        steps = len(self.scheduler.timesteps)
+        table = torch.zeros(steps, self.order, dtype=torch.float64)
+        for i in range(steps):
+            order = min(i + 1, self.order)
+            for k in range(order):
+                table[i, k] = self.scheduler.get_lms_coefficient(order, i, k)
+        return table
+
+    def _weights(self, nodes: Tensor, leg: Leg) -> Tensor:
+        """Integrate the Lagrange polynomials through the row's nodes from level s to level t: shape (R, order).
+
+        They are of degree 3 at most, for which Gauss's rule of two points is exact. float64.
+        """
+        at = [leg.s.sigma, *(leg.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
+        sigma = torch.stack([x.flatten().double() for x in at], dim=1)
+        known = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
+        middle, half = (leg.t.sigma + leg.s.sigma).flatten() / 2, (leg.t.sigma - leg.s.sigma).flatten() / 2
+        weights = torch.zeros_like(sigma)
+        for k in range(self.order):
+            for place in (-(3**-0.5), 3**-0.5):
+                value, tau = torch.ones_like(sigma[:, 0]), middle.double() + place * half.double()
+                for j in range(self.order):
+                    factor = (tau - sigma[:, j]) / (sigma[:, k] - sigma[:, j]) if j != k else 1.0
+                    value = value * torch.where(known[:, j], factor, 1.0)
+                weights[:, k] += half.double() * value
+        return torch.where(known, weights, 0.0)
+
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+        """Change the remembered slopes as the coarse solver's have changed."""
+        return History(memory.predictions + shift.noise[:, None], memory.nodes)
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` where states are not clean + sigma * noise."""
+        if not bool((grid.start.alpha == 1).all()):
+            raise ValueError(
+                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas; on others DEIS "
+                "is of the same kind"
+            )
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where a step's coefficients are not finite."""
+        super().check(grid)
+        leg = Leg.of_steps(grid)
+        nodes = torch.stack([leg.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
+        check_finite({"coefficient of its history": self._weights(nodes, leg).sum(dim=1)}, grid)
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
+        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))

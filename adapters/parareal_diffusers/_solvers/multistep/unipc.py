@@ -1,0 +1,221 @@
+"""UniPC: a predictor and a corrector of any order from one evaluation."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from parareal._checks import one_of
+from parareal_diffusers._grid.grid import Grid, Levels, per_row
+from parareal_diffusers._noise import Linear
+from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.dpm.coefficients import check_finite
+from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.step_interval import Leg
+
+
+class Corrected(NamedTuple):
+    """What UniPC remembers, a row each."""
+
+    state: Tensor
+    """the state one step earlier, corrected there, shape (R, *sample)"""
+    predictions: Tensor
+    """made at earlier nodes, the latest first, shape (R, order, *sample)"""
+    nodes: Tensor
+    """where they were made, int64 of shape (R, order); -1 where there is none"""
+    order: Tensor
+    """of the last step, which its correction will have too, int64 of shape (R,)"""
+
+
+class Weights(NamedTuple):
+    """x_t = state * x + first * m0 + gain * (sum over k of rho_k (m_k - m0) / ratio_k + last * (m_t - m0)); (R, ..)."""
+
+    state: Tensor
+    first: Tensor
+    gain: Tensor
+    ratios: Tensor
+    """(lambda_k - lambda_s) / h, of shape (R, order - 1); 1 where there is no m_k"""
+    rhos: Tensor
+    """of shape (R, order - 1), zero where there is no m_k"""
+    last: Tensor
+    """of what is predicted at the step's end: for the corrector only"""
+
+    def apply(self, x: Tensor, predictions: Tensor, end: Tensor | None = None) -> Tensor:
+        """Step from x, with the predictions at its node and before, and for a correction that at the step's end."""
+        m0, slopes = predictions[:, 0], torch.zeros_like(x)
+        for k in range(self.rhos.shape[1]):
+            difference = (predictions[:, k + 1] - m0) / per_row(self.ratios[:, k], x)
+            slopes = slopes + per_row(self.rhos[:, k], x) * difference
+        if end is not None:
+            slopes = slopes + per_row(self.last, x) * (end - m0)
+        state, first, gain = (per_row(c, x) for c in (self.state, self.first, self.gain))
+        return state * x - first * m0 - gain * slopes
+
+    def finite(self) -> Tensor:
+        """Say which rows have finite weights: booleans of shape (R,)."""
+        return torch.isfinite(self.gain + self.last + (self.rhos / self.ratios).sum(dim=1))
+
+
+@final
+@dataclass(frozen=True)
+class UniPC(Solver):
+    """UniPC-p, with B(h) (Zhao et al. 2023, arXiv 2302.04867, Algorithms 1 and 2).
+
+    From node to next node it is `diffusers.UniPCMultistepScheduler.step`: the state is first corrected with what is
+    predicted at it, then advanced. As a coarse solver it costs one evaluation a jump.
+
+    Args:
+        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        order: p, at least 1; lower in the first steps.
+        predict_x0: integrate the predicted clean sample, not the predicted noise.
+        solver_type: B(h): `"bh1"` is h, `"bh2"` is exp(h) - 1.
+        lower_order_final: take the last steps with orders p - 1, p - 2, ..
+        disable_corrector: steps whose result is not corrected.
+
+    Raises:
+        ValueError: for an order below 1, or another solver_type.
+    """
+
+    order: int = 2
+    predict_x0: bool = True
+    solver_type: str = "bh2"
+    lower_order_final: bool = True
+    disable_corrector: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.order < 1:
+            raise ValueError(f"order must be at least 1, got {self.order!r}")
+        one_of("solver_type", self.solver_type, ("bh1", "bh2"))
+
+    def begin(self, x: Tensor) -> Any:
+        """Remember nothing to correct with."""
+        nodes = torch.full((len(x), self.order), -1, device=x.device)
+        return Corrected(x, x.new_zeros(len(x), self.order, *x.shape[1:]), nodes, torch.ones_like(nodes[:, 0]))
+
+    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+        """Correct and advance every row; one evaluation."""
+        prediction = yield from leg.predict(x)
+        m = prediction.clean if self.predict_x0 else prediction.noise
+        before, after, corrects, order = once(leg, self._coefficients, memory.nodes, memory.order)
+        x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
+        predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
+        nodes = torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1)
+        return after.apply(x, predictions), Corrected(x, predictions, nodes, order)
+
+    def _coefficients(self, leg: Leg, nodes: Tensor, order: Tensor) -> tuple[Weights, Weights, Tensor, Tensor]:
+        """Return the weights of correction and step, which rows are corrected, and the step's order."""
+        before, corrects = self._corrector(nodes, order, leg)
+        corrects = corrects & before.finite()
+        nodes = torch.cat([leg.start[:, None], nodes[:, :-1]], dim=1)
+        order = self._orders(nodes, leg)
+        after = self._predictor(nodes, order, leg)
+        first = ~after.finite()  # jumps over nodes that fall together, or to where there is no noise
+        after = after._replace(
+            gain=torch.where(first, 0.0, after.gain),
+            ratios=torch.where(first[:, None], 1.0, after.ratios),
+            rhos=torch.where(first[:, None], 0.0, after.rhos),
+        )
+        return before, after, corrects, torch.where(first, 1, order)
+
+    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+        """Return the order of each row's step: what the history allows, less at the end of the grid."""
+        order = (nodes >= 0).sum(dim=1)
+        return torch.minimum(order, leg.grid.steps - leg.stop + 1) if self.lower_order_final else order
+
+    def _predictor(self, nodes: Tensor, order: Tensor, leg: Leg) -> Weights:
+        """Return the weights of UniP; `nodes` are those of predictions, the step's own first."""
+        return self._weights(nodes, order, leg.s, leg.t, leg, corrects=False)
+
+    def _corrector(self, nodes: Tensor, order: Tensor, leg: Leg) -> tuple[Weights, Tensor]:
+        """Return the weights of UniC for the step before, at whose end the rows are, and which rows are corrected."""
+        weights = self._weights(nodes, order, leg.level(nodes[:, 0].clamp(min=0)), leg.s, leg, corrects=True)
+        disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
+        return weights, ~torch.isin(nodes[:, 0], disabled)
+
+    def _weights(self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, leg: Leg, corrects: bool) -> Weights:
+        """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
+        start = s.half_log_snr.flatten()
+        h = t.half_log_snr.flatten() - start
+        then = [leg.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
+        ratios = torch.stack([*((x - start) / h for x in then), torch.ones_like(h)], dim=1)
+        hh = -h if self.predict_x0 else h
+        grown = torch.expm1(hh)
+        b = hh if self.solver_type == "bh1" else grown
+        rhos = torch.zeros_like(ratios)
+        for p in order.unique().tolist():
+            rows = order == p
+            part = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
+            solved = _rhos(part, hh[rows], b[rows], corrects)
+            rhos[rows, : p - 1] = solved[:, : p - 1]
+            if corrects:
+                rhos[rows, -1] = solved[:, -1]
+        known = torch.arange(1, self.order, device=order.device) < order[:, None]
+        s, t = (levels.map(torch.flatten) for levels in (s, t))
+        outer, state = (t.alpha, t.sigma / s.sigma) if self.predict_x0 else (t.sigma, t.alpha / s.alpha)
+        first = outer * grown
+        if not self.predict_x0:  # its limit where there is no noise, and h is infinite: for jumps only
+            first = torch.where(t.sigma == 0, t.alpha * s.sigma / s.alpha, first)
+        ratios = torch.where(known, ratios[:, :-1], 1.0)
+        return Weights(state, first, outer * b, ratios, rhos[:, :-1], rhos[:, -1])
+
+    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+        """Change the predictions as the coarse solver's have changed, and the state before as it goes with them."""
+        moved = shift.clean if self.predict_x0 else shift.noise
+        return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None])
+
+    def suits(self, grid: Grid) -> None:
+        """Raise `ValueError` where there is no signal, from which the noise predicting form cannot start."""
+        if not self.predict_x0 and bool((grid.start.alpha == 0).any()):
+            raise ValueError("UniPC with predict_x0=False cannot start at zero signal: use predict_x0=True")
+
+    def check(self, grid: Grid) -> None:
+        """Raise `ValueError` where a step's coefficients are not finite."""
+        super().check(grid)
+        if not self.predict_x0 and bool((grid.stop.sigma == 0).any()):
+            raise ValueError(
+                "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: "
+                "use final_sigmas_type='sigma_min', or predict_x0=True"
+            )
+        leg = Leg.of_steps(grid)
+        nodes = torch.stack([leg.start - k for k in range(self.order)], dim=1).clamp(min=-1)
+        order = self._orders(nodes, leg)
+        steps = self._predictor(nodes, order, leg)
+        before = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
+        ends, corrects = self._corrector(before, torch.cat([order[:1], order[:-1]]), leg)
+        check_finite(
+            {
+                "coefficient": steps.state + steps.first + steps.gain,
+                "coefficient of its higher order": (steps.rhos / steps.ratios).sum(dim=1),
+                "coefficient of its correction": torch.where(
+                    corrects, ends.gain + ends.last + (ends.rhos / ends.ratios).sum(dim=1), 0.0
+                ),
+            },
+            grid,
+        )
+
+    def linear(self, leg: Leg) -> Linear:
+        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
+        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+
+
+def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
+    """Solve for the rhos of order p (eq. 9 of the paper, divided by B(h)): (R, p) from ratios (R, p), the last one 1.
+
+    The predictor's system lacks the last row and column; of order 2 its answer is taken to be 1/2, and so is the
+    corrector's of order 1.
+    """
+    p = ratios.shape[1]
+    if p == 1 or (p == 2 and not corrects):
+        return torch.full_like(ratios, 0.5)
+    rows, right, factorial, phi = [], [], 1, torch.expm1(hh) / hh - 1
+    for i in range(1, p + 1):
+        rows.append(torch.pow(ratios, i - 1))
+        right.append(phi * factorial / b)
+        factorial *= i + 1
+        phi = phi / hh - 1 / factorial
+    matrix, vector = torch.stack(rows, dim=1), torch.stack(right, dim=1)
+    if not corrects:
+        matrix, vector = matrix[:, :-1, :-1], vector[:, :-1]
+    solved = torch.linalg.solve_ex(matrix, vector)[0]
+    return solved if corrects else torch.cat([solved, torch.zeros_like(hh)[:, None]], dim=1)

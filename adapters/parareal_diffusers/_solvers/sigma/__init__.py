@@ -1,0 +1,1 @@
+"""Methods in the noise level sigma, after k-diffusion."""

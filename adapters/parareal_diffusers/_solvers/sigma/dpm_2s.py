@@ -1,0 +1,54 @@
+"""DPM-Solver++(2S) in sigma with noise: k-diffusion's ancestral and SDE samplers of two stages."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from parareal._checks import one_of
+from parareal_diffusers._grid.grid import Grid, Levels
+from parareal_diffusers._solvers.sigma.two_stage import Stage, TwoStage, ancestral_std, downwards, with_middles
+
+
+@final
+@dataclass(frozen=True)
+class DPM2S(TwoStage):
+    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1, r = 1/2), with noise as k-diffusion adds it.
+
+    A step leaves its beginning anew, in a straight line to the clean sample that is predicted at its middle. On
+    `Sigmas` it is `sample_dpmpp_2s_ancestral` or `sample_dpmpp_sde`, whose Brownian path is given as `noise_sampler=`.
+
+    Args:
+        scheduler: `Sigmas`; not needed for a coarse solver, which makes Euler's step.
+        noise: `"none"`, `"ancestral"`, once a step, or `"sde"`, at the middle, too.
+
+    Raises:
+        ValueError: for another noise.
+    """
+
+    noise: str = "ancestral"
+
+    def __post_init__(self) -> None:
+        one_of("noise", self.noise, ("none", "ancestral", "sde"))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added."""
+        return self.noise != "none"
+
+    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """Return the slope from the step's beginning to what is predicted at its middle."""
+        return (memory.base - clean) / origin
+
+    def up(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
+        """Return the scale of the noise of steps that are complete or, for an SDE, halfway."""
+        return torch.where(completes | (self.noise == "sde"), ancestral_std(s, t), 0.0)
+
+    def draws(self, grid: Grid) -> Tensor:
+        """Draw noise where a step is completed, or halfway, above zero."""
+        return ((torch.arange(grid.steps) % 2 == 1) | (self.noise == "sde")) & (grid.stop.sigma > 0)
+
+    def nodes(self, sigmas: Tensor) -> Tensor:
+        """Return the nodes of steps and of their middles."""
+        return with_middles(sigmas, downwards(sigmas) if self.noise == "ancestral" else sigmas[1:])

@@ -1,0 +1,1 @@
+"""Published parallel samplers, written from their papers, and ours."""

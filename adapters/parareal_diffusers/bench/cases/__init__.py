@@ -1,0 +1,1 @@
+"""Problems to compare on, and the records of runs."""

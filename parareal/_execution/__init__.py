@@ -1,0 +1,1 @@
+"""Where propagations are computed, and how many at once."""

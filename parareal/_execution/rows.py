@@ -1,0 +1,126 @@
+"""Rows: propagations of one stepper, stacked, so that a step is a handful of array operations for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parareal._iteration.messages import Kind, Request
+from parareal._problem.propagators import Stepper, StepRoutine
+from parareal._state import concatenate, stack, subtract, take
+from parareal._state import rows as count_rows
+
+START, LENGTH, COUNT, AT, COST, NODE, SAMPLE = range(7)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Propagations of one stepper that stand at the start of a step."""
+
+    requests: list[Request]
+    began: list[float]
+    """seconds on the clock"""
+    columns: np.ndarray
+    """int64 of shape (rows, 7): the slice's first node, its length in nodes, the steps to make, those already made,
+    evaluations already made, the node at which the row stands, and the sample"""
+    state: Any
+    memory: Any
+    fresh: bool = False
+    """some row has not made a step yet"""
+    gap: Any = None
+    """by how much an embedded second answer differs, summed over steps; None where there is none"""
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def take(self, index: np.ndarray) -> "Rows":
+        """Return some of the rows; a run of neighbours is a view."""
+        if len(index) == len(self):
+            return self
+        chosen = index.tolist()
+        requests, began = [self.requests[i] for i in chosen], [self.began[i] for i in chosen]
+        state, memory, gap = pick(self.state, index), pick(self.memory, index), pick(self.gap, index)
+        return Rows(requests, began, self.columns[index], state, memory, self.fresh, gap)
+
+    def next_node(self) -> np.ndarray:
+        """Return where each row stands after its next step."""
+        start, length, count, at = self.columns[:, :COST].T
+        return start + np.rint(length * (at + 1) / count).astype(np.int64)
+
+    def key(self, i: int) -> tuple[int, int, int]:
+        """Name what a row starts from; first evaluations with the same name are one, on whatever level."""
+        request = self.requests[i]
+        return (request.sample, id(request.value.state), int(self.columns[i, START]))
+
+    @staticmethod
+    def of(begun: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
+        """Stack propagations that are about to begin, each with the number of steps to make."""
+        requests = [r for r, _ in begun]
+        state = stack([r.value.state for r in requests])
+        ends = [(int(r.start), int(r.stop)) for r in requests]
+        columns = np.array([(a, b - a, n, 0, 0, a, r.sample) for (a, b), (r, n) in zip(ends, begun, strict=True)])
+        return Rows(requests, [now] * len(begun), columns, state, _memory(requests, stepper, state), fresh=True)
+
+    @staticmethod
+    def join(parts: Sequence["Rows"]) -> "Rows":
+        """Join rows, the oldest first."""
+        if len(parts) == 1:
+            return parts[0]
+        return Rows(
+            requests=[r for p in parts for r in p.requests],
+            began=[b for p in parts for b in p.began],
+            columns=np.concatenate([p.columns for p in parts]),
+            state=concatenate([p.state for p in parts]),
+            memory=concatenate([p.memory for p in parts]),
+            fresh=any(p.fresh for p in parts),
+            gap=_gaps(parts),
+        )
+
+
+def _gaps(parts: Sequence[Rows]) -> Any:
+    """Join gaps; rows that have not made a step yet have none."""
+    if all(p.gap is None for p in parts):
+        return None
+    return concatenate([subtract(p.state, p.state) if p.gap is None else p.gap for p in parts])
+
+
+def _memory(requests: list[Request], stepper: Stepper, state: Any) -> Any:
+    """Return what the stepper remembers where these propagations begin."""
+    memories = [r.value.memory if r.kind is Kind.FINE else r.value.trail for r in requests]
+    if any(m is None for m in memories):
+        begin = stepper.begin(state)
+        if begin is None:
+            return None
+        memories = [take(begin, slice(i, i + 1)) if m is None else m for i, m in enumerate(memories)]
+    return concatenate(memories)
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows within a step, waiting for an evaluation."""
+
+    stepper: Stepper
+    rows: Rows
+    next_node: np.ndarray
+    routine: StepRoutine
+    samples: tuple[Any, ...]
+    """the vector of samples, where the stepper wants it"""
+    state: Any = None
+    where: Any = None
+    evaluations: int = 0
+    """those made in this step"""
+    shares: bool = False
+    """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
+
+
+def pick(stacked: Any, index: np.ndarray | slice) -> Any:
+    """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
+    if stacked is None:
+        return None
+    if isinstance(index, np.ndarray):
+        if index[-1] - index[0] != len(index) - 1 or (index[1:] - index[:-1] != 1).any():
+            return take(stacked, index)
+        index = slice(int(index[0]), int(index[-1]) + 1)
+    whole = index.start == 0 and index.stop == count_rows(stacked)
+    return stacked if whole else take(stacked, index)

@@ -1,0 +1,1 @@
+"""The algorithm as a state machine that does no work itself."""

@@ -1,0 +1,1 @@
+"""Predictions made before a solve: simulated settings, and the choice among them."""

@@ -1,0 +1,1 @@
+"""The problem as the caller states it, checked."""

@@ -1,0 +1,1 @@
+"""One solve: messages between the state machines and the runner."""

@@ -1,0 +1,104 @@
+"""Planning for a network: what is timed, learned and kept, and what sample makes of it."""
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from parareal_diffusers import plan, sample
+from parareal_diffusers._sampling.plan import batch_time
+from parareal_diffusers._sampling.sample import prepare
+from parareal_diffusers.testing import relative_error, scheduler_loop
+
+import parareal
+
+SCHEDULER = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
+LATENTS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(torch.nn.Module):
+    """A smooth network whose calls take as long as `seconds` says of their rows."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.calls = seconds, []
+
+    def forward(self, x, t):
+        import time
+
+        self.calls.append(len(x))
+        time.sleep(self.seconds(len(x)))
+        return torch.tanh(x) * 0.9 + 0.05 * torch.sin(t.reshape(-1, 1, 1, 1) / 150)
+
+
+def flat(rows):
+    return 0.002
+
+
+def linear(rows):
+    return 0.001 * rows
+
+
+def test_calls_are_timed_once():
+    net = Net(flat)
+    ready = prepare(net, LATENTS, SCHEDULER, num_inference_steps=20)
+    first = batch_time(ready.denoiser, LATENTS, seconds=0.2)
+    made = len(net.calls)
+    assert batch_time(ready.denoiser, LATENTS, seconds=0.2) is first
+    assert len(net.calls) == made
+    batch_time(ready.denoiser, LATENTS[:, :, :4], seconds=0.1)  # another shape
+    assert len(net.calls) > made
+
+
+def test_a_batch_that_costs_what_its_rows_cost_is_sampled_step_by_step():
+    net = Net(linear)
+    solution = sample(net, LATENTS, SCHEDULER, num_inference_steps=20)
+    assert "step by step" in solution.message
+    assert len(solution.boundaries) == 2
+    assert solution.stats.work == 40
+    expected = scheduler_loop(net, LATENTS, SCHEDULER, 20)
+    assert relative_error(solution.final_state, expected) < 1e-5
+
+
+def test_a_batch_that_costs_what_a_row_costs_is_sampled_in_parallel():
+    net = Net(flat)
+    solution = sample(net, LATENTS[:1], SCHEDULER, num_inference_steps=60)
+    assert len(solution.boundaries) > 3
+    assert "step by step" not in solution.message
+    assert relative_error(solution.final_state, scheduler_loop(net, LATENTS[:1], SCHEDULER, 60)) < 1e-2
+
+
+def test_what_was_learned_is_followed():
+    net = Net(flat)
+    advice = plan(net, LATENTS, SCHEDULER, num_inference_steps=48, tolerance=1e-2, slices=[4, 8])
+    assert isinstance(advice, parareal.Plan)
+    assert {c.slices for c in advice.candidates} == {4, 8}
+    solution = sample(net, LATENTS[:1], SCHEDULER, num_inference_steps=48)
+    assert len(solution.boundaries) - 1 == advice.slices
+
+
+def test_a_plan_leaves_the_generator_alone():
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    plan(Net(flat), LATENTS, SCHEDULER, num_inference_steps=10, slices=[3], generator=generator)
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tolerance": 0.0}, ValueError, "positive tolerance"),
+        ({"levels": (2, 2)}, TypeError, "levels"),
+        ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
+    ],
+)
+def test_bad_input_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        plan(Net(flat), LATENTS, SCHEDULER, **{"num_inference_steps": 10, **options})
+
+
+def test_no_plan_is_made_of_wrong_options():
+    net = Net(flat)
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        sample(net, LATENTS, SCHEDULER, num_inference_steps=10, schedule="pipelines")
+    with pytest.raises(ValueError, match="below"):
+        sample(net, LATENTS, SCHEDULER, num_inference_steps=10, tolerance=1e-9)
+    assert not net.calls

@@ -1,0 +1,73 @@
+"""Coefficients that are made once for each kind of step are those that are made for every leg."""
+
+import optree
+import pytest
+import torch
+from diffusers import (
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    LMSDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from parareal_diffusers import sample
+from parareal_diffusers._schedulers.native import grid_of, prepared, solver_of
+from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.dpm.coefficients import Coefficients
+from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers.testing import GaussianMixture
+
+STEPS = 12
+SCHEDULERS = {
+    "ddpm": (DDPMScheduler(), None),
+    "1m": (DPMSolverMultistepScheduler(solver_order=1), None),
+    "2m": (DPMSolverMultistepScheduler(), 1),
+    "3m": (DPMSolverMultistepScheduler(solver_order=3), 2),
+    "sde": (DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), 1),
+    "3s": (DPMSolverSinglestepScheduler(solver_order=3, solver_type="heun", lower_order_final=True), 2),
+    "unipc": (UniPCMultistepScheduler(solver_order=3), 3),
+    "deis": (DEISMultistepScheduler(solver_order=3), 2),
+    "lms": (LMSDiscreteScheduler(), 3),
+}
+
+
+def legs(grid, history):
+    """Steps and jumps from every node, with every length of history that is evenly spaced, and one that is not."""
+    rows = []
+    for length in (1, 3):
+        for start in range(STEPS - length + 1):
+            reach = [start - length * (i + 1) for i in range(history)]
+            behind = [[n if i < known and n >= 0 else -1 for i, n in enumerate(reach)] for known in range(history + 1)]
+            rows += [(start, start + length, nodes) for nodes in behind]
+    rows.append((8, 12, [5, 4, 0][:history]))
+    start, stop, nodes = (torch.tensor(x) for x in zip(*rows, strict=True))
+    state = torch.zeros(len(rows), 2, 3)
+    return Leg(grid, start, stop, torch.zeros_like(start), state), nodes.reshape(len(rows), history)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_made_once_is_made_for_every_leg(name):
+    scheduler, history = SCHEDULERS[name]
+    scheduler = prepared(scheduler, STEPS)
+    solver, grid = solver_of(scheduler), grid_of(scheduler)
+    leg, nodes = legs(grid, history or 0)
+    given = [nodes] if history else [None]
+    given += [(1 + (nodes >= 0).sum(dim=1)).clamp(max=history)] if name == "unipc" else []
+    expected, found = solver._coefficients(leg, *given), once(leg, solver._coefficients, *given)
+    assert optree.tree_structure(expected) == optree.tree_structure(found)
+    for a, b in zip(optree.tree_leaves(expected), optree.tree_leaves(found), strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a.isfinite(), b.isfinite())
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def test_a_solve_makes_coefficients_for_few_kinds_of_steps(monkeypatch):
+    """Fine steps with and without history, and jumps with and without; and once, to check the grid."""
+    made, of = [], Coefficients.of
+    monkeypatch.setattr(Coefficients, "of", staticmethod(lambda *given: made.append(1) or of(*given)))
+    scheduler = DPMSolverMultistepScheduler()
+    model = GaussianMixture.random(3, (1, 2, 2)).model(scheduler)
+    solution = sample(model, torch.randn(1, 1, 2, 2), scheduler, num_inference_steps=60, slices=6, tolerance=0)
+    assert solution.stats.work > 120
+    assert len(made) <= 5
