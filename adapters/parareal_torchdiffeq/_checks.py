@@ -14,8 +14,7 @@ from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 import parareal
-from parareal._checks import check_initial, one_of
-from parareal._state import Layout
+from parareal.driver import Layout, check_initial, one_of
 from parareal_torchdiffeq._methods import METHODS
 
 _OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")

@@ -7,7 +7,7 @@ import torch
 from torchdiffeq._impl.odeint import SOLVERS
 
 import parareal
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_torchdiffeq._methods import METHODS, Method
 from parareal_torchdiffeq._problem import Problem
 from parareal_torchdiffeq._state_format import Arrays

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 import parareal
-from parareal._checks import no_unknown
-from parareal._problem.boundaries import nodes
+from parareal.driver import divide_grid
 from parareal_torchdiffeq._batching_probe import agrees, find
 from parareal_torchdiffeq._checks import check_start, increment, smallest
 from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
@@ -42,7 +41,6 @@ def odeint(
     callback: Callable[[parareal.Refinement], Any] | None = None,
     throw: bool = True,
     return_solution: bool = False,
-    **unknown: Any,
 ) -> Any:
     """Integrate an ordinary differential equation as `torchdiffeq.odeint` does, in parallel in time.
 
@@ -83,7 +81,6 @@ def odeint(
         TypeError, ValueError: before any work, with a sentence that says what to change.
         parareal.PararealError: as `parareal.solve`.
     """
-    no_unknown(odeint, unknown)
     if event_fn is not None:
         raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
     problem = Problem.checked(func, y0, t, rtol, atol, method, options)
@@ -100,7 +97,7 @@ def odeint(
             ys, solution = step_by_step(problem, y0, throw, return_solution)
             return (ys, solution) if return_solution else ys
         slices = found
-    boundaries = nodes(slices, levels, problem.steps)
+    boundaries = divide_grid(slices, levels, problem.steps)
     arrays = Arrays.suited(problem, len(boundaries) - 1, own=own)
     options = {
         "criterion": criterion,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import parareal
-from parareal._state import finite
+from parareal.driver import finite
 from parareal_torchdiffeq._methods import STAGES
 from parareal_torchdiffeq._problem import Problem
 

@@ -35,7 +35,7 @@ from mazes import POINTS, plans
 
 TOLERANCE = 1e-2
 ONE = {"criterion": parareal.Iterations(1)}
-STOP = {"tolerance": TOLERANCE, "eager": 1}
+STOP = {"tolerance": TOLERANCE, "speculate_until": 1}
 SETTINGS: dict[int, list[dict[str, Any]]] = {
     100: [
         {"slices": 10, "coarse": "ddim", **ONE},

@@ -86,7 +86,7 @@ def draw(job: Job, net: Any, own: Any, steps: int, tolerance: float, size: int) 
         model_kwargs={"class_labels": labels},
         slices=min(SLICES, steps),
         tolerance=tolerance,
-        eager=1,
+        speculate_until=1,
         max_batch=64,
         generator=generator,
     )

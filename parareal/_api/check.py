@@ -1,6 +1,7 @@
-"""Are the caller's propagators fit for Parareal? Four experiments that tell."""
+"""Four experiments on the caller's propagators: whether they are fit for `solve`."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,11 +10,12 @@ import torch
 
 from parareal._api.sequential import sequential
 from parareal._api.solve import solve
-from parareal._checks import check_boundaries, no_unknown
 from parareal._criteria import Iterations
+from parareal._execution.choose import runner_for
 from parareal._execution.executors import SerialExecutor
 from parareal._iteration.messages import Kind, Request, Value
-from parareal._problem.levels import unrolled
+from parareal._problem.boundaries import check_boundaries
+from parareal._problem.levels import unroll
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator, Steps, Vectorized
 from parareal._state import NORMS, State, copy, epsilon, same, stack, subtract
@@ -32,7 +34,7 @@ class Finding:
 @final
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: `ok` is True where all is well. Printed, it has a line for each experiment."""
+    """The findings of `check`; `ok` is True where all passed. Printed, it has a line per experiment."""
 
     findings: tuple[Finding, ...]
 
@@ -42,22 +44,19 @@ class Report:
         return all(f.passed for f in self.findings)
 
     def __str__(self) -> str:
-        """Write one line an experiment."""
+        """Write one line per experiment."""
         return "\n".join(f"{'ok  ' if f.passed else 'FAIL'} {f.name}: {f.message}" for f in self.findings)
 
 
-def check(
-    fine: Propagator, coarse: Propagator, initial: State, boundaries: Any, *, batch_dims: int = 0, **unknown: Any
-) -> Report:
+def check(fine: Propagator, coarse: Propagator, initial: State, boundaries: Any, *, batch_dims: int = 0) -> Report:
     """Test whether propagators are fit for `solve`; arguments as there. It makes one sequential solve on the way.
 
     Four experiments: `deterministic` (two calls on one input agree bit by bit, and the input is left alone),
     `structure` (results are like the state that was given), `batched` (a row's result does not depend on the rows
     beside it, up to rounding), and `from solution` (started from the sequential solution, no increment is made).
     """
-    no_unknown(check, unknown)
-    fine, boundaries, _ = unrolled(fine, check_boundaries(boundaries))  # of nested levels, the one that does the work
-    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, initial, boundaries, batch_dims)
+    fine, boundaries, _ = unroll(fine, check_boundaries(boundaries))  # of nested levels, the one that does the work
+    problem = Problem.checked(fine, coarse, initial, boundaries, batch_dims)
     experiments: list[tuple[str, Callable[[Problem], str]]] = [
         ("structure", _structure),
         ("deterministic", _deterministic),
@@ -76,16 +75,15 @@ def check(
 
 def _run(problem: Problem, kind: Kind, states: list[State], slices: list[int], together: bool) -> list[State]:
     """Propagate several states of the first sample, each on a slice of its own, in one batch or one by one."""
-    runner = problem.runner(None if together else SerialExecutor())
-    runner.add(
-        [
-            Request(0, n, 0, kind, Value(0, u), problem.boundaries[n], problem.boundaries[n + 1], full=True)
-            for u, n in zip(states, slices, strict=True)
-        ]
-    )
-    ends: dict[int, State] = {}
-    while len(ends) < len(states):
-        with torch.no_grad():
+    times, ends = problem.boundaries, dict[int, State]()
+    with closing(runner_for(problem, None if together else SerialExecutor())) as runner, torch.no_grad():
+        runner.add(
+            [
+                Request(0, n, 0, kind, Value(0, u), times[n], times[n + 1], full_accuracy=True)
+                for u, n in zip(states, slices, strict=True)
+            ]
+        )
+        while len(ends) < len(states):
             ends.update({request.slice: result.state for request, result, _ in runner.tick()})
     return [ends[n] for n in slices]
 
@@ -110,7 +108,7 @@ def _deterministic(problem: Problem) -> str:
 
 def _batched(problem: Problem) -> str:
     norm = NORMS["rms"]
-    for kind, propagator in problem.propagators.items():
+    for kind, propagator in ((Kind.FINE, problem.fine), (Kind.COARSE, problem.coarse)):
         if not isinstance(propagator, Vectorized | Steps):
             continue
         path = [problem.samples[0]]
@@ -128,7 +126,7 @@ def _batched(problem: Problem) -> str:
 
 
 def _from_solution(problem: Problem, initial: State) -> str:
-    fine, coarse = problem.propagators[Kind.FINE], problem.propagators[Kind.COARSE]
+    fine, coarse = problem.fine, problem.coarse
     if isinstance(fine, Steps) and fine.stepper.begin(stack(problem.samples[:1])) is not None:
         return ""  # a guess holds states only, so a method that remembers more must correct it
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}

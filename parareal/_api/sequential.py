@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from parareal._checks import no_unknown
+from parareal._corrections.elementary import Zero
+from parareal._execution.choose import runner_for
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.messages import Kind, Request, Value
-from parareal._problem.levels import unrolled
+from parareal._problem.levels import unroll
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator
 from parareal._results.history import History
-from parareal._results.outcome import Outcome, PararealError
-from parareal._results.solution import Solution, Stats
+from parareal._results.solution import Outcome, PararealError, Solution, Stats
 from parareal._state import State, finite
 
 
@@ -28,24 +28,24 @@ def sequential(
     batch_dims: int = 0,
     executor: AbstractExecutor | Executor | None = None,
     throw: bool = True,
-    **unknown: Any,
 ) -> Solution:
     """Apply `fine` slice by slice: the answer that `solve` converges to, with its cost.
 
     Arguments as for `solve`. Raises `PararealError` if the final state is not finite, unless `throw` is False.
     """
-    no_unknown(sequential, unknown)
-    given = Problem.checked({Kind.FINE: fine}, initial, boundaries, batch_dims)
-    fine, times, at = unrolled(fine, given.boundaries)
-    problem = replace(given, propagators={Kind.FINE: fine}, boundaries=times)
-    runner = problem.runner(executor)
+    given = Problem.checked(fine, None, initial, boundaries, batch_dims, correction=Zero())
+    fine, times, at = unroll(fine, given.boundaries)
+    problem = replace(given, fine=fine, boundaries=times)
+    runner = runner_for(problem, executor)
     history = History(given.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
     began = time.perf_counter()
     try:
         for n in range(problem.slices):
             ends = problem.boundaries[n], problem.boundaries[n + 1]
-            runner.add([Request(i, n, 0, Kind.FINE, path[-1], *ends, full=True) for i, path in enumerate(paths)])
+            runner.add(
+                [Request(i, n, 0, Kind.FINE, path[-1], *ends, full_accuracy=True) for i, path in enumerate(paths)]
+            )
             while any(len(path) < n + 2 for path in paths):
                 with torch.no_grad():
                     results = runner.tick()

@@ -1,4 +1,7 @@
-"""Evaluations as requests: a routine yields the calls it wants made, so that anybody may make them."""
+"""Evaluations as requests: a routine yields the calls it needs, so that anybody may make them.
+
+The engine's own loops make them by `answer` and `drive`; a pipeline's denoising loop makes them itself.
+"""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -14,8 +17,8 @@ T = TypeVar("T")
 
 @final
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One batched evaluation that is to be made: send the value back to the routine that yielded it."""
+class Evaluation:
+    """One batched evaluation to make: send the value back to the routine that yielded it."""
 
     evaluate: Evaluate
     arguments: list[Any]
@@ -25,29 +28,57 @@ class Call:
 
     def make(self) -> Any:
         """Make it here and now."""
+        # The one line that calls the network. Steppers are generators that yield what they want evaluated, up through
+        # the queue, the runner and the run, to whoever drives the run: `drive` below, or a pipeline's own loop, which
+        # evaluates the rows by its own network call instead.
         return self.evaluate(*self.arguments)
 
 
-Asking: TypeAlias = Generator[Call, Any, T]
+Asking: TypeAlias = Generator[Evaluation, Any, T]
+"""a routine that yields evaluations, is sent their values, and returns a T"""
 
 
-def answered(routine: Asking[T]) -> T:
-    """Make every call that a routine asks for, and return what it returns."""
+class PropagatorFailure(Exception):
+    """A propagator or a network raised an error, which is the cause of this one."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
+@final
+@dataclass(slots=True)
+class Tally:
+    """Counters of the evaluations of one solve."""
+
+    work: float = 0
+    calls: int = 0
+    peak_batch: int = 0
+
+    def call(self, rows: int, work: float | None = None) -> None:
+        """Count one batched call of `rows` rows; each is an evaluation, unless `work` is what all of them cost."""
+        self.work += rows if work is None else work
+        self.calls += 1
+        self.peak_batch = max(self.peak_batch, rows)
+
+
+def answer(routine: Asking[T]) -> T:
+    """Make every evaluation that a routine asks for, and return what it returns."""
     try:
-        call = next(routine)
+        evaluation = next(routine)
         while True:
             try:
-                value = call.make()
+                value = evaluation.make()
             except Exception as error:
-                call = routine.throw(error)
+                evaluation = routine.throw(error)
             else:
-                call = routine.send(value)
+                evaluation = routine.send(value)
     except StopIteration as end:
         return end.value
 
 
-def driven(routine: Generator[Call | T, Any, None]) -> Iterator[T]:
-    """Make the calls among what a routine yields, without gradients, and pass on everything else."""
+def drive(routine: Generator[Evaluation | T, Any, None]) -> Iterator[T]:
+    """Make the evaluations among what a routine yields, without gradients, and pass on everything else."""
     proceed = partial(next, routine)
     while True:
         with torch.no_grad():
@@ -55,7 +86,7 @@ def driven(routine: Generator[Call | T, Any, None]) -> Iterator[T]:
                 event = proceed()
             except StopIteration:
                 return
-            if isinstance(event, Call):
+            if isinstance(event, Evaluation):
                 try:
                     proceed = partial(routine.send, event.make())
                 except Exception as error:  # the routine says what becomes of it

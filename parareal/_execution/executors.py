@@ -1,23 +1,39 @@
-"""Who runs the propagations that are ready, and how many at a time."""
+"""Executors: where the propagations that are ready run, and how many at a time."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
-from parareal._checks import whole_number
-from parareal._execution.runner import Runner
+from parareal._checks import optional_whole_number
+from parareal._execution.evaluations import Tally
+from parareal._execution.functions import FunctionQueue
+from parareal._execution.queue import Queue
+from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Kind
-from parareal._iteration.slice import Rules
-from parareal._problem.propagators import Propagator
+from parareal._problem.problem import Problem
 from parareal._state import Layout
 
 
 class AbstractExecutor(ABC):
-    """Where propagations run: who computes what when. Iterates stay the same, but for rounding, and within windows."""
+    """Where propagations run. It changes no iterate but for rounding, and within windows.
+
+    An implementer makes the queues of one solve: `functions` is asked once for every plain function, `steppers` once if
+    any propagator is `Steps`. A queue of your own is a `parareal.driver.Queue`; return `FunctionQueue` or
+    `StepperQueue` for what is to run in this thread.
+    """
+
+    def check(self, problem: Problem) -> None:
+        """Raise `TypeError` or `ValueError` for a problem that cannot run here; by default none."""
+        return None
 
     @abstractmethod
-    def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
-        """Return what runs the propagations of one solve."""
+    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+        """Return a queue for propagations by a plain or vectorized function; count its calls in `tally`."""
+
+    @abstractmethod
+    def steppers(self, layout: Layout, tally: Tally) -> Queue:
+        """Return a queue for propagations by steppers; count its evaluations in `tally`."""
 
 
 @final
@@ -25,22 +41,29 @@ class AbstractExecutor(ABC):
 class SerialExecutor(AbstractExecutor):
     """One row at a time, by priority: the reference, bit by bit equal to the sequential solve at its end."""
 
-    def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
-        """Return a runner that never batches."""
-        return Runner(propagators, layout, rules, most=1)
+    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that calls the function for one state at a time."""
+        return FunctionQueue(kind, function, layout, 1, tally)
+
+    def steppers(self, layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that never batches."""
+        return StepperQueue(layout, 1, tally)
 
 
 @final
 @dataclass(frozen=True)
 class BatchedExecutor(AbstractExecutor):
-    """All ready rows in one batched call; with `max_batch`, the first so many of them by priority."""
+    """All ready rows in one batched call; with `max_batch`, the first `max_batch` of them by priority."""
 
     max_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_batch is not None:
-            whole_number("max_batch", self.max_batch, 1)
+        optional_whole_number("max_batch", self.max_batch, 1)
 
-    def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
-        """Return a runner that stacks what can be stacked."""
-        return Runner(propagators, layout, rules, most=self.max_batch)
+    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that stacks states where the function is vectorized."""
+        return FunctionQueue(kind, function, layout, self.max_batch, tally)
+
+    def steppers(self, layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that stacks all ready rows."""
+        return StepperQueue(layout, self.max_batch, tally)

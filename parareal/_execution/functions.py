@@ -1,68 +1,64 @@
-"""Running black boxes: one call a propagation, or one for many where the caller declared that."""
+"""Running plain functions: one call per propagation, or one for many if the function is vectorized."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 
-from parareal._checks import StructureError, check_result
-from parareal._execution.tally import Tally
+from parareal._execution.evaluations import Tally
+from parareal._execution.queue import ByPriority, Queue
 from parareal._iteration.messages import Delivery, Kind, Request, Result
-from parareal._problem.propagators import Costed, Vectorized, takes_iteration
+from parareal._problem.propagators import Costed, Propagator, Vectorized, takes_iteration
+from parareal._problem.states import StructureError, check_result
 from parareal._state import Layout, copy, has_rows, stack, structure, subtract, tree_leaves
 
 
-class Call:
-    """What calling a black box for one request means: its arguments, and what its answer is worth.
+@final
+class CallingConvention:
+    """How a plain function is called for a request: its arguments, and the result that its answer stands for.
 
-    A box counts one unit of work a propagation, or the number in the attribute `cost` of the caller's function, or
-    what it returns beside the state as `Costed`.
+    A function counts one unit of work per propagation, or the number in its attribute `cost`, or what it returns
+    beside the state as `Costed`.
     """
 
-    def __init__(self, kind: Kind, box: Callable[..., Any], layout: Layout):
-        self.kind, self.box, self.layout = kind, box, layout
-        self.cost = getattr(getattr(box, "function", box), "cost", 1)
-        self.graded = kind is Kind.FINE and takes_iteration(box)
+    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout):
+        self.kind, self.function, self.layout = kind, function, layout
+        self.cost = getattr(getattr(function, "function", function), "cost", 1)
+        self.takes_iteration = kind is Kind.FINE and takes_iteration(function)
 
     def arguments(self, request: Request) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-        """Return the arguments; a box that takes `iteration` is given None where it must answer in full."""
-        options = {"iteration": None if request.in_full else request.outermost.iteration} if self.graded else {}
+        """Return the arguments; where full accuracy is required, `iteration` is None."""
+        iteration = None if request.needs_full_accuracy else request.outermost.iteration
+        options = {"iteration": iteration} if self.takes_iteration else {}
         return (request.value.state, request.start, request.stop), options
 
     def result(self, request: Request, answer: Any) -> Result:
-        """Check an answer and say what it cost."""
+        """Check an answer and return the result."""
         costed = answer if isinstance(answer, Costed) else Costed(answer, self.cost)
-        state = copy(
-            check_result(self.kind.value, costed.state, self.layout)
-        )  # it may be a buffer of the caller's, or a view
+        # copied, because it may be a buffer of the caller's, or a view
+        state = copy(check_result(self.kind.value, costed.state, self.layout))
         cost, second = float(costed.cost), costed.embedded
-        if not self.graded or request.in_full:
-            gap = None if second is None else subtract(check_result(self.kind.value, second, self.layout), state)
-            return Result(state, None, cost, gap=gap)
-        return Result(state, None, cost, exact=False, accepted=False, serial=float("nan"))
+        if not self.takes_iteration or request.needs_full_accuracy:
+            difference = None if second is None else subtract(check_result(self.kind.value, second, self.layout), state)
+            return Result(state, None, cost, embedded_difference=difference)
+        return Result(state, None, cost, exact=False, accepted=False, full_cost=float("nan"))
 
 
-class Boxes:
-    """The waiting propagations of one black box."""
+@final
+class FunctionQueue(Queue):
+    """The propagations of one plain function, which run in this thread."""
 
-    def __init__(self, kind: Kind, box: Callable[..., Any], layout: Layout, most: int | None, tally: Tally):
-        self.kind, self.box, self.layout, self.tally = kind, box, layout, tally
-        self.most = most if isinstance(box, Vectorized) else 1
-        self.call = Call(kind, box, layout)
-        self.waiting: list[Request] = []
+    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout, most: int | None, tally: Tally):
+        self.kind, self.function, self.layout, self.tally = kind, function, layout, tally
+        self.most = most if isinstance(function, Vectorized) else 1
+        self.convention = CallingConvention(kind, function, layout)
+        self.waiting = ByPriority()
 
-    def add(self, requests: list[Request]) -> None:
-        """Put requests in the queue."""
-        self.waiting += requests
-
-    def cancel(self, owner: int | Request) -> None:
-        """Drop what is no longer waited for."""
-        self.waiting = [r for r in self.waiting if not r.within(owner)]
-
-    def close(self) -> None:
-        """Do nothing: nothing was handed to others."""
+    def add(self, propagator: Propagator, requests: list[Request]) -> None:
+        """Queue requests."""
+        self.waiting.add(requests)
 
     @property
     def idle(self) -> bool:
@@ -70,43 +66,47 @@ class Boxes:
         return not self.waiting
 
     def tick(self) -> list[Delivery]:
-        """Make one call, for as many requests as it takes; return results with the time at which they began."""
-        if not self.waiting:
+        """Make one call, for as many requests as it takes."""
+        chosen = self.waiting.take(self.most)
+        if not chosen:
             return []
-        self.waiting.sort(key=lambda r: r.priority)
-        count = len(self.waiting) if self.most is None else self.most
-        chosen, self.waiting = self.waiting[:count], self.waiting[count:]
         began = time.perf_counter()
-        results = self._many(chosen) if isinstance(self.box, Vectorized) else [self._one(chosen[0])]
+        results = self._many(chosen) if isinstance(self.function, Vectorized) else [self._one(chosen[0])]
         self.tally.call(len(chosen), sum(r.cost for r in results))
-        return [(request, result, began) for request, result in zip(chosen, results, strict=True)]
+        return [Delivery(request, result, began) for request, result in zip(chosen, results, strict=True)]
 
     def _one(self, request: Request) -> Result:
-        arguments, options = self.call.arguments(request)
-        return self.call.result(request, self.box(*arguments, **options))
+        arguments, options = self.convention.arguments(request)
+        return self.convention.result(request, self.function(*arguments, **options))
 
     def _many(self, requests: list[Request]) -> list[Result]:
+        count, cost = len(requests), self.convention.cost
         states = stack([r.value.state for r in requests])
         t0, t1 = self._times([r.start for r in requests]), self._times([r.stop for r in requests])
-        ends = self.box(states, t0, t1)
-        costed = ends if isinstance(ends, Costed) else Costed(ends, self.call.cost)
-        ends, cost = costed.state, costed.cost
-        if not has_rows(ends, len(requests)):
-            found = [tuple(getattr(x, "shape", ())) for x in tree_leaves(ends)]
-            raise StructureError(
-                f"the {self.kind.value} propagator is declared vectorized: given {len(requests)} stacked states it "
-                f"must return as many, but the shapes it returned are {found}"
-            )
-        if structure(ends) != self.layout.tree:
-            check_result(self.kind.value, ends, self.layout)
-        rows = [self.layout.row(ends, i) for i in range(len(requests))]
-        costs = np.broadcast_to(np.asarray(cost, dtype=float), len(rows)).tolist()
-        gaps = None if costed.embedded is None else subtract(costed.embedded, ends)
-        found = [None if gaps is None else self.layout.row(gaps, i) for i in range(len(rows))]
+        answer = self.function(states, t0, t1)
+        costed = answer if isinstance(answer, Costed) else Costed(answer, cost)
+        ends = self._rows(costed.state, count)
+        costs = np.broadcast_to(np.asarray(costed.cost, dtype=float), count).tolist()
+        if costed.embedded is None:
+            return [Result(end, None, cost) for end, cost in zip(ends, costs, strict=True)]
+        seconds = self._rows(costed.embedded, count)
+        differences = [subtract(second, end) for second, end in zip(seconds, ends, strict=True)]
         return [
-            Result(check_result(self.kind.value, row, self.layout), None, c, gap=gap)
-            for row, c, gap in zip(rows, costs, found, strict=True)
+            Result(end, None, cost, embedded_difference=difference)
+            for end, cost, difference in zip(ends, costs, differences, strict=True)
         ]
+
+    def _rows(self, stacked: Any, count: int) -> list[Any]:
+        """Return the rows of an answer, each checked against the layout."""
+        if not has_rows(stacked, count):
+            shapes = [tuple(getattr(x, "shape", ())) for x in tree_leaves(stacked)]
+            raise StructureError(
+                f"the {self.kind.value} propagator is declared vectorized: given {count} stacked states it "
+                f"must return as many, but the shapes it returned are {shapes}"
+            )
+        if structure(stacked) != self.layout.tree:
+            check_result(self.kind.value, stacked, self.layout)
+        return [check_result(self.kind.value, self.layout.row(stacked, i), self.layout) for i in range(count)]
 
     def _times(self, times: list[Any]) -> Any:
         if isinstance(times[0], torch.Tensor):

@@ -1,4 +1,4 @@
-"""Running a nested Parareal: every propagation is a solve of its own, by a machine over the slices within the slice."""
+"""Running nested levels: every propagation of a `Level` is a solve of its own, by a machine over inner slices."""
 
 import time
 from collections import deque
@@ -8,12 +8,14 @@ from typing import final
 
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Delivery, Kind, Request, Result, Value
-from parareal._iteration.slice import Rules
-from parareal._problem.levels import Parareal, last_iteration, leaves, rounds
-from parareal._problem.propagators import corrector
+from parareal._iteration.rules import Rules
+from parareal._problem.levels import Level, answers_until_exact, last_iteration, leaves
+from parareal._problem.propagators import correct_memory_of
 from parareal._state import Layout, missing
 
 Send = Callable[[list[Request]], None]
+Path = tuple[int, ...]
+"""a sample and the slices of all levels, outermost first"""
 
 
 @dataclass(slots=True)
@@ -21,66 +23,70 @@ class _Solve:
     request: Request
     machine: Machine
     began: float
-    serial: dict[int, float] = field(default_factory=dict)
+    full_costs: dict[int, float] = field(default_factory=dict)
 
 
 @final
-class Nest:
-    """The solves within the slices of one level, one at a time a slice, each starting where the last one ended.
+class InnerSolves:
+    """The solves within the slices of one level, one at a time per slice, each starting where the last one ended.
 
-    `receive` brings the results of inner propagations and returns the propagations of this level that are complete
-    with them. `follows` says that the outer coarse propagator's memory suits the inner one.
+    `receive` brings the results of inner propagations and returns the propagations of this level that are finished
+    with them. `same_stepper` says that the outer coarse propagator's memory suits the inner one.
     """
 
-    def __init__(self, parareal: Parareal, outer: Rules, layout: Layout, kind: Kind, follows: bool):
-        self.parareal, self.follows = parareal, follows
+    def __init__(self, level: Level, outer: Rules, layout: Layout, kind: Kind, same_stepper: bool):
+        self.level, self.same_stepper = level, same_stepper
         self.warm = kind is Kind.FINE  # as G, it must be the same map in every iteration
-        own, self.answers = parareal.criterion, rounds(parareal.fine)
+        own, self.answers = level.criterion, answers_until_exact(level.fine)
+        correction = outer.correction if level.correction is None else level.correction
         self.rules = replace(  # for a slice that has as many steps as it takes
             outer,
-            criterion=outer.criterion.nested(outer.slices, parareal.slices) if own is None else own.resolved(layout),
-            boundaries=list(range(parareal.slices + 1)),
-            correct=corrector(leaves(parareal)[0]),
-            record=_unrecorded,
+            criterion=outer.criterion.nested(outer.slices, level.slices) if own is None else own.resolved(layout),
+            correction=correction.begin(layout, level.slices),
+            predicts=level.coarse is not None,
+            boundaries=list(range(level.slices + 1)),
+            correct_memory=correct_memory_of(leaves(level)[0]),
             window=None,
-            eager=float("inf"),
+            speculate_until=float("inf"),
             inexact=self.answers > 1,
         )
         self.send: dict[Kind, Send] = {}  # where the inner propagations go
-        self.cancel_inner: Callable[[Request], None] = lambda request: None
+        self.deeper: list[InnerSolves] = []  # levels within this one
         self.solves: dict[int, _Solve] = {}  # by the id of the propagation that is being made
-        self.queues: dict[tuple[int, ...], deque[Request]] = {}
-        self.trajectories: dict[tuple[int, ...], tuple[list[Value], float]] = {}
+        self.queues: dict[Path, deque[Request]] = {}
+        self.paths: dict[Path, set[Path]] = {}  # of queues, by the path of the solve that they are part of
+        self.trajectories: dict[Path, tuple[list[Value], float]] = {}
 
     def add(self, requests: list[Request]) -> None:
         """Begin the solves of these propagations, or queue them behind that of the iteration before."""
         for request in requests:
-            queue = self.queues.setdefault(request.path, deque())
+            path = request.path
+            queue = self.queues.setdefault(path, deque())
             queue.append(request)
             if len(queue) == 1:
+                self.paths.setdefault(path[:-1], set()).add(path)
                 self._begin(request)
 
-    def cancel(self, owner: int | Request) -> None:
-        """Drop the solves within what is done."""
-        for path, begun in [(path, queue[0]) for path, queue in self.queues.items() if queue[0].within(owner)]:
-            del self.queues[path], self.solves[id(begun)]
-            self.trajectories.pop(path, None)
+    def drop(self, path: Path) -> None:
+        """Drop the solves that are part of the one with this path: of a sample, or of a slice further out."""
+        depth = len(path)
+        # solves are indexed by what they are directly part of; only where levels lie between, all are looked at
+        parents = [path] if path in self.paths else [p for p in self.paths if len(p) > depth and p[:depth] == path]
+        for inner in [p for parent in parents for p in self.paths.pop(parent)]:
+            solve = self.solves.pop(id(self.queues.pop(inner)[0]))
+            solve.machine.scope.close()
+            self.trajectories.pop(inner, None)
 
-    def forget(self, paths: list[tuple[int, int]]) -> None:
-        """Let go of the trajectories within slices that nothing will be asked of again."""
-        for path in [path for path in self.trajectories if path[:2] in paths] if paths else []:
-            del self.trajectories[path]
-
-    @property
-    def idle(self) -> bool:
-        """Whether no solve is under way."""
-        return not self.solves
+    def forget(self, path: Path) -> None:
+        """Discard the trajectories within an outermost slice that is done."""
+        for inner in [p for p in self.trajectories if p[:2] == path]:
+            del self.trajectories[inner]
 
     def receive(self, request: Request, result: Result) -> list[Delivery]:
-        """Take the result of an inner propagation; return what is complete with it."""
+        """Take the result of an inner propagation; return what is finished with it."""
         solve = self.solves[id(request.outer)]
         if request.kind is Kind.FINE:
-            solve.serial[request.slice] = result.sequential_cost
+            solve.full_costs[request.slice] = result.sequential_cost
         solve.machine.receive(request, result)
         hand_out(solve.machine.take(), self.send)
         return [self._end(solve)] if solve.machine.done else []
@@ -98,44 +104,56 @@ class Nest:
         rules = self._rules(request)
         machine = Machine(rules, request.sample, range(rules.slices), guess, request)
         self.solves[id(request)] = _Solve(request, machine, time.perf_counter())
-        coarse = request.kind is Kind.COARSE
-        memory, trail = (value.trail, None) if coarse else (value.memory, value.trail if self.follows else None)
-        machine.enter(Value(0, value.state, memory, trail, exact=True, depth=depth, size=value.size))
+        # The memory at the slice's start belongs to the innermost fine stepper of whatever is being solved: for an
+        # outer F the fine memory, for an outer G the coarse one. Coarse memory only helps if it is of one stepper.
+        if request.kind is Kind.COARSE:
+            memory, coarse_memory = value.coarse_memory, None
+        else:
+            memory, coarse_memory = value.memory, value.coarse_memory if self.same_stepper else None
+        machine.enter(Value(0, value.state, memory, coarse_memory, exact=True, depth=depth, size=value.size))
         hand_out(machine.take(), self.send)
 
     def _rules(self, request: Request) -> Rules:
-        boundaries = self.parareal.edges(request.start, request.stop)
+        boundaries = self.level.edges(request.start, request.stop)
         last = last_iteration(self.answers, len(boundaries) - 1)
         count = self.rules.criterion.last_iteration
-        count = self.parareal.inner_iterations if count is None else count
+        count = self.level.inner_iterations if count is None else count
         return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
 
     def _end(self, solve: _Solve) -> Delivery:
         request, machine, outlet = solve.request, solve.machine, solve.machine.outlet
         del self.solves[id(request)]
-        self.cancel_inner(request)
+        machine.scope.close()
+        for level in self.deeper:
+            level.drop(request.path)
         if outlet is None or machine.failure is not None:  # the outer level finds that it is not finite, and stops
             outlet = Value(0, missing(request.value.state), depth=request.value.depth)
         else:
             self.trajectories[request.path] = [_as_guess(u) for u in machine.outputs if u is not None], outlet.depth
-        queue = self.queues[request.path]
-        queue.popleft()
-        if queue:
-            self._begin(queue[0])
-        else:
-            del self.queues[request.path]
-        cost = outlet.depth - request.value.depth
-        estimate = 0.0 if outlet.exact else outlet.estimate
+        self._next(request.path)
         result = Result(
             outlet.state,
             outlet.memory,
-            cost,
+            cost=outlet.depth - request.value.depth,
             exact=outlet.exact,
             accepted=outlet.final,
-            estimate=estimate,
-            serial=sum(solve.serial.values()),
+            estimate=0.0 if outlet.exact else outlet.estimate,
+            full_cost=sum(solve.full_costs.values()),
         )
-        return request, result, solve.began
+        return Delivery(request, result, solve.began)
+
+    def _next(self, path: Path) -> None:
+        """Begin the next solve of a slice, if one is queued."""
+        queue = self.queues[path]
+        queue.popleft()
+        if queue:
+            self._begin(queue[0])
+            return
+        del self.queues[path]
+        siblings = self.paths[path[:-1]]
+        siblings.discard(path)
+        if not siblings:
+            del self.paths[path[:-1]]
 
 
 def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
@@ -148,7 +166,3 @@ def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
 def _as_guess(value: Value) -> Value:
     # how far the last solve moved is kept: the next one's increments are held against it
     return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))
-
-
-def _unrecorded(sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:
-    """Keep no history of an inner solve."""

@@ -1,4 +1,4 @@
-"""Black boxes in the threads or processes of a `concurrent.futures.Executor`."""
+"""Plain functions in the threads or processes of a `concurrent.futures.Executor`."""
 
 import os
 import pickle
@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
 
+from parareal._execution.evaluations import PropagatorFailure, Tally
 from parareal._execution.executors import AbstractExecutor
-from parareal._execution.functions import Boxes, Call
-from parareal._execution.runner import BoxPart, Runner
-from parareal._execution.tally import Tally
+from parareal._execution.functions import CallingConvention, FunctionQueue
+from parareal._execution.queue import ByPriority, Queue
+from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Delivery, Kind, Request
-from parareal._iteration.slice import Rules
-from parareal._problem.levels import Parareal, leaves
+from parareal._problem.levels import Level, leaves
+from parareal._problem.problem import Problem
 from parareal._problem.propagators import Costed, Propagator, Steps, Vectorized
 from parareal._state import Layout
 
@@ -25,7 +25,7 @@ from parareal._state import Layout
 @final
 @dataclass(frozen=True)
 class PoolExecutor(AbstractExecutor):
-    """Fine propagations of plain functions in a pool; everything else in this thread, which has nothing better to do.
+    """Fine propagations of plain functions in a pool, everything else in this thread.
 
     A coarse propagation is short, and all slices to its right wait for it: in the pool it would queue behind long
     fine ones, and in another process it would pay for the journey.
@@ -33,9 +33,9 @@ class PoolExecutor(AbstractExecutor):
 
     pool: Executor
 
-    def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
-        """Return a runner that submits to the pool."""
-        fine, *coarse = (leaves(p)[0] for p in propagators.values())
+    def check(self, problem: Problem) -> None:
+        """Raise `TypeError` for a fine propagator that is made to be batched, or cannot be sent to a process."""
+        fine = leaves(problem.fine)[0]
         if isinstance(fine, Steps | Vectorized):
             raise TypeError(
                 f"a {type(self.pool).__name__} runs plain functions, but fine is "
@@ -43,29 +43,33 @@ class PoolExecutor(AbstractExecutor):
                 "leave executor out, or use BatchedExecutor"
             )
         if isinstance(self.pool, ProcessPoolExecutor):
-            for function in [fine, *(p for p in coarse if isinstance(propagators[Kind.COARSE], Parareal))]:
-                check_pickles(function)
-        return Runner(propagators, layout, rules, most=None, make_boxes=partial(_boxes, self.pool))
+            check_pickles("fine", fine)
+            if isinstance(problem.coarse, Level):
+                check_pickles("coarse", leaves(problem.coarse)[0])
+
+    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+        """Return a queue in the pool for a fine plain function, and in this thread for others."""
+        if kind is Kind.FINE and not isinstance(function, Vectorized):
+            return PoolQueue(kind, function, layout, tally, self.pool)
+        return FunctionQueue(kind, function, layout, None, tally)
+
+    def steppers(self, layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that stacks all ready rows."""
+        return StepperQueue(layout, None, tally)
 
 
-def _boxes(pool: Executor, kind: Kind, box: Callable[..., Any], layout: Layout, tally: Tally) -> BoxPart:
-    if kind is Kind.FINE and not isinstance(box, Vectorized):
-        return Pooled(kind, box, layout, tally, pool)
-    return Boxes(kind, box, layout, None, tally)
-
-
-def _without_gradients(box: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a black box as this thread would: torch's switch for gradients is one for each thread."""
+def _without_gradients(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function as this thread would: torch's switch for gradients is one per thread."""
     with torch.no_grad():
-        return box(*arguments, **options)
+        return function(*arguments, **options)
 
 
-def check_pickles(function: Callable[..., Any]) -> None:
+def check_pickles(name: str, function: Propagator) -> None:
     """Raise `TypeError` for a function that cannot be sent to another process."""
     try:
         pickle.dumps(function)
     except Exception as error:  # pickle raises whatever the object's own code raises
-        raise TypeError(_unpicklable("fine", error)) from error
+        raise TypeError(_unpicklable(name, error)) from error
 
 
 def _unpicklable(name: str, error: BaseException) -> str:
@@ -76,49 +80,42 @@ def _unpicklable(name: str, error: BaseException) -> str:
     )
 
 
-class Pooled:
-    """One black box in a pool: as many propagations at a time as the pool has workers, by priority.
+@final
+class PoolQueue(Queue):
+    """The propagations of one function in a pool: as many at a time as the pool has workers, by priority.
 
     Submitting no more than that keeps the choice of what runs next here, where the iterations are known.
     """
 
-    def __init__(self, kind: Kind, box: Callable[..., Any], layout: Layout, tally: Tally, pool: Executor):
-        self.kind, self.box, self.tally, self.pool = kind, box, tally, pool
-        self.call = Call(kind, box, layout)
+    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally, pool: Executor):
+        self.kind, self.function, self.tally, self.pool = kind, function, tally, pool
+        self.convention = CallingConvention(kind, function, layout)
         self.workers = getattr(pool, "_max_workers", None) or os.cpu_count() or 1
-        self.waiting: list[Request] = []
+        self.waiting = ByPriority()
         self.running: dict[Future[Any], tuple[Request, float]] = {}
-        self.abandoned: set[Future[Any]] = set()
 
-    def add(self, requests: list[Request]) -> None:
-        """Put requests in the queue, and submit those that a worker can take."""
-        self.waiting += requests
+    def add(self, propagator: Propagator, requests: list[Request]) -> None:
+        """Queue requests, and submit those that a worker can take: workers start before anything runs here."""
+        self.waiting.add(requests)
         self._submit()
-
-    def cancel(self, owner: int | Request) -> None:
-        """Drop what is no longer waited for; what has begun runs on, and its result is ignored."""
-        self.waiting = [r for r in self.waiting if not r.within(owner)]
-        for future in [f for f, (request, _) in self.running.items() if request.within(owner)]:
-            if future.cancel():
-                del self.running[future]
-            else:
-                self.abandoned.add(future)
 
     def close(self) -> None:
         """Take back what has not begun."""
-        self.waiting = []
+        self.waiting.clear()
         for future in self.running:
-            if not future.cancel():  # it runs on for nothing, and that is work too
-                self.tally.call(1, self.call.cost)
+            if not future.cancel():  # its result is not needed any more, but it is work
+                self.tally.call(1, self.convention.cost)
         self.running = {}
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits or is under way."""
+        """Whether nothing waits and nothing runs."""
         return not (self.waiting or self.running)
 
     def tick(self) -> list[Delivery]:
         """Submit what a worker can take, and wait for the first that is done."""
+        for future in [f for f, (request, _) in self.running.items() if request.cancelled and f.cancel()]:
+            del self.running[future]
         self._submit()
         if not self.running:
             return []
@@ -126,22 +123,23 @@ class Pooled:
         results = []
         for future in sorted(done, key=lambda f: self.running[f][0].priority):
             request, began = self.running.pop(future)
-            if future in self.abandoned:  # nobody waits for its result, nor for its exception
-                self.abandoned.discard(future)
+            if request.cancelled:  # nobody waits for its result, nor for its exception
                 answer = future.result() if future.exception() is None else None
-                self.tally.call(1, float(answer.cost) if isinstance(answer, Costed) else self.call.cost)
+                self.tally.call(1, float(answer.cost) if isinstance(answer, Costed) else self.convention.cost)
                 continue
-            result = self.call.result(request, self._answer(future))
+            result = self.convention.result(request, self._answer(future))
             self.tally.call(1, result.cost)
-            results.append((request, result, began))
+            results.append(Delivery(request, result, began))
         return results
 
     def _submit(self) -> None:
-        self.waiting.sort(key=lambda r: r.priority)
-        while self.waiting and len(self.running) < self.workers:
-            request = self.waiting.pop(0)
-            arguments, options = self.call.arguments(request)
-            future = self.pool.submit(_without_gradients, self.box, *arguments, **options)
+        while len(self.running) < self.workers and (chosen := self.waiting.take(1)):
+            (request,) = chosen
+            arguments, options = self.convention.arguments(request)
+            try:
+                future = self.pool.submit(_without_gradients, self.function, *arguments, **options)
+            except Exception as error:  # a pool that is broken or was shut down
+                raise PropagatorFailure(error) from error
             self.running[future] = (request, time.perf_counter())
 
     def _answer(self, future: Future[Any]) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from parareal._iteration.messages import Kind, Request
-from parareal._problem.propagators import Stepper, StepRoutine
-from parareal._state import concatenate, stack, subtract, take
+from parareal._problem.propagators import Nodes, Stepper, StepRoutine
+from parareal._state import Stack, concatenate, stack, subtract, take
 from parareal._state import rows as count_rows
 
-START, LENGTH, COUNT, AT, COST, NODE, SAMPLE = range(7)
+_START, _LENGTH, _COUNT, _AT, _COST, _NODE, _SAMPLE = range(7)
 
 
 @dataclass(slots=True)
@@ -22,17 +22,45 @@ class Rows:
     began: list[float]
     """seconds on the clock"""
     columns: np.ndarray
-    """int64 of shape (rows, 7): the slice's first node, its length in nodes, the steps to make, those already made,
-    evaluations already made, the node at which the row stands, and the sample"""
-    state: Any
-    memory: Any
-    fresh: bool = False
-    """some row has not made a step yet"""
-    gap: Any = None
-    """by how much an embedded second answer differs, summed over steps; None where there is none"""
+    """int64 of shape (rows, 7), one matrix because rows are selected at every step: the slice's first node, its length
+    in nodes, and what the properties below name"""
+    state: Stack
+    memory: Stack
+    embedded_difference: Stack = None
+    """embedded second answer minus the first, summed over steps; None where there is none"""
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Steps to make in the slice."""
+        return self.columns[:, _COUNT]
+
+    @property
+    def steps_made(self) -> np.ndarray:
+        """Steps already made."""
+        return self.columns[:, _AT]
+
+    @property
+    def cost(self) -> np.ndarray:
+        """Evaluations already made."""
+        return self.columns[:, _COST]
+
+    @property
+    def node(self) -> np.ndarray:
+        """Node at which each row stands."""
+        return self.columns[:, _NODE]
+
+    @property
+    def sample(self) -> np.ndarray:
+        """Sample of each row."""
+        return self.columns[:, _SAMPLE]
+
+    @property
+    def starting(self) -> bool:
+        """Whether some row has made no step yet."""
+        return bool((self.steps_made == 0).any())
 
     def take(self, index: np.ndarray) -> "Rows":
         """Return some of the rows; a run of neighbours is a view."""
@@ -40,18 +68,13 @@ class Rows:
             return self
         chosen = index.tolist()
         requests, began = [self.requests[i] for i in chosen], [self.began[i] for i in chosen]
-        state, memory, gap = pick(self.state, index), pick(self.memory, index), pick(self.gap, index)
-        return Rows(requests, began, self.columns[index], state, memory, self.fresh, gap)
+        arrays = [pick(x, index) for x in (self.state, self.memory, self.embedded_difference)]
+        return Rows(requests, began, self.columns[index], *arrays)
 
     def next_node(self) -> np.ndarray:
         """Return where each row stands after its next step."""
-        start, length, count, at = self.columns[:, :COST].T
+        start, length, count, at = self.columns[:, :_COST].T
         return start + np.rint(length * (at + 1) / count).astype(np.int64)
-
-    def key(self, i: int) -> tuple[int, int, int]:
-        """Name what a row starts from; first evaluations with the same name are one, on whatever level."""
-        request = self.requests[i]
-        return (request.sample, id(request.value.state), int(self.columns[i, START]))
 
     @staticmethod
     def of(begun: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
@@ -60,7 +83,7 @@ class Rows:
         state = stack([r.value.state for r in requests])
         ends = [(int(r.start), int(r.stop)) for r in requests]
         columns = np.array([(a, b - a, n, 0, 0, a, r.sample) for (a, b), (r, n) in zip(ends, begun, strict=True)])
-        return Rows(requests, [now] * len(begun), columns, state, _memory(requests, stepper, state), fresh=True)
+        return Rows(requests, [now] * len(begun), columns, state, _memory(requests, stepper, state))
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -73,21 +96,27 @@ class Rows:
             columns=np.concatenate([p.columns for p in parts]),
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
-            fresh=any(p.fresh for p in parts),
-            gap=_gaps(parts),
+            embedded_difference=_embedded_differences(parts),
         )
 
 
-def _gaps(parts: Sequence[Rows]) -> Any:
-    """Join gaps; rows that have not made a step yet have none."""
-    if all(p.gap is None for p in parts):
+def start_key(request: Request) -> tuple[int, int, int]:
+    """Return a name for what a propagation starts from: first evaluations with the same name are one, on any level."""
+    return (request.sample, id(request.value.state), int(request.start))
+
+
+def _embedded_differences(parts: Sequence[Rows]) -> Stack:
+    """Join embedded differences; rows that have not made a step yet have none, which is zero."""
+    if all(p.embedded_difference is None for p in parts):
         return None
-    return concatenate([subtract(p.state, p.state) if p.gap is None else p.gap for p in parts])
+    return concatenate(
+        [subtract(p.state, p.state) if p.embedded_difference is None else p.embedded_difference for p in parts]
+    )
 
 
-def _memory(requests: list[Request], stepper: Stepper, state: Any) -> Any:
+def _memory(requests: list[Request], stepper: Stepper, state: Stack) -> Stack:
     """Return what the stepper remembers where these propagations begin."""
-    memories = [r.value.memory if r.kind is Kind.FINE else r.value.trail for r in requests]
+    memories = [r.value.memory if r.kind is Kind.FINE else r.value.coarse_memory for r in requests]
     if any(m is None for m in memories):
         begin = stepper.begin(state)
         if begin is None:
@@ -104,9 +133,10 @@ class Group:
     rows: Rows
     next_node: np.ndarray
     routine: StepRoutine
-    samples: tuple[Any, ...]
+    samples: tuple[Nodes, ...]
     """the vector of samples, where the stepper wants it"""
-    state: Any = None
+    state: Stack = None
+    """what the evaluation is of"""
     where: Any = None
     evaluations: int = 0
     """those made in this step"""
@@ -114,7 +144,7 @@ class Group:
     """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
 
 
-def pick(stacked: Any, index: np.ndarray | slice) -> Any:
+def pick(stacked: Stack, index: np.ndarray | slice) -> Stack:
     """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
     if stacked is None:
         return None

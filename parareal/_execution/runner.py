@@ -1,168 +1,128 @@
-"""Who runs what: a place for every propagator of every level, and results carried back to where they belong."""
+"""The runner of one solve: a queue for every propagator of every level, and results carried back to their solves."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, final
+from typing import final
 
-from parareal._execution.evaluations import Asking, answered
-from parareal._execution.functions import Boxes
-from parareal._execution.levels import Nest, Send, hand_out
-from parareal._execution.steppers import Ticks
-from parareal._execution.tally import Tally
+from parareal._execution.evaluations import Asking, PropagatorFailure, Tally, answer
+from parareal._execution.executors import AbstractExecutor
+from parareal._execution.levels import InnerSolves, Send, hand_out
+from parareal._execution.queue import Queue
 from parareal._iteration.messages import Delivery, Kind, Request
-from parareal._iteration.slice import Rules
-from parareal._problem.levels import Parareal
+from parareal._iteration.rules import Rules
+from parareal._problem.levels import Level
+from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator, Steps
-from parareal._state import Layout
-
-
-class Part(Protocol):
-    """What a runner is made of: a queue for propagations of one form."""
-
-    def cancel(self, owner: int | Request) -> None:
-        """Drop what is part of a sample's solve, or of an outer propagation, that is done."""
-        ...
-
-    def tick(self) -> list[Delivery]:
-        """Work once; return results with the time at which each began."""
-        ...
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits or is under way."""
-        ...
-
-
-class BoxPart(Part, Protocol):
-    """A part that runs black boxes."""
-
-    def add(self, requests: list[Request]) -> None:
-        """Put requests in the queue."""
-        ...
-
-    def close(self) -> None:
-        """Take back what was handed to others and has not begun."""
-        ...
-
-
-class StepPart(Part, Protocol):
-    """A part that runs steppers."""
-
-    def ticking(self) -> Asking[list[Delivery]]:
-        """Ask for calls, as `tick` makes them."""
-        ...
-
-    def add(self, steps: Steps, requests: list[Request]) -> None:
-        """Put requests in the queue."""
-        ...
-
-
-MakeBoxes = Callable[[Kind, Callable[..., Any], Layout, Tally], BoxPart]
-MakeTicks = Callable[[Layout, Tally], StepPart]
+from parareal._problem.states import StructureError
 
 
 @final
 class Runner:
-    """Runs requests. Black-box coarse propagations go first, for everything waits for them.
+    """Runs the propagations of one solve.
 
     `rules` are those of the outermost level, which inner levels follow; without them a nested solve is one call, as
-    any black box. `make_boxes` says where black boxes run, `make_ticks` where steppers do.
+    any plain function.
     """
 
-    def __init__(
-        self,
-        propagators: dict[Kind, Propagator],
-        layout: Layout,
-        rules: Rules | None,
-        most: int | None,
-        make_boxes: MakeBoxes | None = None,
-        make_ticks: MakeTicks | None = None,
-    ):
+    def __init__(self, problem: Problem, executor: AbstractExecutor, rules: Rules | None):
         self.tally = Tally()
-        self._layout = layout
-        self._make_boxes = partial(_own_boxes, most) if make_boxes is None else make_boxes
-        self._ticks = Ticks(layout, most, self.tally) if make_ticks is None else make_ticks(layout, self.tally)
-        self._boxes: dict[tuple[Kind, int], BoxPart] = {}
-        self._nests: list[Nest] = []
-        self._send = self._places(propagators, rules)
-        coarse, fine = (
-            [part for (k, _), part in self._boxes.items() if k is kind] for kind in (Kind.COARSE, Kind.FINE)
-        )
-        self._parts: list[Part] = [*coarse, self._ticks, *fine]
-        for nest in self._nests:
-            nest.cancel_inner = self.cancel
+        self._layout, self._executor = problem.layout, executor
+        self._functions: dict[tuple[Kind, int], Queue] = {}
+        self._steppers: Queue | None = None
+        self._levels: list[InnerSolves] = []
+        self._send = self._destinations(problem.fine, problem.coarse, rules)
+        # Coarse functions first: all slices to the right wait for them. Steppers of both kinds share batches. Fine
+        # functions, the longest calls, last, so that whatever is short has been started before.
+        coarse = [queue for (kind, _), queue in self._functions.items() if kind is Kind.COARSE]
+        fine = [queue for (kind, _), queue in self._functions.items() if kind is Kind.FINE]
+        self._queues = [*coarse, *([] if self._steppers is None else [self._steppers]), *fine]
 
-    def _places(self, propagators: dict[Kind, Propagator], rules: Rules | None) -> dict[Kind, Send]:
-        """Return where the propagations of one level go."""
-        return {kind: self._place(kind, propagator, propagators, rules) for kind, propagator in propagators.items()}
+    def _destinations(self, fine: Propagator, coarse: Propagator | None, rules: Rules | None) -> dict[Kind, Send]:
+        """Return where the fine and coarse requests of one level go."""
+        level = {Kind.FINE: fine} | ({} if coarse is None else {Kind.COARSE: coarse})
+        return {kind: self._destination(kind, own, coarse, rules) for kind, own in level.items()}
 
-    def _place(self, kind: Kind, own: Propagator, level: dict[Kind, Propagator], rules: Rules | None) -> Send:
+    def _destination(self, kind: Kind, own: Propagator, coarse: Propagator | None, rules: Rules | None) -> Send:
         if isinstance(own, Steps):
-            return partial(self._ticks.add, own)
-        if isinstance(own, Parareal) and rules is not None:
-            coarse = level[Kind.COARSE]
-            follows = (
-                isinstance(coarse, Steps) and isinstance(own.coarse, Steps) and coarse.stepper is own.coarse.stepper
-            )
-            nest = Nest(own, rules, self._layout, kind, follows)
-            nest.send = self._places({Kind.COARSE: own.coarse, Kind.FINE: own.fine}, nest.rules)
-            self._nests.append(nest)
-            return nest.add
+            if self._steppers is None:
+                self._steppers = self._executor.steppers(self._layout, self.tally)
+            return partial(self._steppers.add, own)
+        if isinstance(own, Level) and rules is not None:
+            inner = InnerSolves(own, rules, self._layout, kind, _same_stepper(coarse, own.coarse))
+            self._levels.append(inner)
+            count = len(self._levels)
+            inner.send = self._destinations(own.fine, own.coarse, inner.rules)
+            inner.deeper = self._levels[count:]
+            return inner.add
+        assert callable(own)  # a `Level` is, if it is a `Parareal`: then it is one call
         key = (kind, id(own))
-        if key not in self._boxes:
-            self._boxes[key] = self._make_boxes(kind, own, self._layout, self.tally)
-        return self._boxes[key].add
+        if key not in self._functions:
+            self._functions[key] = self._executor.functions(kind, own, self._layout, self.tally)
+        return partial(self._functions[key].add, own)
 
     def add(self, requests: list[Request]) -> None:
-        """Put requests of the outermost level in the queue."""
+        """Queue requests of the outermost level."""
         hand_out(requests, self._send)
-
-    def cancel(self, owner: int | Request) -> None:
-        """Drop what is part of a sample's solve, or of an outer propagation, that is done."""
-        for part in [*self._nests, *self._parts]:
-            part.cancel(owner)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits or is under way."""
-        return all(part.idle for part in self._parts)
+        """Whether nothing waits and nothing runs."""
+        return all(queue.idle for queue in self._queues)
 
-    def forget(self, paths: list[tuple[int, int]]) -> None:
-        """Let go of what was kept for slices, named by sample and number, that are complete."""
-        for nest in self._nests:
-            nest.forget(paths)
+    def drop(self, sample: int) -> None:
+        """Drop the inner solves of a sample that is done; its requests are dropped by their scope."""
+        for level in self._levels:
+            level.drop((sample,))
+
+    def forget(self, sample: int, slice: int) -> None:
+        """Discard what was kept for an outermost slice that is done."""
+        for level in self._levels:
+            level.forget((sample, slice))
 
     def close(self) -> None:
-        """Take back what was handed to others."""
-        for part in self._boxes.values():
-            part.close()
+        """Take back what was handed to others and has not begun."""
+        for queue in self._queues:
+            queue.close()
 
     def tick(self) -> list[Delivery]:
-        """Work until at least one call was made or nothing waits; return what is complete, on all levels."""
-        return answered(self.ticking())
+        """Work until at least one call was made or nothing waits; return what is finished, on all levels."""
+        return answer(self.ticking())
 
     def ticking(self) -> Asking[list[Delivery]]:
-        """Ask for the calls of steppers, as `tick` makes them; black boxes run here."""
-        for part in self._parts:
-            results = (yield from self._ticks.ticking()) if part is self._ticks else part.tick()
+        """Do what `tick` does, but yield the evaluations that are to be made.
+
+        Raises:
+            PropagatorFailure: if a propagator or the evaluation of a network raises an error.
+            StructureError: if a propagator does not keep structure, shape and dtype of its input.
+        """
+        results: list[Delivery] = []
+        for queue in self._queues:
+            # Only what a propagator does is caught here. What goes wrong in `_delivered`, where criteria of inner
+            # solves are asked, is not its fault.
+            try:
+                results = yield from queue.ticking()
+            except (StructureError, PropagatorFailure):
+                raise
+            except Exception as error:
+                raise PropagatorFailure(error) from error
             if results:
-                return self._delivered(results)
-        return []
+                break
+        return self._delivered(results)
 
     def _delivered(self, results: list[Delivery]) -> list[Delivery]:
         """Take inner results to their solves, which may complete outer propagations."""
-        if not self._nests:
+        if not self._levels:
             return results
         pending, delivered = list(results), []
         while pending:
-            request, result, began = pending.pop(0)
-            delivered.append((request, result, began))
-            for nest in self._nests:
-                if nest.expects(request):
-                    pending += nest.receive(request, result)
+            delivery = pending.pop(0)
+            delivered.append(delivery)
+            for level in self._levels:
+                if level.expects(delivery.request):
+                    pending += level.receive(delivery.request, delivery.result)
                     break
         return delivered
 
 
-def _own_boxes(most: int | None, kind: Kind, box: Callable[..., Any], layout: Layout, tally: Tally) -> Boxes:
-    return Boxes(kind, box, layout, most, tally)
+def _same_stepper(outer: Propagator | None, inner: Propagator | None) -> bool:
+    """Return whether the coarse propagators of two levels are one stepper, so that its memory suits both."""
+    return isinstance(outer, Steps) and isinstance(inner, Steps) and outer.stepper is inner.stepper

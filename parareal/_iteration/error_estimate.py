@@ -1,89 +1,92 @@
-"""What an output of one slice is estimated to be wrong by, from what it was made of (docs/theory.md, eq. 15 to 19)."""
+"""Error estimates for the outputs of one slice (docs/theory.md, eq. 15 to 19)."""
 
 from typing import NamedTuple, final
 
-from parareal._iteration.error_model import SKETCH, ErrorModel, contracted
+from parareal._iteration.error_model import PREDICTION, ErrorModel, contracted
 from parareal._iteration.messages import Result, Sums, Value
 from parareal._state import NORMS, State, add, subtract
 
 
-class Correction(NamedTuple):
-    """What U(k, n+1) = F(k-1, n) + ( G(k, n) - G(k-1, n) ) was made of."""
+class Update(NamedTuple):
+    """What U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) ) was made of."""
 
     now: Value
     """U(k, n)"""
     then: Value
     """U(k-1, n)"""
     fine: Result
+    """F(k-1, n)"""
     coarse: Result
     """G(k, n)"""
     before: Result
     """G(k-1, n)"""
+    base: State
+    """C(U(k-1, n)), in the first update of a slice and where it is known, else None"""
     change: State
-    """the bracket; None where it was skipped, for U(k, n) and U(k-1, n) agree bit by bit"""
+    """the bracket; None where it is zero or was skipped"""
+    unchanged: bool
+    """U(k, n) and U(k-1, n) agree bitwise"""
     first: bool
-    """whether it corrects what the slice began with"""
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether U(k, n) and U(k-1, n) agree bit by bit."""
-        return self.change is None
+    """this is the slice's first update: it corrects the prediction, or the guess"""
 
 
 @final
-class Pricing:
+class ErrorEstimate:
     """Estimates the errors of one slice's outputs, and learns what the slice does to errors as it is corrected."""
 
     def __init__(self, norm: str, dimensions: int):
         self.norm, self.dimensions = NORMS[norm], dimensions
-        self.errors = ErrorModel()
+        self.model = ErrorModel()
 
     @property
     def rate(self) -> float:
-        """The rate at which the slice contracts; 0 before the first correction."""
-        return self.errors.rate
+        """The rate at which the slice contracts; 0 before the first update."""
+        return self.model.rate
 
-    def drift(self, left: Value, coarse: Result) -> State:
-        """Return by how much a sketch is estimated to miss the solution: the sum of the embedded pairs' gaps."""
-        if coarse.gap is None or not (left.exact or left.drift is not None):
+    def embedded(self, left: Value, coarse: Result) -> State:
+        """Return the estimated error of a prediction: the embedded pairs' differences, summed over slices."""
+        if coarse.embedded_difference is None or not (left.exact or left.embedded_difference is not None):
             return None
-        return coarse.gap if left.drift is None else add(left.drift, coarse.gap)
+        if left.embedded_difference is None:
+            return coarse.embedded_difference
+        return add(left.embedded_difference, coarse.embedded_difference)
 
-    def sketch(self, value: Value) -> float:
-        """Return the estimated norm of the error of a sketch; infinite where there is no embedded pair."""
-        return float("inf") if value.drift is None else SKETCH * self.norm(value.drift)
+    def of_prediction(self, value: Value) -> float:
+        """Return the estimated norm of the error of a prediction; infinite where there is no embedded pair."""
+        difference = value.embedded_difference
+        return float("inf") if difference is None else PREDICTION * self.norm(difference)
 
-    def corrected(self, value: Value, before: Value, defect: float, made: Correction) -> tuple[Value, float]:
-        """Return an output with what the next slice needs of its price, and the estimated norm of its own error.
+    def of_update(self, value: Value, before: Value, defect: float, update: Update) -> tuple[Value, float]:
+        """Return the output, annotated for the next slice, and its estimated error norm.
 
         Args:
             value: U(k, n+1), its increment known.
             before: U(k-1, n+1).
             defect: norm of F(k-1, n) - U(k-1, n+1).
-            made: what `value` was made of.
+            update: what `value` was made of.
         """
-        error, inner = self._error(before.state, defect, made), made.fine.estimate * value.size
-        upstream, sums = (0.0, Sums()) if made.unchanged else (made.now.moved, made.now.sums)
+        error, inner = self._error(before.state, defect, update), update.fine.estimate * value.size
+        upstream, sums = (0.0, Sums()) if update.unchanged else (update.now.moved, update.now.sums)
         size = value.size or 1.0
         value = value._replace(
             error=0.0 if value.exact else error + inner,
             moved=max(upstream, value.increment / size),
-            sums=self.errors.add(sums, defect),
+            sums=self.model.add(sums, defect),
         )
-        share = value.sums.share(value.increment, self.dimensions) if made.first else 1.0
+        share = value.sums.share(value.increment, self.dimensions) if update.first else 1.0
         return value, min(share * value.error, contracted(value.moved, before.moved) * size + inner)
 
-    def _error(self, last: State, defect: float, made: Correction) -> float:
+    def _error(self, last: State, defect: float, update: Update) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""
-        now, then, gaps = made.now, made.then, (0.0, 0.0)
-        if made.unchanged:
+        now, then, embedded = update.now, update.then, (0.0, 0.0)
+        if update.unchanged:
             now = now._replace(increment=0.0)
-        if made.first:
-            new, old = made.coarse, made.before
-            if last is not old.state:  # but a guess in the sketch's place
-                defect = self.norm(subtract(made.fine.state, old.state))
-            if new.gap is not None and old.gap is not None:
-                gaps = self.norm(old.gap), self.norm(subtract(new.gap, old.gap))
+        if update.first:
+            new, old = update.coarse.embedded_difference, update.before.embedded_difference
+            if update.base is not None and last is not update.base:  # the caller's guess replaced the prediction
+                defect = self.norm(subtract(update.fine.state, update.base))
+            if new is not None and old is not None:
+                embedded = self.norm(old), self.norm(subtract(new, old))
             then = then._replace(increment=float("inf"))
-        moved = 0.0 if made.change is None else self.norm(made.change)
-        return self.errors.corrected(now, then, moved, defect, gaps)
+        moved = 0.0 if update.change is None else self.norm(update.change)
+        return self.model.update(now, then, moved, defect, embedded)

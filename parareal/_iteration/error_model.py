@@ -18,22 +18,22 @@ from typing import final
 
 from parareal._iteration.messages import Sums, Value
 
-SKETCH = 2.0
-"""safety factor of the embedded pair's estimate of the sketch; all are set on recorded iterates (docs/theory.md)"""
+PREDICTION = 2.0
+"""safety factor of the embedded pair's estimate of the prediction; all are set on recorded iterates (docs/theory.md)"""
 FEW = 4
-"""slices below which a sketch is not accepted on its pair's word"""
+"""slices below which a prediction is not accepted on its pair's word"""
 PAIR = 1.8
-"""of the embedded pair in the first correction"""
+"""safety factor of the embedded pair in the first update"""
 SCALE = 6.0
-"""of the first correction's other estimate: that F - G changes relatively as its argument does"""
+"""safety factor of the first update's other estimate: F - C changes relatively as its argument does"""
 RATE = 1.0
-"""of the measured rate"""
+"""safety factor of the measured rate"""
 CONTRACTED = 3.0
-"""of the error that increments foretell, whose ratio stands for all that is still to come"""
+"""safety factor for the error extrapolated from the decay of the increments"""
 
 
 def contracted(moved: float, before: float) -> float:
-    """Return the relative error that increments foretell (docs/theory.md, eq. 18b).
+    """Return the relative error extrapolated from the decay of the increments (docs/theory.md, eq. 18b).
 
     `moved` is the largest on the way to a boundary, `before` that of the iteration before. Infinite where there are no
     two, as in the first iteration, or where they do not shrink.
@@ -46,28 +46,28 @@ def contracted(moved: float, before: float) -> float:
 @final
 @dataclass
 class ErrorModel:
-    """What one slice does to errors, learned as it is corrected."""
+    """Amplification of errors over one slice, measured as the slice is updated."""
 
     gain: float = 1.0
-    """of G, along the last increment"""
+    """amplification by C, along the last increment"""
     rate: float = 0.0
-    """of F - G, along the increment before"""
+    """amplification by F - C, along the increment before"""
 
-    def corrected(self, now: Value, then: Value, change: float, defect: float, gaps: tuple[float, float]) -> float:
+    def update(self, now: Value, then: Value, change: float, defect: float, embedded: tuple[float, float]) -> float:
         """Return the estimated norm of the error of U(k, n+1).
 
         Args:
             now, then: U(k, n) and U(k-1, n), with their increments, sizes and errors; an increment of `then` that is
-                infinite says that U(k-1, n+1) is the sketch.
-            change: norm of G(k, n) - G(k-1, n).
-            defect: norm of F(k-1, n) - U(k-1, n+1), and of F(k-1, n) - G(k-1, n) in the first correction.
-            gaps: norms of what the embedded pair of coarse propagators disagreed by in iteration k-1, and of how much
-                that has changed in iteration k; zeros where there is no pair.
+                infinite says that U(k-1, n+1) is the prediction.
+            change: norm of C(U(k, n)) - C(U(k-1, n)).
+            defect: norm of F(k-1, n) - U(k-1, n+1), and of F(k-1, n) - C(U(k-1, n)) in the first update.
+            embedded: norms of the embedded pair's difference in iteration k-1, and of its change in iteration k; zeros
+                where there is no pair.
         """
         if now.increment > 0:
             self.gain = change / now.increment
         if then.increment == float("inf"):
-            before, moved = gaps
+            before, moved = embedded
             scale = SCALE * defect / then.size if then.size > 0 else float(defect > 0)
             pair = PAIR * defect / before * moved / now.increment if before > 0 and now.increment > 0 else 0.0
             self.rate = max(scale, pair)

@@ -5,8 +5,8 @@ propagations that are ready, `receive` brings their results back in any order, v
 come in through `enter`, and those of the right one are read from `outlet`. Which of the ready propagations
 run, where, and how many at a time is the driver's choice and changes no iterate.
 
-What happens in a slice, the iteration itself, is in `_slice.py`; a machine carries values from slice to slice,
-holds iterations back in the synchronous schedule, and lets slices in through the window.
+The iteration itself is in `recurrence.py`. A machine carries values from slice to slice (Algorithm 1's loop over n),
+holds iterations back in the synchronous schedule, and admits slices through the window.
 """
 
 from collections import Counter, deque
@@ -14,15 +14,17 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import final
 
-from parareal._iteration.messages import Request, Result, Value
-from parareal._iteration.slice import NonFinite, Rules, Slice
+from parareal._iteration.acceptance import NonFinite
+from parareal._iteration.messages import Correction, Request, Result, Scope, Value
+from parareal._iteration.recurrence import Slice
+from parareal._iteration.rules import Rules
 
 
 @final
 class Machine:
     """Parareal for one sample over the slices `slices` of a problem; the module's text says how it is driven.
 
-    `guess` gives the boundaries right of each slice for iteration 0, in place of the coarse sketch; `outer` is the
+    `guess` gives the boundaries right of each slice for iteration 0, in place of the prediction; `outer` is the
     propagation of the next level out that this solve is part of.
     """
 
@@ -36,16 +38,19 @@ class Machine:
     ):
         self.rules = rules
         guesses = [None] * len(slices) if guess is None else guess
-        self._slices = [Slice(rules, sample, n, u, outer) for n, u in zip(slices, guesses, strict=True)]
+        self.corrections: list[Correction] = []  # those made, for the driver to take out
+        self.scope = Scope()  # its requests belong to it; closing it drops those that nobody waits for
+        shared = outer, self.scope, self.corrections
+        self._slices = [Slice(rules, sample, n, u, *shared) for n, u in zip(slices, guesses, strict=True)]
         self._first = slices.start
         self._ready: list[Request] = []
         self._running: Counter[int] = Counter()
         self._deepest: dict[int, float] = {}
-        self._judged = -1  # the newest iteration of the last slice, seen not to do
+        self._rejected = -1  # the newest iteration whose final state was seen and rejected
         self._open = 0  # in the synchronous schedule, the iteration that may be made
-        self._front = 0  # the first slice that is not final
+        self._head = 0  # the first slice that is not final: the head of the window
         self._admitted = len(slices) if rules.window is None else min(rules.window, len(slices))
-        self.closed: list[int] = []  # slices that have become complete, for the driver to take out
+        self.newly_done: list[int] = []  # slices, for the driver to take out
         self.failure: NonFinite | None = None
         for left, right in pairwise(self._slices[: self._admitted]):
             if left.output is not None:
@@ -65,21 +70,25 @@ class Machine:
     @property
     def reached(self) -> int:
         """The iteration of the newest value at the right end of the window; -1 before the first."""
-        return self._slices[self._admitted - 1].made
+        return self._slices[self._admitted - 1].iteration
 
     @property
     def done(self) -> bool:
         """Whether nothing more will come: the right boundary is final, the limit is reached, or a state failed."""
-        if self.failure is not None or self._slices[-1].complete:
+        if self.failure is not None or self._slices[-1].done:
             return True
-        front = self._slices[self._front].output
-        stuck = front is not None and not front.final  # and with it the window
-        return stuck and all(s.complete for s in self._slices[self._front : self._admitted])
+        head = self._slices[self._head].output
+        stuck = head is not None and not head.final  # and with it the window
+        return stuck and all(s.done for s in self._slices[self._head : self._admitted])
 
     def enter(self, value: Value) -> None:
         """Take the next value of the left boundary."""
         self._slices[0].enter(value)
         self._flow([0])
+
+    def output(self, boundary: int) -> Value | None:
+        """Return the newest value of the boundary at the right end of slice `boundary`; -1 for the last."""
+        return self._slices[boundary].output
 
     def take(self) -> list[Request]:
         """Return the propagations that have become ready since the last call."""
@@ -99,11 +108,11 @@ class Machine:
         self._flow([at])
 
     def _ask(self, here: Slice) -> None:
-        if here.wanted:
-            self._ready += here.wanted
+        if here.demand.ready:
+            ready = here.demand.take()
+            self._ready += ready
             if self.rules.synchronous:
-                self._running.update(r.iteration for r in here.wanted)
-            here.wanted = []
+                self._running.update(r.iteration for r in ready)
 
     def _flow(self, start: Iterable[int]) -> None:
         """Make every output that can be made, from the given slices rightwards."""
@@ -115,30 +124,30 @@ class Machine:
                 if at + 1 < self._admitted:
                     self._slices[at + 1].enter(value)
                     pending.append(at + 1)
-                if here.complete:
-                    self.closed.append(here.index)
+                if here.done:
+                    self.newly_done.append(here.index)
             self._ask(here)
-            if not pending and self.rules.synchronous and self._complete(self._open):
+            if not pending and self.rules.synchronous and self._ended(self._open):
                 self._open += 1
-                pending.extend(range(self._front, self._admitted))
-        if self.reached > self._judged and not self.done:
-            self._judged = self.reached
+                pending.extend(range(self._head, self._admitted))
+        if self.reached > self._rejected and not self.done:
+            self._rejected = self.reached
             last = self._slices[self._admitted - 1].output
             for here in self._slices[: self._admitted]:
-                here.release(self._judged, 0.0 if last is None else last.depth)
+                here.demand.release(self._rejected, 0.0 if last is None else last.depth, here.done)
                 self._ask(here)
 
     def _admit(self, window: int) -> None:
-        """Let slices in below front + window; each starts from the newest value at its left boundary."""
-        front: Value | None = None
-        while self._front < len(self._slices) - 1:
-            output = self._slices[self._front].output
+        """Admit slices below head + window; each starts from the newest value at its left boundary."""
+        head: Value | None = None
+        while self._head < len(self._slices) - 1:
+            output = self._slices[self._head].output
             if output is None or not output.final:
                 break
-            front, self._front = output, self._front + 1
-        for at in range(self._admitted, min(self._front + window, len(self._slices))):
+            head, self._head = output, self._head + 1
+        for at in range(self._admitted, min(self._head + window, len(self._slices))):
             self._admitted = at + 1
-            self._slices[at].opened = 0.0 if front is None else front.depth
+            self._slices[at].admitted_at = 0.0 if head is None else head.depth
             left = self._slices[at - 1].output
             if left is not None:
                 self._slices[at].enter(left)
@@ -147,17 +156,17 @@ class Machine:
     def _advance(self, here: Slice) -> Value | None:
         barrier = 0.0
         if self.rules.synchronous:
-            if here.made + 1 > self._open:
+            if here.iteration + 1 > self._open:
                 return None
-            barrier = max((depth for i, depth in self._deepest.items() if i <= here.made), default=0.0)
+            barrier = max((depth for i, depth in self._deepest.items() if i <= here.iteration), default=0.0)
         try:
             return here.advance(barrier)
         except NonFinite as error:
             self.failure = error
             return None
 
-    def _complete(self, k: int) -> bool:
-        """Whether iteration k has come to its end in every slice, and there is another one to make."""
+    def _ended(self, k: int) -> bool:
+        """Whether iteration k has ended in every slice, and there is another one to make."""
         running = any(count for i, count in self._running.items() if i <= k)
-        left = [s for s in self._slices[self._front : self._admitted] if not s.complete]
-        return bool(left) and not running and all(s.made >= k or s.first > k for s in left)
+        left = [s for s in self._slices[self._head : self._admitted] if not s.done]
+        return bool(left) and not running and all(s.iteration >= k or s.first > k for s in left)

@@ -1,7 +1,7 @@
-"""What travels: values between slices, requests to a runner, results from it."""
+"""Messages: values between slices, requests to a runner, results from it."""
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 
 class Kind(Enum):
@@ -37,7 +37,7 @@ class Value(NamedTuple):
     state: Any
     memory: Any = None
     """what the fine stepper remembers here; it belongs to the state and is corrected with it"""
-    trail: Any = None
+    coarse_memory: Any = None
     """what the coarse stepper remembers here; it flows rightwards within the iteration, uncorrected"""
     exact: bool = False
     """the state is the sequential solution's"""
@@ -57,8 +57,8 @@ class Value(NamedTuple):
     """the largest increment on the way to here in this iteration, each relative to its state's norm"""
     sums: Sums = Sums()
     """what the increments of this iteration would add up to without cancellation"""
-    drift: Any = None
-    """of the sketch: by how much it is estimated to miss the solution, a state; None where that is not known"""
+    embedded_difference: Any = None
+    """estimated error of the coarse prediction, a state; None where it is not known"""
 
     @property
     def final(self) -> bool:
@@ -66,12 +66,30 @@ class Value(NamedTuple):
         return self.exact or self.settled
 
     def stripped(self) -> "Value":
-        """Return this value without its state, to remember it by."""
-        return self._replace(state=None, memory=None, trail=None)
+        """Return this value without its state and memories."""
+        return self._replace(state=None, memory=None, coarse_memory=None)
+
+
+@final
+class Scope:
+    """A solve that requests belong to. Closing it drops them all, wherever they wait."""
+
+    __slots__ = ("closed",)
+    closures: ClassVar[int] = 0
+    """scopes ever closed: a queue looks for cancelled requests only where this has changed"""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        """Cancel all requests of this solve and of those within it."""
+        if not self.closed:
+            self.closed = True
+            Scope.closures += 1
 
 
 class Request(NamedTuple):
-    """Propagate `value` across `slice`, finely or coarsely, for one sample in one iteration."""
+    """One propagation of `value` across `slice`, fine or coarse, for one sample in one iteration."""
 
     sample: int
     slice: int
@@ -82,10 +100,12 @@ class Request(NamedTuple):
     """the slice's left boundary"""
     stop: Any
     """the slice's right boundary"""
-    full: bool = False
-    """a function that can answer roughly must not: its rough answers have done their part"""
+    full_accuracy: bool = False
+    """require a full-accuracy result from a variable-accuracy propagator"""
     outer: "Request | None" = None
     """the propagation of the next level out that this one is part of"""
+    scope: Scope = Scope()
+    """the solve that waits for the result"""
 
     @property
     def priority(self) -> tuple[int, ...]:
@@ -103,9 +123,9 @@ class Request(NamedTuple):
         return (*self.outer.path, self.slice) if self.outer is not None else (self.sample, self.slice)
 
     @property
-    def in_full(self) -> bool:
-        """Whether a function that can answer roughly must not, on this level or for one further out."""
-        return self.full or (self.outer is not None and self.outer.in_full)
+    def needs_full_accuracy(self) -> bool:
+        """Whether full accuracy is required, on this level or by one further out."""
+        return self.full_accuracy or (self.outer is not None and self.outer.needs_full_accuracy)
 
     @property
     def outermost(self) -> "Request":
@@ -117,15 +137,14 @@ class Request(NamedTuple):
         """0 for the outermost level."""
         return 0 if self.outer is None else self.outer.level + 1
 
-    def within(self, owner: "int | Request") -> bool:
-        """Return whether this is part of a sample's solve, or of a propagation of a level further out."""
-        if isinstance(owner, int):
-            return self.sample == owner
-        return self.outer is not None and (self.outer is owner or self.outer.within(owner))
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more, on this level or on one further out."""
+        return self.scope.closed or (self.outer is not None and self.outer.cancelled)
 
 
 class Result(NamedTuple):
-    """What a propagation gave: the state at the slice's right boundary, and what it took."""
+    """The outcome of a propagation: the state at the slice's right boundary, and its cost."""
 
     state: Any
     memory: Any
@@ -137,16 +156,33 @@ class Result(NamedTuple):
     """whether the answer is as good as the criterion asks; an inner solve that ran out of iterations says False"""
     estimate: float = 0.0
     """the estimated relative error of an inner solve's answer"""
-    gap: Any = None
-    """of a coarse propagation: by how much its embedded second answer differs, a state; None where it has none"""
-    serial: float | None = None
+    embedded_difference: Any = None
+    """of a coarse propagation: its embedded second answer minus `state`; None where it has none"""
+    full_cost: float | None = None
     """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
 
     @property
     def sequential_cost(self) -> float:
         """Evaluations that the fine propagator takes across this slice without parallelism."""
-        return self.cost if self.serial is None else self.serial
+        return self.cost if self.full_cost is None else self.full_cost
 
 
-Delivery = tuple[Request, Result, float]
-"""a finished propagation, and when on the clock it began"""
+class Delivery(NamedTuple):
+    """A finished propagation."""
+
+    request: Request
+    result: Result
+    began: float
+    """seconds on the clock"""
+
+
+class Correction(NamedTuple):
+    """A correction that was made, for the record."""
+
+    sample: int
+    boundary: int
+    iteration: int
+    increment: float
+    """norm of U(k, n+1) - U(k-1, n+1)"""
+    defect: float
+    """norm of F(k-1, n) - U(k-1, n+1): the shooting residual of the iteration before"""

@@ -7,10 +7,10 @@ from typing import Any, final
 
 from tqdm.auto import tqdm
 
-from parareal._checks import no_unknown, one_of, whole_number
+from parareal._checks import one_of, whole_number
 from parareal._planning.batch_time import BatchTime
 from parareal._planning.simulate import Simulation, simulate
-from parareal._run.loop import SCHEDULES
+from parareal._run.options import SCHEDULES
 
 Iterations = int | Sequence[int] | Callable[[int], int | Sequence[int]]
 
@@ -27,7 +27,7 @@ class Candidate:
     levels: tuple[int, ...] | None
     schedule: str
     window: int | None
-    eager: int | None
+    speculate_until: int | None
     max_batch: int | None
     iterations: float
     span: float
@@ -46,7 +46,7 @@ class Plan:
     levels: tuple[int, ...] | None
     schedule: str
     window: int | None
-    eager: int | None
+    speculate_until: int | None
     """the iteration from which F waits for the last state to be judged"""
     max_batch: int | None
     iterations: float
@@ -85,7 +85,7 @@ class Plan:
 
     def table(self, rows: int = 8) -> str:
         """Return the best candidates as a table."""
-        options: tuple[str, ...] = ("slices", "schedule", "window", "eager", "max_batch")
+        options: tuple[str, ...] = ("slices", "schedule", "window", "speculate_until", "max_batch")
         lines: list[tuple[str, ...]] = [(*options, "iterations", "span", "work", "calls", "time", "speed-up")]
         for c in self.candidates[:rows]:
             cells = (c.levels or c.slices, *(getattr(c, name) for name in options[1:]))
@@ -116,7 +116,6 @@ def plan(
     coarse_steps: int = 1,
     shared: bool = True,
     progress: bool = False,
-    **unknown: Any,
 ) -> Plan:
     """Choose slices, schedule and batches for a solve of so many steps, or advise the sequential solve.
 
@@ -137,7 +136,6 @@ def plan(
     Raises:
         ValueError, TypeError: for bad input, with a sentence that says what to change.
     """
-    no_unknown(plan, unknown)
     whole_number("steps", steps, 1)
     for schedule in schedules:
         one_of("schedules: an entry", schedule, SCHEDULES)
@@ -149,11 +147,11 @@ def plan(
 
     counts = _counts(steps, made(max(1, round(steps**0.5)))[-1]) if slices is None else list(slices)
     settings = [
-        {"slices": count, "schedule": schedule, "window": window, "eager": eager, "max_batch": most}
+        {"slices": count, "schedule": schedule, "window": window, "speculate_until": speculate_until, "max_batch": most}
         for count in [*counts, *map(tuple, levels)]
         for schedule in schedules
         for window in windows
-        for eager in _eager(made(_outermost(count)), schedule, window)
+        for speculate_until in _speculate_until(made(_outermost(count)), schedule, window)
         for most in (_batches(curve, samples) if max_batches is None else max_batches)
     ]
     cost: dict[str, Any] = {
@@ -171,7 +169,13 @@ def plan(
         numbers = made(_outermost(setting["slices"]))
         runs = {n: _simulated(steps, n, setting, cost) for n in set(numbers)}
         found.append(_candidate(setting, numbers, [runs[n] for n in numbers]))
-    alone: dict[str, Any] = {"slices": 1, "schedule": "pipelined", "window": None, "eager": None, "max_batch": None}
+    alone: dict[str, Any] = {
+        "slices": 1,
+        "schedule": "pipelined",
+        "window": None,
+        "speculate_until": None,
+        "max_batch": None,
+    }
     sequential = _candidate(alone, [0], [simulate(steps, 1, 1, **{**cost, "coarse_stages": 0, "devices": 1})])
     return _plan(sorted(found, key=lambda c: c.wall_time), sequential)
 
@@ -216,7 +220,7 @@ def _plan(found: list[Candidate], sequential: Candidate) -> Plan:
         levels=chosen.levels,
         schedule=chosen.schedule,
         window=chosen.window,
-        eager=chosen.eager,
+        speculate_until=chosen.speculate_until,
         max_batch=chosen.max_batch,
         iterations=chosen.iterations,
         predicted_span=chosen.span,
@@ -237,7 +241,7 @@ def _counts(steps: int, iterations: int) -> list[int]:
     return sorted({count for count in around if 1 < count < steps} or {min(2, steps)})
 
 
-def _eager(iterations: list[int], schedule: str, window: int | None) -> list[int | None]:
+def _speculate_until(iterations: list[int], schedule: str, window: int | None) -> list[int | None]:
     """Return where F might begin to wait: not at all, or from an iteration on that may be the last."""
     if schedule == "synchronous" or window is not None:
         return [None]

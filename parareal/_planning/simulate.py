@@ -6,17 +6,16 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from parareal._checks import no_unknown, one_of, whole_number
+from parareal._checks import one_of, renamed, whole_number
 from parareal._criteria import AbstractCriterion, Evidence, Iterations
-from parareal._iteration.messages import Kind
 from parareal._planning.batch_time import BatchTime
 from parareal._planning.virtual_devices import ClusterExecutor, Meter
-from parareal._problem.boundaries import edges
-from parareal._problem.levels import divided, nested
+from parareal._problem.boundaries import divide
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Stepper, Steps
 from parareal._results.solution import Stats
-from parareal._run.loop import SCHEDULES, Options, Run
+from parareal._run.loop import Run
+from parareal._run.options import SCHEDULES, Options
 
 
 @final
@@ -62,9 +61,9 @@ def simulate(
     samples: int = 1,
     schedule: str = "pipelined",
     window: int | None = None,
-    eager: int | None = None,
+    speculate_until: int | None = None,
     max_batch: int | None = None,
-    **unknown: Any,
+    eager: int | None = None,
 ) -> Simulation:
     """Predict a solve's time, work and span, on one device or many.
 
@@ -84,12 +83,11 @@ def simulate(
         stages, coarse_stages, coarse_steps: evaluations of a fine and of a coarse step, and coarse steps of a slice.
         shared: whether F and G share the evaluation at the start of a slice.
         samples: solved at the same time.
-        schedule, window, eager, max_batch: as for `solve`; `max_batch` is a device's.
+        schedule, window, speculate_until, max_batch, eager: as for `solve`; `max_batch` is a device's.
 
     Raises:
         ValueError, TypeError: for bad input, with a sentence that says what to change.
     """
-    no_unknown(simulate, unknown)
     for name, number in {"steps": steps, "samples": samples, "stages": stages}.items():
         whole_number(name, number, 1)
     for name, number in {"coarse_stages": coarse_stages, "coarse_steps": coarse_steps}.items():
@@ -106,12 +104,15 @@ def simulate(
     own = meter if shared else Meter(_evaluated, meter.rows)
     fine, coarse = Steps(_Chaotic(meter, 37.0, stages)), Steps(_Chaotic(own, 53.0, coarse_stages), coarse_steps)
     executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
-    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1)
-    if levels is not None:
-        times = divided(fine, coarse, problem.boundaries, levels)
-        propagators = {Kind.FINE: nested(fine, coarse, levels), Kind.COARSE: coarse}
-        problem = replace(problem, propagators=propagators, boundaries=times)
-    run = Run(problem, Options(None, _criterion(iterations, counts[0]), None, schedule, executor, window, eager))
+    problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
+    options = Options(
+        criterion=_criterion(iterations, counts[0]),
+        schedule=schedule,
+        executor=executor,
+        window=window,
+        speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
+    )
+    run = Run(problem, options)
     for _ in run.iterations():
         pass
     if run.error is not None:
@@ -144,7 +145,7 @@ def _nodes(steps: int, slices: int | None, levels: Sequence[int] | None, boundar
     count = whole_number("slices", slices, 1)
     if count > steps:
         raise ValueError(f"slices must be at most the {steps} steps, got {count}")
-    return edges(0, steps, count, whole=True)
+    return divide(0, steps, count, whole=True)
 
 
 def _criterion(iterations: int | Sequence[int], slices: int) -> AbstractCriterion:

@@ -1,19 +1,18 @@
-"""Devices that exist on a virtual clock only: each runs steppers tick by tick, as one real device does."""
+"""Virtual devices: a simulated cluster on a virtual clock, on which steppers run tick by tick as on a real one."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from parareal._execution.evaluations import Asking, answered
+from parareal._execution.evaluations import Tally, answer
 from parareal._execution.executors import AbstractExecutor
-from parareal._execution.runner import Runner
-from parareal._execution.steppers import Ticks
-from parareal._execution.tally import Tally
+from parareal._execution.functions import FunctionQueue
+from parareal._execution.queue import Queue
+from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Delivery, Kind, Request
-from parareal._iteration.slice import Rules
 from parareal._planning.batch_time import BatchTime
-from parareal._problem.propagators import Propagator, Steps
+from parareal._problem.propagators import Propagator
 from parareal._state import Layout
 
 
@@ -34,14 +33,14 @@ class Meter:
 @final
 @dataclass
 class _Device:
-    ticks: Ticks
+    queue: StepperQueue
     busy: bool = False
     seconds: float = 0.0
     """spent in calls"""
 
 
 @final
-class Cluster:
+class Cluster(Queue):
     """The steppers' propagations on P devices. Slices are dealt out to them in turn, whatever their level.
 
     A device makes the batched call of all rows that wait there, which takes what `batch_time` says of their number. A
@@ -60,42 +59,32 @@ class Cluster:
         tally: Tally,
     ):
         self.batch_time, self.message, self.levels, self.meter = batch_time, message, levels, meter
-        self.devices = [_Device(Ticks(layout, most, tally)) for _ in range(devices)]
+        self.devices = [_Device(StepperQueue(layout, most, tally)) for _ in range(devices)]
         self.now = 0.0
         self._order = 0
         self._events: list[tuple[float, int, _Device | None, Any]] = []
 
-    def add(self, steps: Steps, requests: list[Request]) -> None:
+    def add(self, propagator: Propagator, requests: list[Request]) -> None:
         """Send requests to their devices."""
         for request in requests:
             at = self._slice(request)
-            to = self.devices[at % len(self.devices)].ticks
+            to = self.devices[at % len(self.devices)].queue
             if at and self.message and len(self.devices) > 1:
-                self._push(self.now + self.message, None, (to, steps, request))
+                self._push(self.now + self.message, None, (to, propagator, request))
             else:
-                to.add(steps, [request])
-
-    def cancel(self, owner: int | Request) -> None:
-        """Drop what is no longer waited for."""
-        for device in self.devices:
-            device.ticks.cancel(owner)
+                to.add(propagator, [request])
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits or is under way."""
-        return not self._events and all(device.ticks.idle for device in self.devices)
-
-    def ticking(self) -> Asking[list[Delivery]]:
-        """Let time pass until propagations are complete; asks for nothing."""
-        yield from ()
-        return self.tick()
+        return not self._events and all(device.queue.idle for device in self.devices)
 
     def tick(self) -> list[Delivery]:
-        """Let time pass until propagations are complete."""
+        """Let time pass until propagations are finished."""
         results: list[Delivery] = []
         while not results:
             for device in self.devices:
-                if not device.busy and not device.ticks.idle:
+                if not device.busy and not device.queue.idle:
                     self._begin(device)
             if not self._events:
                 break
@@ -103,8 +92,8 @@ class Cluster:
             while self._events and self._events[0][0] <= self.now:
                 _, _, device, what = heapq.heappop(self._events)
                 if device is None:
-                    to, steps, request = what
-                    to.add(steps, [request])
+                    to, propagator, request = what
+                    to.add(propagator, [request])
                 else:
                     device.busy = False
                     results += what
@@ -113,8 +102,8 @@ class Cluster:
     def _begin(self, device: _Device) -> None:
         """Begin a call; what it completes is there when it ends."""
         self.meter.rows.clear()
-        answered(device.ticks.calling())
-        results, device.ticks.results = device.ticks.results, []
+        answer(device.queue.advance())
+        results, device.queue.results = device.queue.results, []
         seconds = sum(map(self.batch_time, self.meter.rows))
         device.busy, device.seconds = True, device.seconds + seconds
         self._push(self.now + seconds, device, results)
@@ -144,13 +133,13 @@ class ClusterExecutor(AbstractExecutor):
     meter: Meter
     cluster: Cluster | None = None
 
-    def runner(self, propagators: dict[Kind, Propagator], layout: Layout, rules: Rules | None = None) -> Runner:
-        """Return a runner whose steppers run on the cluster."""
+    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+        """Return a queue that calls the function here; no time passes for it."""
+        return FunctionQueue(kind, function, layout, self.most, tally)
 
-        def make(layout: Layout, tally: Tally) -> Cluster:
-            self.cluster = Cluster(
-                self.devices, self.batch_time, self.message, self.most, self.levels, self.meter, layout, tally
-            )
-            return self.cluster
-
-        return Runner(propagators, layout, rules, most=self.most, make_ticks=make)
+    def steppers(self, layout: Layout, tally: Tally) -> Queue:
+        """Return the cluster."""
+        self.cluster = Cluster(
+            self.devices, self.batch_time, self.message, self.most, self.levels, self.meter, layout, tally
+        )
+        return self.cluster

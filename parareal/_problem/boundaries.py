@@ -1,22 +1,51 @@
 """Where slices begin and end."""
 
+from itertools import pairwise
+from math import isfinite
+from operator import gt, lt
 from typing import Any
+
+import torch
 
 from parareal._checks import one_of, whole_number
 
 
-def edges(start: Any, stop: Any, count: int, whole: bool) -> list[Any]:
-    """Divide an interval evenly; where only `whole` numbers are boundaries, round to them: round(i N / count)."""
+def check_boundaries(boundaries: Any) -> list[Any]:
+    """Return the boundaries as a list of Python numbers, or of the 0-d tensors they were given as."""
+    try:
+        given = list(boundaries)
+        values = [t.item() if hasattr(t, "item") else t for t in given]
+    except (TypeError, ValueError, RuntimeError):
+        given, values = [], []
+    if len(values) < 2 or not all(isinstance(t, int | float) for t in values):
+        raise ValueError(f"boundaries must be a one-dimensional sequence of at least two numbers, got {boundaries!r}")
+    rising, falling = (all(op(a, b) for a, b in pairwise(values)) for op in (lt, gt))
+    if not (rising or falling):
+        at = next((i for i, (a, b) in enumerate(pairwise(values)) if not (b - a) * (values[1] - values[0]) > 0), 0)
+        raise ValueError(
+            "boundaries must rise or fall strictly: "
+            f"boundary {at} is {values[at]}, boundary {at + 1} is {values[at + 1]}"
+        )
+    if not all(map(isfinite, values)):
+        raise ValueError(f"boundaries must be finite, got {boundaries!r}")
+    return given if all(isinstance(t, torch.Tensor) for t in given) else values
+
+
+def divide(start: Any, stop: Any, count: int, whole: bool) -> list[Any]:
+    """Divide an interval evenly; where boundaries must be `whole` numbers, round to them: round(i N / count)."""
     if not whole:
         return [start, *(start + (stop - start) * i / count for i in range(1, count)), stop]
     return [int(start) + round((int(stop) - int(start)) * i / count) for i in range(count + 1)]
 
 
-def nodes(slices: int | str, levels: Any, steps: int) -> list[int]:
-    """Return the nodes that bound the slices of a grid of so many steps, or, for nested levels, its two ends.
+def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
+    """Return the nodes that bound the slices of a grid of `steps` steps; with nested `levels`, its two ends.
 
-    `slices` is a number, `"sqrt"` for the rounded root of the steps, `"auto"` for that of three times as many, or
-    `"steps"` for a slice a step.
+    Args:
+        slices: a number; `"sqrt"` for round(sqrt(steps)); `"steps"` for one slice per step; or `"auto"` where nothing
+            has been measured, for round(sqrt(3 steps)).
+        levels: numbers of slices of nested levels, or None.
+        steps: steps of the grid.
     """
     if levels is not None:
         if slices != "auto":
@@ -29,4 +58,4 @@ def nodes(slices: int | str, levels: Any, steps: int) -> list[int]:
     count = whole_number("slices", slices, 1)
     if count > steps:
         raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
-    return edges(0, steps, count, whole=True)
+    return divide(0, steps, count, whole=True)

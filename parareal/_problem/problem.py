@@ -1,56 +1,67 @@
-"""What is to be solved, checked."""
+"""The checked problem: propagators, samples, boundaries."""
 
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from parareal._checks import check_boundaries, check_initial
-from parareal._execution.executors import AbstractExecutor, BatchedExecutor
-from parareal._execution.pool import PoolExecutor
-from parareal._execution.runner import Runner
-from parareal._iteration.messages import Kind
-from parareal._iteration.slice import Rules
-from parareal._problem.levels import check_leaves
+from parareal._checks import whole_number
+from parareal._corrections.correction import AbstractCorrection
+from parareal._corrections.elementary import check_correction
+from parareal._problem.boundaries import check_boundaries, divide
+from parareal._problem.levels import check_leaves, divide_outermost, needs_nodes, nest
 from parareal._problem.propagators import Propagator
+from parareal._problem.states import check_initial
 from parareal._state import Layout, State, stack
 
 
 @final
 @dataclass(frozen=True)
 class Problem:
-    """A checked problem: samples split, boundaries listed."""
+    """An initial value problem, checked: samples split, boundaries listed."""
 
-    propagators: dict[Kind, Propagator]
+    fine: Propagator
+    coarse: Propagator | None
     samples: list[State]
+    """the initial state of each sample"""
     layout: Layout
     boundaries: list[Any]
     batch_dims: int
+    correction: AbstractCorrection
 
     @staticmethod
-    def checked(propagators: dict[Kind, Propagator], initial: State, boundaries: Any, batch_dims: int) -> "Problem":
-        """Check everything that can be checked before any work."""
+    def checked(
+        fine: Propagator,
+        coarse: Propagator | None,
+        initial: State,
+        boundaries: Any,
+        batch_dims: int,
+        *,
+        slices: int | None = None,
+        levels: Sequence[int] | None = None,
+        correction: AbstractCorrection | None = None,
+    ) -> "Problem":
+        """Check everything that can be checked before any work; arguments as for `parareal.solve`.
+
+        Raises:
+            ValueError, TypeError: for bad input, with a sentence that says what to change.
+        """
         times = check_boundaries(boundaries)
-        for kind, propagator in propagators.items():
-            check_leaves(kind.value, propagator, times)
+        check_leaves("fine", fine, times)
+        check_leaves("coarse", coarse, times)
+        correction = check_correction(correction, coarse)
+        if slices is not None:
+            times = _divide(fine, coarse, times, slices, levels)
         samples, layout = check_initial(initial, batch_dims)
-        return Problem(propagators, samples, layout, times, batch_dims)
+        problem = Problem(fine, coarse, samples, layout, times, batch_dims, correction)
+        if levels is None:
+            return problem
+        times = divide_outermost(fine, coarse, times, levels)
+        return replace(problem, fine=nest(fine, coarse, levels, correction), boundaries=times)
 
     @property
     def slices(self) -> int:
         """The number of slices."""
         return len(self.boundaries) - 1
-
-    def runner(self, executor: AbstractExecutor | Executor | None, rules: Rules | None = None) -> Runner:
-        """Return what runs the propagations; `rules` are those that inner levels follow."""
-        executor = BatchedExecutor() if executor is None else executor
-        if isinstance(executor, Executor):
-            executor = PoolExecutor(executor)
-        if not isinstance(executor, AbstractExecutor):
-            raise TypeError(
-                "executor must be SerialExecutor(), BatchedExecutor(max_batch=...) or a concurrent.futures.Executor, "
-                f"not {type(executor).__name__}"
-            )
-        return executor.runner(self.propagators, self.layout, rules)
 
     def join(self, samples: list[State]) -> State:
         """Join the states of all samples into one of the shape the caller gave."""
@@ -59,3 +70,20 @@ class Problem:
     def stack(self, trajectories: list[list[State]]) -> State:
         """Join `trajectories[sample][boundary]` to arrays of shape (boundaries, [samples,] *shape)."""
         return stack([self.join(list(states)) for states in zip(*trajectories, strict=True)])
+
+
+def _divide(fine: Propagator, coarse: Propagator | None, ends: list[Any], slices: Any, levels: Any) -> list[Any]:
+    """Divide the interval between the two ends evenly; where any propagator is steppable, at whole nodes."""
+    count = whole_number("slices", slices, 1)
+    if levels is not None:
+        raise ValueError(f"levels={levels!r} already says how many slices there are: leave slices={slices!r} out")
+    if len(ends) > 2:
+        raise ValueError(
+            f"slices={slices!r} divides the interval between two ends, but boundaries has {len(ends)} numbers: give "
+            "the first and the last, or leave slices out"
+        )
+    whole = needs_nodes(fine) or needs_nodes(coarse)
+    steps = abs(int(ends[1]) - int(ends[0]))
+    if whole and count > steps:
+        raise ValueError(f"slices must be at most the {steps} steps between the two ends, got {count}")
+    return divide(ends[0], ends[1], count, whole)

@@ -1,4 +1,4 @@
-"""The public forms of a propagator: a black box, a vectorised one, and one that is taken step by step."""
+"""The forms of a propagator: a plain function, a vectorized one, and one taken step by step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
@@ -6,29 +6,32 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, ClassVar, TypeAlias, final
 
-import numpy as np
-
 from parareal._checks import whole_number
-from parareal._problem.boundaries import edges
-from parareal._state import stack
+from parareal._state import Stack, State, stack
 
 Evaluate: TypeAlias = Callable[..., Any]
-StepRoutine: TypeAlias = Generator[tuple[Any, Any], Any, tuple[Any, Any]]
+"""an expensive, batched call"""
+Nodes: TypeAlias = Any
+"""an integer vector of shape (rows,): a torch tensor on the state's device, or a NumPy array, as the state is"""
+Memory: TypeAlias = Any
+"""what a method remembers between steps: arrays with a leading axis of rows, or None"""
+StepRoutine: TypeAlias = Generator[tuple[Stack, Any], Any, tuple[Stack, Memory] | tuple[Stack, Memory, Stack]]
+"""a step: yields (state, where) for evaluations, is sent their values, and returns (state, memory[, embedded])"""
 
 
 @final
 @dataclass(frozen=True)
 class Vectorized:
-    """A black box that takes many states at once; made by `vectorized`."""
+    """A function that takes many states at once; made by `vectorized`."""
 
-    function: Callable[[Any, Any, Any], Any]
+    function: Callable[[Stack, Any, Any], Any]
 
-    def __call__(self, state: Any, t0: Any, t1: Any) -> Any:
+    def __call__(self, state: Stack, t0: Any, t1: Any) -> Any:
         """Call the function."""
         return self.function(state, t0, t1)
 
 
-def vectorized(function: Callable[[Any, Any, Any], Any]) -> Vectorized:
+def vectorized(function: Callable[[Stack, Any, Any], Any]) -> Vectorized:
     """Declare that a propagator takes states stacked on a new leading axis, and one-dimensional `t0` and `t1`.
 
     `function(state, t0, t1)` is then called with R rows at once: every array of the state has shape (R, *shape),
@@ -42,12 +45,15 @@ def vectorized(function: Callable[[Any, Any, Any], Any]) -> Vectorized:
 @final
 @dataclass(frozen=True)
 class Costed:
-    """What a black box may return in place of a state: the state and what it cost, for work and span."""
+    """The result of a function with its cost: may be returned in place of a state.
 
-    state: Any
+    The cost counts towards work and span.
+    """
+
+    state: State | Stack
     cost: Any
-    """evaluations, or any unit that fine and coarse have in common; of a vectorised function also one number a row"""
-    embedded: Any = None
+    """evaluations, or any unit that fine and coarse have in common; of a vectorized function also one number per row"""
+    embedded: State | Stack = None
     """of a coarse propagator: a second answer from the same evaluations, by which errors are estimated (`Tolerance`)"""
 
 
@@ -72,10 +78,10 @@ class Stepper(ABC):
     3. `begin(state)`: what is remembered before the first step: arrays with a leading axis of length R, or None
        for a one-step method. Memory keeps its structure, shapes and dtypes. Integers in it are bookkeeping:
        they have no size, but a boundary where they still change does not settle.
-    4. `correct(memory, change, node, trails)`: for a *fine* stepper with memory, what to remember at a slice boundary
-       when the state there is corrected by `change`, the difference of two coarse results; `trails` is what the coarse
-       stepper remembers after each, in this iteration and in the one before. All have a leading axis of length 1, or
-       are None.
+    4. `correct(memory, change, node, coarse_memories)`: for a *fine* stepper with memory, what to remember at a slice
+       boundary when the state there is corrected by `change`, the difference of two coarse results;
+       `coarse_memories` is what the coarse stepper remembers after each, in this iteration and in the one before.
+       All have a leading axis of length 1, or are None.
     5. `per_sample = True`, where rows need to know their sample: `evaluate` and `step` are then called with one
        more argument, the integer vector of sample indices.
     """
@@ -84,14 +90,14 @@ class Stepper(ABC):
     per_sample: ClassVar[bool] = False
 
     @abstractmethod
-    def step(self, state: Any, memory: Any, start: Any, stop: Any) -> StepRoutine:
+    def step(self, state: Stack, memory: Memory, start: Nodes, stop: Nodes) -> StepRoutine:
         """Advance every row by one step."""
 
-    def begin(self, state: Any) -> Any:
+    def begin(self, state: Stack) -> Memory:
         """Return what is remembered before the first step."""
         return None
 
-    def correct(self, memory: Any, change: Any, node: int, trails: tuple[Any, Any]) -> Any:
+    def correct(self, memory: Memory, change: Stack, node: int, coarse_memories: tuple[Memory, Memory]) -> Memory:
         """Return the corrected memory at a slice boundary; by default it is carried as it is."""
         return memory
 
@@ -116,33 +122,33 @@ class Steps:
         if self.steps is not None:
             whole_number("steps", self.steps, 1)
 
-    def nodes(self, start: int, stop: int) -> np.ndarray:
-        """Return the nodes that are visited between two boundaries, both included."""
-        return np.array(edges(start, stop, self.count(start, stop), whole=True))
-
     def count(self, start: int, stop: int) -> int:
         """Return how many steps there are between two boundaries."""
         return abs(stop - start) if self.steps is None else min(self.steps, abs(stop - start))
 
 
-Propagator: TypeAlias = "Callable[[Any, Any, Any], Any] | Vectorized | Steps"
-"""also `Parareal`, which is one more callable"""
+class Nested:
+    """A propagator that is a solve over slices of its own; `Level` is its only kind."""
 
 
-def corrector(fine: Any) -> Callable[..., Any]:
-    """Return how what a fine propagator remembers at a boundary is corrected: see `Rules.correct`."""
+Propagator: TypeAlias = Callable[..., Any] | Vectorized | Steps | Nested
+"""`f(state, t0, t1)`, the same marked `vectorized`, `Steps`, or a `Parareal`, which nests"""
 
-    def correct(memory: Any, change: Any, boundary: Any, trails: tuple[Any, Any]) -> Any:
+
+def correct_memory_of(fine: Any) -> Callable[..., Any]:
+    """Return the function that corrects a fine propagator's memory at a boundary: see `Rules.correct_memory`."""
+
+    def correct(memory: Memory, change: State, boundary: Any, coarse_memories: tuple[Memory, Memory]) -> Memory:
         if memory is None or not isinstance(fine, Steps):
             return memory
         row = stack([change])  # all have a leading axis of one row
-        return fine.stepper.correct(memory, row, int(boundary), trails)
+        return fine.stepper.correct(memory, row, int(boundary), coarse_memories)
 
     return correct
 
 
 def takes_iteration(function: Any) -> bool:
-    """Return whether a black box wants to be told the iteration, to do less work in early ones."""
+    """Return whether a function wants to be told the iteration, to do less work in early ones."""
     try:
         found = signature(function).parameters.get("iteration")
     except (TypeError, ValueError):

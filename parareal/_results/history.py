@@ -1,4 +1,4 @@
-"""What a solve records while it runs: increments and defects, and every propagation on its way."""
+"""The record of a solve: increments and defects, and every propagation."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parareal._iteration.messages import Delivery
+from parareal._iteration.messages import Correction, Delivery
 
 
 class Propagation(NamedTuple):
@@ -50,8 +50,9 @@ class History:
             clock = (start, start + result.cost, began - origin, now)
             self.propagations.append(Propagation(*names, *clock, request.level, request.start, request.stop))
 
-    def corrected(self, sample: int, boundary: int, iteration: int, increment: float, defect: float) -> None:
+    def corrected(self, correction: Correction) -> None:
         """Record the increment of an iteration, and the defect of the iteration before it."""
+        sample, boundary, iteration, increment, defect = correction
         while len(self._increments) <= iteration:
             for table in (self._increments, self._defects):
                 table.append(np.full((self.boundaries, self.samples), np.nan))

@@ -1,15 +1,15 @@
-"""Pictures of a solution. Needs matplotlib, the extra `plot`."""
+"""Plots of convergence and of schedules. They need matplotlib, the extra `plot`."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from parareal._results.history import Propagation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from parareal._results.solution import Solution
 
 _COARSE = "#b23a48"
 
@@ -29,11 +29,14 @@ def _shade(iteration: int, iterations: int) -> tuple[float, float, float, float]
     return colormaps["viridis"](0.9 * iteration / max(iterations, 1))
 
 
-def convergence(solution: "Solution") -> "Figure":
-    """Plot increments and defects by boundary, a line an iteration; of several samples, the worst."""
+def convergence(increments: np.ndarray, defects: np.ndarray) -> "Figure":
+    """Plot norms by boundary, one line per iteration, of the worst sample.
+
+    Both have shape (iterations, boundaries, samples).
+    """
     figure, axes = _figure(9, 3.6, columns=2)
-    count = len(solution.increments)
-    for axis, name, table in zip(axes, ("increment", "defect"), (solution.increments, solution.defects), strict=True):
+    count = len(increments)
+    for axis, name, table in zip(axes, ("increment", "defect"), (increments, defects), strict=True):
         for k in range(count):
             _line(axis, table[k], f"iteration {k}", _shade(k, count))
         axis.set_yscale("log")
@@ -53,18 +56,20 @@ def _line(axis: "Axes", rows: np.ndarray, label: str, color: tuple[float, float,
         axis.plot(np.flatnonzero(made)[shown], worst[shown], marker="o", ms=3.5, lw=1.4, color=color, label=label)
 
 
-def timeline(solution: "Solution") -> "Figure":
+def timeline(
+    propagations: Sequence[Propagation], boundaries: Sequence[Any], span: float, sequential_span: float
+) -> "Figure":
     """Draw each propagation of the first sample as a bar: its slice over evaluations on the critical path.
 
     Of nested levels, the innermost is drawn, within the outermost slices, and coarse jumps of all.
     """
-    slices = len(solution.slice_iterations)
-    mine = [p for p in solution.propagations if p.sample == 0]
+    slices = len(boundaries) - 1
+    mine = [p for p in propagations if p.sample == 0]
     bars = len({(p.level, p.t0) for p in mine})
     figure, (axis,) = _figure(9, min(1.6 + max(0.16 * slices, 0.06 * bars), 9))
     innermost = max((p.level for p in mine), default=0)
     iterations = max((p.iteration for p in mine if p.level == innermost), default=0)
-    place = _places(solution)
+    place = _places(boundaries)
     seen = set()
     for p in sorted(mine, key=lambda p: (p.kind, p.iteration)):
         coarse = p.kind == "coarse"
@@ -84,17 +89,16 @@ def timeline(solution: "Solution") -> "Figure":
             label=None if label in seen else label,
         )
         seen.add(label)
-    span = solution.stats.span
     axis.axvline(span, color="0.3", lw=1, ls="--")
     axis.set(xlabel="evaluations on the critical path", ylabel="slice", xlim=(0, None))
-    axis.set_title(f"schedule: span {span:g}, sequential {solution.stats.sequential_span:g}", loc="left")
+    axis.set_title(f"schedule: span {span:g}, sequential {sequential_span:g}", loc="left")
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize="small", loc="lower left")
     return figure
 
 
-def _places(solution: "Solution") -> Callable[[float], float]:
+def _places(boundaries: Sequence[Any]) -> Callable[[float], float]:
     """Return the map from time to the number of the slice it falls in, fractions included."""
-    times = np.array([float(t) for t in solution.boundaries])
+    times = np.array([float(t) for t in boundaries])
     sign = 1.0 if times[-1] > times[0] else -1.0
     return lambda t: float(np.interp(sign * float(t), sign * times, np.arange(len(times))))

@@ -12,10 +12,8 @@ import torch
 from problems import Euler, identical
 
 import parareal
-from parareal._execution.pool import Pooled
-from parareal._execution.tally import Tally
-from parareal._iteration.messages import Kind, Request, Value
-from parareal._state import Layout
+from parareal._execution.pool import PoolQueue
+from parareal.driver import Kind, Layout, Request, Scope, Tally, Value
 
 TIMES = np.linspace(0, 2, 9)
 STATE = np.array([1.0, 2.0])
@@ -275,11 +273,12 @@ def test_the_exception_of_a_propagation_that_nobody_waits_for_is_nobodys():
         return u * 0.9
 
     with ThreadPoolExecutor(2) as pool:
-        pooled = Pooled(Kind.FINE, fine, Layout.of(np.array([1.0])), Tally(), pool)
-        request = Request(0, 1, 1, Kind.FINE, Value(1, np.array([100.0])), 1, 2)
+        pooled = PoolQueue(Kind.FINE, fine, Layout.of(np.array([1.0])), Tally(), pool)
+        scope = Scope()
+        request = Request(0, 1, 1, Kind.FINE, Value(1, np.array([100.0])), 1, 2, scope=scope)
         other = Request(1, 1, 1, Kind.FINE, Value(1, np.array([1.0])), 1, 2)
-        pooled.add([request, other])
-        pooled.cancel(0)
+        pooled.add(fine, [request, other])
+        scope.close()
         ended.set()
         delivered = [r for _ in range(2) if not pooled.idle for r, _, _ in pooled.tick()]
     assert [r.sample for r in delivered] == [1]

@@ -135,16 +135,16 @@ def test_the_model_of_a_slice():
     """Theory, eq. 16 to 19, by hand."""
     model = ErrorModel()
     now, sketch = Value(1, None, increment=0.5, size=2.0, error=0.1), Value(0, None, size=2.0)
-    error = model.corrected(now, sketch, change=0.25, defect=0.2, gaps=(0.4, 0.1))
+    error = model.update(now, sketch, change=0.25, defect=0.2, embedded=(0.4, 0.1))
     rate = max(SCALE * 0.2 / 2.0, PAIR * 0.2 / 0.4 * 0.1 / 0.5)
     assert (model.gain, model.rate) == (0.5, pytest.approx(rate))
     assert error == pytest.approx(0.5 * 0.1 + rate * 0.5)
     later = Value(2, None, increment=0.05, size=2.0, error=0.01)
-    error = model.corrected(later, now, change=0.04, defect=0.02, gaps=(0.0, 0.0))
+    error = model.update(later, now, change=0.04, defect=0.02, embedded=(0.0, 0.0))
     assert model.rate == pytest.approx(RATE * 0.02 / 0.5)
     assert error == pytest.approx(0.8 * 0.01 + model.rate * 0.05)
     still = Value(3, None, increment=0.0, error=0.01)
-    assert model.corrected(still, later, 0.0, 0.0, (0.0, 0.0)) == pytest.approx(0.8 * 0.01)
+    assert model.update(still, later, 0.0, 0.0, (0.0, 0.0)) == pytest.approx(0.8 * 0.01)
 
 
 def test_what_cancels():

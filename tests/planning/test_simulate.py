@@ -109,7 +109,7 @@ def test_windows_and_waiting():
     narrow = parareal.simulate(96, 12, [3] * 12, window=3)
     assert narrow.stats.peak_batch < full.stats.peak_batch
     eager = parareal.simulate(96, 12, [*[3] * 11, 2])
-    waits = parareal.simulate(96, 12, [*[3] * 11, 2], eager=2)
+    waits = parareal.simulate(96, 12, [*[3] * 11, 2], speculate_until=2)
     assert waits.stats.work < eager.stats.work
     assert waits.stats.span == eager.stats.span
 
@@ -150,7 +150,7 @@ def test_a_plan_advises_the_sequential_solve_where_batches_gain_nothing():
 
 def test_waiting_is_advised_where_the_last_iteration_is_known():
     plan = parareal.plan(400, iterations=1, batch_time=CURVE, slices=[20])
-    assert plan.eager == 1
+    assert plan.speculate_until == 1
 
 
 def test_a_batch_time_interpolates_and_goes_on():
@@ -173,20 +173,20 @@ def test_waiting_changes_no_iterate(slices, eager, seed, rtol):
     fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, 1)
     for criterion in (parareal.Tolerance(rtol), parareal.Increment(rtol), parareal.Iterations(slices)):
         plain, waiting = (
-            parareal.solve(fine, coarse, state, nodes, criterion=criterion, eager=e) for e in (None, eager)
+            parareal.solve(fine, coarse, state, nodes, criterion=criterion, speculate_until=e) for e in (None, eager)
         )
         torch.testing.assert_close(plain.final_state, waiting.final_state, rtol=1e-12, atol=1e-12)
         assert plain.iterations == waiting.iterations
 
 
 def test_waiting_lengthens_the_critical_path_where_it_was_in_vain():
-    runs = [parareal.simulate(96, 12, 2, eager=e) for e in (None, 1)]
+    runs = [parareal.simulate(96, 12, 2, speculate_until=e) for e in (None, 1)]
     assert runs[0].stats.span == 2 * 8 + 12 - 2
     assert runs[1].stats.span == (12 + 8 - 1) + 8 + 12 - 2  # F of iteration 1 starts all at once, at the end of it
 
 
 def test_levels_wait_too():
     one = parareal.simulate(96, levels=(6, 4), iterations=1)
-    found = real(96, None, 1, levels=(6, 4), eager=1, criterion=parareal.Tolerance(0.5))
+    found = real(96, None, 1, levels=(6, 4), speculate_until=1, criterion=parareal.Tolerance(0.5))
     assert found.iterations == 1
     assert found.stats.work == one.stats.work

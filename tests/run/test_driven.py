@@ -6,10 +6,7 @@ import torch
 from problems import AdamsBashforth2, Heun, edges, logistic
 
 import parareal
-from parareal._execution.evaluations import Call
-from parareal._iteration.messages import Kind
-from parareal._problem.problem import Problem
-from parareal._run.loop import Options, Run
+from parareal.driver import Evaluation, Options, Problem, Run
 
 TIMES = np.linspace(0.0, 2.0, 25)
 INITIAL = np.array([[0.1, 0.7], [1.3, 0.4]])
@@ -22,7 +19,7 @@ def parts(method, rhs):
 
 def run_of(method, rhs):
     fine, coarse = parts(method, rhs)
-    problem = Problem.checked({Kind.FINE: fine, Kind.COARSE: coarse}, INITIAL, edges(24, 4), 1)
+    problem = Problem.checked(fine, coarse, INITIAL, edges(24, 4), 1)
     return Run(problem, Options(criterion=parareal.Increment(1e-8)))
 
 
@@ -44,8 +41,8 @@ def test_a_driver_outside_gets_what_solve_gets(method):
             event = events.send(value)
         except StopIteration:
             break
-        value = rhs(*event.arguments) if isinstance(event, Call) else None
-        if isinstance(event, Call):
+        value = rhs(*event.arguments) if isinstance(event, Evaluation) else None
+        if isinstance(event, Evaluation):
             assert len(event.arguments[0]) == event.count
             calls += 1
         else:
@@ -62,7 +59,7 @@ def test_a_driver_outside_gets_what_solve_gets(method):
 def test_an_error_of_the_driver_ends_the_run_with_a_solution():
     run = run_of(Heun, never)
     events = run.events()
-    assert isinstance(next(events), Call)
+    assert isinstance(next(events), Evaluation)
     with pytest.raises(StopIteration):
         events.throw(RuntimeError("out of memory"))
     assert "out of memory" in run.solution().message

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from parareal._checks import whole_number
+from parareal.driver import whole_number
 from parareal_diffusers._grid.grid import Grid, Levels
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import parareal
-from parareal._checks import no_unknown
+from parareal.driver import renamed
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback
 from parareal_diffusers._pipelines.families import FAMILIES, known, unknown_family
 from parareal_diffusers._pipelines.learned import Learned
@@ -37,14 +37,14 @@ def parallelize(
     max_iterations: int | None = None,
     schedule: str = "pipelined",
     window: int | None = None,
-    eager: int | None = None,
+    speculate_until: int | None = None,
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool | None = None,
     devices: Sequence[Any] | None = None,
     verify: bool = False,
-    **unknown: Any,
+    eager: int | None = None,
 ) -> "Handle":
     """Make a diffusers pipeline sample in parallel in time; calls of it stay as they are.
 
@@ -58,9 +58,9 @@ def parallelize(
     Args:
         pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`; its scheduler and
             networks are left as they are between calls.
-        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, eager: as for `sample`. Nodes count
-            the steps that the loop makes: image-to-image has fewer than `num_inference_steps`. `"auto"` times nothing
-            here: it is the rounded root of three times the steps, or as `Handle.plan` says once it has been asked.
+        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, speculate_until: as for `sample`.
+            Nodes count the steps that the loop makes: image-to-image has fewer than `num_inference_steps`. `"auto"`
+            times nothing here: it is round(sqrt(3 steps)), or what `Handle.plan` says once it has been asked.
         max_iterations: give up after so many iterations, with a warning, and return what there is.
         max_batch: rows of states in one call of the network, at most; None for no bound. With guidance that the
             pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
@@ -78,7 +78,6 @@ def parallelize(
             parallelized already. Calls of the pipeline raise them too, before the network is called, for a scheduler or
             an argument that cannot be right; the sentence names it and says what to use instead.
     """
-    no_unknown(parallelize, unknown)
     settings = Settings(
         slices=slices,
         boundaries=boundaries,
@@ -89,7 +88,7 @@ def parallelize(
         max_iterations=max_iterations,
         schedule=schedule,
         window=window,
-        eager=eager,
+        speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
         max_batch=max_batch,
         pad_batch=pad_batch,
         devices=devices,
@@ -138,9 +137,9 @@ class Handle:
         """Say what pays for calls like the last one, and hold later calls to it.
 
         It is simulated from what passes took and samples needed; nothing is run. Later calls of as many steps follow it
-        where `slices` is `"auto"`: they take its slices and, unless you gave it, `eager`, and where it advises against
-        slices they go step by step, in one slice, as `solution.message` says. Their pictures are still those of the
-        unmodified pipeline up to the tolerance, but no longer, bit by bit, those of the calls before.
+        where `slices` is `"auto"`: they take its slices and, unless you gave it, `speculate_until`, and where it
+        advises against slices they go step by step, in one slice, as `solution.message` says. Their pictures are
+        still those of the unmodified pipeline up to the tolerance, but not bit by bit those of the calls before.
 
         The times of passes are those of all calls so far, the first of which warms up: ask after the second. On a
         device that works asynchronously they are too short unless the pipeline waits for it. Iterations are those of

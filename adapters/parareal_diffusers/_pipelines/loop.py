@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal._api.solve import _problem
-from parareal._execution.evaluations import Call
-from parareal._run.loop import Options, Run
+from parareal.driver import Evaluation, Options, Problem, Run
 from parareal_diffusers._pipelines.settings import Method, Settings, check_options, method_of
 from parareal_diffusers._pipelines.stand_ins.network import outside
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
@@ -181,10 +179,15 @@ class Drive:
         grid = method.grid.to(latents.device)
         criterion = criterion_of(settings.criterion, settings.tolerance, len(steps))
         pair = propagators(method.fine, method.coarse, grid, _network, self.random, initial, criterion)
-        problem = _problem(*pair, initial, method.edges, 1, settings.levels)
+        problem = Problem.checked(*pair, initial, method.edges, 1, levels=settings.levels)
         executor = parareal.BatchedExecutor()  # the gate keeps to max_batch: passes stay as few as they can be
         options_ = Options(
-            None, criterion, settings.max_iterations, settings.schedule, executor, settings.window, settings.eager
+            criterion=criterion,
+            max_iterations=settings.max_iterations,
+            schedule=settings.schedule,
+            executor=executor,
+            window=settings.window,
+            speculate_until=settings.speculate_until,
         )
         self.run = Run(problem, options_)
         self.events = self.run.events()
@@ -209,7 +212,7 @@ class Drive:
         assert self.method is not None
         try:
             event = self.events.send(value)
-            while not isinstance(event, Call):
+            while not isinstance(event, Evaluation):
                 self._iterated(event)
                 event = next(self.events)
         except StopIteration:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import parareal
-from parareal._checks import one_of, whole_number
-from parareal._problem.boundaries import nodes
-from parareal._run.loop import SCHEDULES
+from parareal.driver import SCHEDULES, divide_grid, one_of, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
@@ -34,7 +32,7 @@ class Settings:
     max_iterations: int | None = None
     schedule: str = "pipelined"
     window: int | None = None
-    eager: int | None = None
+    speculate_until: int | None = None
     max_batch: int | None = None
     pad_batch: bool | Sequence[int] = False
     devices: Sequence[Any] | None = None
@@ -46,11 +44,11 @@ class Settings:
         else:
             whole_number("slices", self.slices, 1)
         if self.levels is not None:
-            nodes(self.slices, self.levels, 1)
+            divide_grid(self.slices, self.levels, 1)
         for name in ("window", "max_batch"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1)
-        for name in ("max_iterations", "eager"):
+        for name in ("max_iterations", "speculate_until"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 0)
         one_of("schedule", self.schedule, SCHEDULES)
@@ -71,7 +69,8 @@ class Settings:
         """Return these as a plan completes them; where it advises against slices, one slice, run to its end."""
         if not plan.worthwhile:
             return replace(self, slices=1, criterion=parareal.Iterations(1), max_iterations=None)
-        return replace(self, slices=plan.slices, eager=plan.eager if self.eager is None else self.eager)
+        until = plan.speculate_until if self.speculate_until is None else self.speculate_until
+        return replace(self, slices=plan.slices, speculate_until=until)
 
 
 @final

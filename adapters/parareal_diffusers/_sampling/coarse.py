@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import check_known, solver_of

@@ -8,7 +8,7 @@ import optree
 import torch
 from torch import Tensor
 
-from parareal._checks import StructureError
+from parareal.driver import StructureError
 from parareal_diffusers._grid.grid import Grid, per_row
 
 

@@ -12,8 +12,7 @@ from tqdm.auto import tqdm
 
 import parareal
 from parareal import BatchTime
-from parareal._checks import check_initial, no_unknown, one_of, whole_number
-from parareal._run.loop import SCHEDULES
+from parareal.driver import SCHEDULES, check_initial, one_of, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import Generators
 from parareal_diffusers._sampling.denoiser import Denoiser
@@ -83,9 +82,9 @@ class Ready:
             return None
         try:
             self.criterion.resolved(check_initial(latents[:1], 1)[1])
-            for name in ("window", "max_iterations", "max_batch", "eager"):
+            for name in ("window", "max_iterations", "max_batch", "speculate_until"):
                 if options[name] is not None:
-                    whole_number(name, options[name], 0 if name in ("max_iterations", "eager") else 1)
+                    whole_number(name, options[name], 0 if name in ("max_iterations", "speculate_until") else 1)
             return self.plan(latents, options["window"], options["schedule"], options["max_batch"])
         except (TypeError, ValueError, RuntimeError):
             return None
@@ -183,7 +182,9 @@ def plan(
     """
     from parareal_diffusers._sampling.sample import prepare, sample  # which plans by this module
 
-    no_unknown(plan, {name: x for name, x in options.items() if name in ("criterion", "boundaries", "levels", "eager")})
+    for name in ("criterion", "boundaries", "levels", "speculate_until"):
+        if name in options:
+            raise TypeError(f"plan has no option {name!r}: it chooses that, or needs a tolerance")
     if not tolerance > 0:
         raise ValueError(f"plan needs a positive tolerance, got {tolerance}: a run to the end never pays on one device")
     given: dict[str, Any] = {
@@ -197,7 +198,9 @@ def plan(
     steps = ready.grid.steps
     counts = slices or sorted({n for f in (0.7, 1.0, 1.5, 2.4) if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
     for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):
-        found = sample(model, latents, solver, **ready.cut(count), generator=_copy(generator), eager=1, **given)
+        found = sample(
+            model, latents, solver, **ready.cut(count), generator=_copy(generator), speculate_until=1, **given
+        )
         ready.learn(found)
     return ready.plan(latents[:1])
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal._checks import no_unknown, whole_number
-from parareal._problem.boundaries import nodes
+from parareal.driver import divide_grid, renamed, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._noise import Generators, NoiseSampler
@@ -41,7 +40,7 @@ def sample(
     max_iterations: int | None = None,
     schedule: str = "pipelined",
     window: int | None = None,
-    eager: int | None = None,
+    speculate_until: int | None = None,
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     generator: Generators = None,
@@ -49,7 +48,7 @@ def sample(
     callback: Callable[[parareal.Refinement], Any] | None = None,
     progress: bool = False,
     throw: bool = True,
-    **unknown: Any,
+    eager: int | None = None,
 ) -> parareal.Solution:
     """Draw samples from a diffusion model, equal to the scheduler's own loop up to `tolerance`.
 
@@ -80,7 +79,7 @@ def sample(
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential answer to rounding.
         criterion: another criterion of the engine, instead of `tolerance`.
-        max_iterations, schedule, window, eager, callback, progress, throw: as for `parareal.solve`.
+        max_iterations, schedule, window, speculate_until, callback, progress, throw: as for `parareal.solve`.
         max_batch: rows of states in one call, at most; None for no bound. With guidance the network is given twice as
             many.
         pad_batch: for a network compiled for fixed batches: True fills every call up to `max_batch` rows; a sequence of
@@ -100,7 +99,7 @@ def sample(
             output, for one that does not fit.
         parareal.PararealError: as `parareal.solve`.
     """
-    no_unknown(sample, unknown)
+    speculate_until = renamed("eager", eager, "speculate_until", speculate_until)
     ready = prepare(
         model,
         latents,
@@ -117,12 +116,12 @@ def sample(
     check_generator(generator, latents)
     check_sampler(noise_sampler, ready.fine, generator)
     random = None if noise_sampler is None else sampled_noise(ready.fine, ready.grid, latents, noise_sampler)
-    settings = {"schedule": schedule, "window": window, "eager": eager}
+    settings = {"schedule": schedule, "window": window, "speculate_until": speculate_until}
     advice = None
     if slices == "auto" and boundaries is None and levels is None:
         advice = ready.advice(latents, max_iterations=max_iterations, max_batch=max_batch, **settings)
     if advice is not None:
-        settings["eager"] = advice.eager if eager is None else eager
+        settings["speculate_until"] = advice.speculate_until if speculate_until is None else speculate_until
         cut = ready.cut(advice.slices)
         slices, boundaries = cut.get("slices", slices), cut.get("boundaries")
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
@@ -280,7 +279,7 @@ def boundaries_of(
         if len(given) < 2 or given[0] != 0 or given[-1] != steps:
             raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
         return given
-    edges = nodes(slices, levels, steps)
+    edges = divide_grid(slices, levels, steps)
     starts = [*(i for i, base in enumerate(bases) if i == base), steps]
     aligned = sorted({min(starts, key=lambda start: abs(start - edge)) for edge in edges})
     return aligned if len(aligned) == len(edges) else edges

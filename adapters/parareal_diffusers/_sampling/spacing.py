@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from parareal._checks import whole_number
+from parareal.driver import whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._schedulers.native import check_nodes, grid_of, prepared
 

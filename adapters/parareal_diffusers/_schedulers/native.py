@@ -23,7 +23,7 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from parareal._checks import one_of, whole_number
+from parareal.driver import one_of, whole_number
 from parareal_diffusers._grid.grid import Grid, Levels, predicted_kind
 from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
 from parareal_diffusers._schedulers.k_diffusion import check_no_sampler

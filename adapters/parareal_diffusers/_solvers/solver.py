@@ -168,9 +168,9 @@ class SolverStepper(Stepper):
         """Ask the solver; the engine adds the last argument because of `per_sample`."""
         return routine(self.solver, state, memory, Leg(self.grid, start, stop, sample, state, self.random))
 
-    def correct(self, memory: Any, change: Tensor, node: int, trails: tuple[Trail, Trail]) -> Any:
+    def correct(self, memory: Any, change: Tensor, node: int, coarse_memories: tuple[Trail, Trail]) -> Any:
         """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
-        now, before = trails
+        now, before = coarse_memories
         assert now.clean is not None  # jumps record where there is a memory to correct
         clean, noise = now.clean - before.clean, now.noise - before.noise
         s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))

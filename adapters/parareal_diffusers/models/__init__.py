@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 
 FOLDERS = {
     "fashion-mnist": Path(__file__).parent / "fashion_mnist",

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_diffusers._grid.grid import per_row
 
 

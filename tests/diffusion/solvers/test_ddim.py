@@ -283,7 +283,7 @@ def test_max_batch():
         (ValueError, "tolerance must be positive, or 0", {"tolerance": -1.0}),
         (ValueError, "below 1.2e-07", {"tolerance": 1e-9}),
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
-        (TypeError, "no option 'tolerence': did you mean 'tolerance'", {"tolerence": 1}),
+        (TypeError, "unexpected keyword argument 'tolerence'", {"tolerence": 1}),
         (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
         (ValueError, "give max_batch, or the sizes", {"pad_batch": True}),
         (TypeError, "pad_batch must be True, False or batch sizes", {"pad_batch": "8"}),

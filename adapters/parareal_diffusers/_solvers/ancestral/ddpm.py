@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from parareal._checks import StructureError, one_of
+from parareal.driver import StructureError, one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import Linear, posterior, posterior_variance
 from parareal_diffusers._solvers.coefficient_table import once

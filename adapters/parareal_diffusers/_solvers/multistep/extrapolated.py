@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._solvers.dpm.multistep import History
 from parareal_diffusers._solvers.solver import Solver

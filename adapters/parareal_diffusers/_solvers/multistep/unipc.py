@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.coefficient_table import once

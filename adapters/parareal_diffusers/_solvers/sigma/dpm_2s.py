@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from parareal._checks import one_of
+from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._solvers.sigma.two_stage import Stage, TwoStage, ancestral_std, downwards, with_middles
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from parareal._checks import whole_number
+from parareal.driver import whole_number
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._grid.sigmas import Sigmas, even
 from parareal_diffusers._solvers.solver import Shift, Solver

@@ -51,7 +51,7 @@ def _iterates(
 ) -> Sequence[Iterate]:
     states: list[Tensor] = []
     options = {
-        name: value for name, value in options.items() if name != "eager"
+        name: value for name, value in options.items() if name != "speculate_until"
     }  # who knows when to stop waits for nothing
 
     def keep(refinement: parareal.Refinement) -> bool:

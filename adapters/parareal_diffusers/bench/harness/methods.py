@@ -14,8 +14,8 @@ from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
 
 # Our settings, by name and number of steps: keyword arguments of `sample`. Another number of steps takes those of the
 # nearest. This table alone says what "ours" is.
-EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "eager": 1}
-CLEAN = {"coarse": Extrapolated(of="clean"), "log_snr": 0.4, "eager": 1}
+EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "speculate_until": 1}
+CLEAN = {"coarse": Extrapolated(of="clean"), "log_snr": 0.4, "speculate_until": 1}
 OURS: dict[str, dict[int, dict[str, Any]]] = {
     "automatic jumps, root of N slices": {
         25: {"slices": 5},
@@ -24,10 +24,10 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {"slices": 31},
     },
     "automatic jumps, many slices": {
-        25: {"slices": 10, "eager": 1},
-        100: {"slices": 22, "eager": 1},
-        196: {"slices": 31, "eager": 1},
-        961: {"slices": 62, "eager": 1},
+        25: {"slices": 10, "speculate_until": 1},
+        100: {"slices": 22, "speculate_until": 1},
+        196: {"slices": 31, "speculate_until": 1},
+        961: {"slices": 62, "speculate_until": 1},
     },
     "own steps extrapolated": {
         25: {**EXTRAPOLATED, "slices": 13},
@@ -36,7 +36,7 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {**EXTRAPOLATED, "levels": (20, 4, 3)},
     },
     "own steps extrapolated, one level": {
-        25: {**EXTRAPOLATED, "slices": 13, "eager": 2},
+        25: {**EXTRAPOLATED, "slices": 13, "speculate_until": 2},
         100: {**EXTRAPOLATED, "slices": 25},
         196: {**EXTRAPOLATED, "slices": 40},
         961: {**EXTRAPOLATED, "slices": 44},
@@ -48,22 +48,22 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {**CLEAN, "levels": (24, 6)},
     },
     "few slices": {
-        25: {"coarse": "same", "slices": 5, "eager": 1},
-        100: {"coarse": "same", "slices": 10, "eager": 1},
-        196: {"coarse": CLEAN["coarse"], "slices": 10, "eager": 1},
-        961: {"coarse": CLEAN["coarse"], "levels": (8, 8), "eager": 1},
+        25: {"coarse": "same", "slices": 5, "speculate_until": 1},
+        100: {"coarse": "same", "slices": 10, "speculate_until": 1},
+        196: {"coarse": CLEAN["coarse"], "slices": 10, "speculate_until": 1},
+        961: {"coarse": CLEAN["coarse"], "levels": (8, 8), "speculate_until": 1},
     },
     "own steps extrapolated, least span": {
-        25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "eager": 2},
+        25: {"coarse": "extrapolated", "boundaries": (0, 3, 6, 9, 10, 13, 16, 19, 22, 24, 25), "speculate_until": 2},
         100: {**EXTRAPOLATED, "levels": (13, 3), "log_snr": 0.3},
         196: {**EXTRAPOLATED, "levels": (13, 2, 2, 2)},
         961: {**EXTRAPOLATED, "levels": (15, 4, 4)},
     },
     "own steps extrapolated, speculating": {
-        25: {"coarse": "extrapolated", "slices": 13, "eager": 2},
-        100: {**EXTRAPOLATED, "slices": 20, "eager": 2},
-        196: {**EXTRAPOLATED, "slices": 28, "eager": 2},
-        961: {**EXTRAPOLATED, "levels": (31, 5), "eager": 2},
+        25: {"coarse": "extrapolated", "slices": 13, "speculate_until": 2},
+        100: {**EXTRAPOLATED, "slices": 20, "speculate_until": 2},
+        196: {**EXTRAPOLATED, "slices": 28, "speculate_until": 2},
+        961: {**EXTRAPOLATED, "levels": (31, 5), "speculate_until": 2},
     },
 }
 """settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned

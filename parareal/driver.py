@@ -1,0 +1,49 @@
+"""What adapters and other extensions may use beside the names of `parareal`: a semi-public interface.
+
+Names here are documented and kept with care, but may change with a minor release; nothing else below `parareal` may be
+imported from outside.
+
+- To drive a run from outside, as a pipeline's own loop does: `Problem`, `Options`, `Run`, `Evaluation`, `SCHEDULES`.
+- To write an executor: `Queue`, `FunctionQueue`, `StepperQueue`, `Kind`, `Request`, `Scope`, `Value`, `Result`,
+  `Delivery`, `Tally`, `Layout`.
+- To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states `add`, `subtract`, `NORMS`.
+- Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
+  `StructureError`.
+- Divisions of an interval: `divide`, `divide_grid`.
+- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Propagator`.
+"""
+
+from parareal._checks import one_of as one_of
+from parareal._checks import optional_whole_number as optional_whole_number
+from parareal._checks import renamed as renamed
+from parareal._checks import whole_number as whole_number
+from parareal._corrections.correction import Point as Point
+from parareal._execution.evaluations import Evaluation as Evaluation
+from parareal._execution.evaluations import Tally as Tally
+from parareal._execution.functions import FunctionQueue as FunctionQueue
+from parareal._execution.queue import Queue as Queue
+from parareal._execution.steppers import StepperQueue as StepperQueue
+from parareal._iteration.messages import Delivery as Delivery
+from parareal._iteration.messages import Kind as Kind
+from parareal._iteration.messages import Request as Request
+from parareal._iteration.messages import Result as Result
+from parareal._iteration.messages import Scope as Scope
+from parareal._iteration.messages import Value as Value
+from parareal._problem.boundaries import divide as divide
+from parareal._problem.boundaries import divide_grid as divide_grid
+from parareal._problem.problem import Problem as Problem
+from parareal._problem.propagators import Memory as Memory
+from parareal._problem.propagators import Nodes as Nodes
+from parareal._problem.propagators import Propagator as Propagator
+from parareal._problem.states import StructureError as StructureError
+from parareal._problem.states import check_initial as check_initial
+from parareal._run.loop import Run as Run
+from parareal._run.options import SCHEDULES as SCHEDULES
+from parareal._run.options import Options as Options
+from parareal._state import NORMS as NORMS
+from parareal._state import Layout as Layout
+from parareal._state import Stack as Stack
+from parareal._state import State as State
+from parareal._state import add as add
+from parareal._state import finite as finite
+from parareal._state import subtract as subtract
