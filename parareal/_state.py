@@ -23,6 +23,7 @@ Index: TypeAlias = slice | np.ndarray
 _LEAF = optree.treespec_leaf()
 _REAL = (bool, int, float)
 _ARRAY = (torch.Tensor, np.ndarray)
+_SMALL = 4096  # bytes
 _BARE = (torch.Tensor, np.ndarray, float, complex, NoneType)
 
 
@@ -101,6 +102,13 @@ class Layout:
             return str(self.leaves[0])
         return f"a tree of {', '.join(map(str, self.leaves)) or 'nothing'}"
 
+    def fits(self, state: State) -> bool:
+        """Return whether a state is one NumPy array, as this layout has it; False for all others, right or wrong."""
+        if type(state) is not np.ndarray or len(self.leaves) != 1 or self.tree is not _LEAF:
+            return False
+        kind = self.leaves[0]
+        return kind.library == "numpy" and state.dtype == kind.dtype and state.shape == kind.shape
+
     def row(self, stack: Stack, index: int) -> State:
         """Return a copy of one row of a stack, which then does not keep the whole stack alive."""
         if self.tree == _LEAF and len(self.leaves) == 1:
@@ -144,6 +152,8 @@ def _canonical(x: Any) -> Any:
 
 def copy(state: State) -> State:
     """Return a copy that shares no memory with the state."""
+    if isinstance(state, np.ndarray):
+        return state.copy()
     return tree_map(_copy, state)
 
 
@@ -197,12 +207,20 @@ def has_rows(stacked: Any, count: int) -> bool:
 
 def add(a: State, b: State) -> State:
     """Return a + b."""
-    return tree_map(lambda x, y: _array(x + y), a, b)
+    return _sum(a, b) if isinstance(a, _ARRAY) else tree_map(_sum, a, b)
 
 
 def subtract(a: State, b: State) -> State:
     """Return a - b."""
-    return tree_map(lambda x, y: _array(x - y), a, b)
+    return _difference(a, b) if isinstance(a, _ARRAY) else tree_map(_difference, a, b)
+
+
+def _sum(x: Any, y: Any) -> Any:
+    return _array(x + y)
+
+
+def _difference(x: Any, y: Any) -> Any:
+    return _array(x - y)
 
 
 def _array(x: Any) -> Any:
@@ -217,7 +235,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return _same(a, b)
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        # a copy of a small array costs less than the calls that spare it
+        return a.tobytes() == b.tobytes() if a.nbytes < _SMALL else np.array_equal(_bits(a), _bits(b))
     if a is None or b is None:
         return False
     xs, ys = tree_leaves(a), tree_leaves(b)
@@ -231,6 +252,11 @@ def _same(x: Any, y: Any) -> bool:
     if isinstance(x, torch.Tensor):
         return torch.equal(x, y) and (not _inexact(x) or torch.equal(_bytes(x), _bytes(y)))
     return np.array_equal(x, y) and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    """View an array's bytes; only one that is not contiguous is copied."""
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ class Arrays:
         """Return a callback of the engine's that shows the user's states."""
 
         def shown(r: parareal.Refinement) -> Any:
-            return callback(replace(r, final_state=self.user(r.final_state), states=self.user(r.states)))
+            return callback(replace(r, final_state=self.user(r.final_state), stack_states=lambda: self.user(r.states)))
 
         return shown
 

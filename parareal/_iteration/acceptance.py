@@ -30,6 +30,8 @@ class Acceptance:
 
     def __init__(self, rules: Rules, sample: int, index: int, record: list[Correction]):
         self.rules, self.sample, self.index, self.record = rules, sample, index, record
+        self.last = index + 1 == rules.slices
+        """the slice ends at the last boundary"""
         self.norm = NORMS[rules.criterion.norm]
         self.errors = ErrorEstimate(rules.criterion.norm, rules.dimensions)
         self.streak = 0
@@ -37,39 +39,38 @@ class Acceptance:
         self.exhausted = False
         """an output made from an approximate answer of F was accepted, so F must answer at full accuracy from now on"""
 
-    @property
-    def last(self) -> bool:
-        """Whether the slice ends at the last boundary."""
-        return self.index + 1 == self.rules.slices
-
     def judge_prediction(self, left: Value, value: Value, coarse: Result | None) -> Value:
         """Estimate the error of a prediction, where an embedded pair makes that possible; the last one may settle."""
         difference = None if coarse is None else self.errors.embedded(left, coarse)
-        value = self._measured(value._replace(embedded_difference=difference))
-        criterion, error = self.rules.criterion, self.errors.of_prediction(value)
+        criterion, size, error = self.rules.criterion, self._size(value), self.errors.of_prediction(difference)
         if error == UNKNOWN:
-            return value._replace(estimate=UNKNOWN, error=UNKNOWN)
+            return value._replace(size=size, estimate=UNKNOWN, error=UNKNOWN)
         evidence = Evidence(
-            value.iteration, self.index + 1, UNKNOWN, UNKNOWN, value.size, UNKNOWN, error=error, last=self.last
+            value.iteration, self.index + 1, UNKNOWN, UNKNOWN, size, UNKNOWN, error=error, last=self.last
         )
         # a multistep G has no history in its first jump, and no second answer: with few slices that would be too much
         settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
-        return value._replace(settled=settled, error=error, estimate=criterion.estimate(evidence))
+        return value._replace(
+            settled=settled,
+            size=size,
+            error=error,
+            estimate=criterion.estimate(evidence),
+            embedded_difference=difference,
+        )
 
     def judge(self, value: Value, before: Value, update: Update) -> Value:
         """Measure increment and defect of U(k, n+1), and let the criterion decide whether the boundary settles.
 
         `before` is U(k-1, n+1), and `update` says what `value` was made of.
         """
-        value = self._measured(value)
-        criterion, boundary, now, fine = self.rules.criterion, self.index + 1, update.now, update.fine
+        size, boundary, now, fine = self._size(value), self.index + 1, update.now, update.fine
         increment = self.norm(subtract(value.state, before.state))
         defect = increment if value.state is fine.state else self.norm(subtract(fine.state, before.state))
         self.record.append(Correction(self.sample, boundary, value.iteration, increment, defect))
 
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.exact and update.unchanged
-        value, likely = self.errors.of_update(value._replace(increment=increment), before, defect, update)
+        errors = self.errors.of_update(value.exact, size, increment, defect, before, update)
         # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
         unseen = 0.0 if self.last else self.errors.rate * increment
         evidence = Evidence(
@@ -77,14 +78,21 @@ class Acceptance:
             boundary=boundary,
             increment=increment,
             defect=defect,
-            size=value.size,
+            size=size,
             upstream=max(0.0 if steady else now.estimate, fine.estimate),
             previous=before.increment,
-            error=likely + unseen,
+            error=errors.likely + unseen,
             last=self.last,
         )
-        settled = self._settles(value, before, update, evidence, steady)
-        return value._replace(settled=settled, estimate=criterion.estimate(evidence))
+        return value._replace(
+            settled=self._settles(value, before, update, evidence, steady),
+            size=size,
+            increment=increment,
+            error=errors.carried,
+            moved=errors.moved,
+            sums=errors.sums,
+            estimate=self.rules.criterion.estimate(evidence),
+        )
 
     def _settles(self, value: Value, before: Value, update: Update, evidence: Evidence, steady: bool) -> bool:
         criterion, now, fine = self.rules.criterion, update.now, update.fine
@@ -101,8 +109,8 @@ class Acceptance:
         # the estimate at the last boundary includes that of the answer itself
         return settled and (fine.accepted or (self.last and criterion.cumulative))
 
-    def _measured(self, value: Value) -> Value:
-        """Return a value with its norm.
+    def _size(self, value: Value) -> float:
+        """Return the norm of a value's state.
 
         Raises:
             NonFinite: if its state is not finite.
@@ -114,7 +122,7 @@ class Acceptance:
                 f"the state at the end of slice {self.index} is not finite in iteration {value.iteration}, "
                 f"sample {self.sample}: {'the fine propagator overflows' if value.exact else advice}"
             )
-        return value._replace(size=size)
+        return size
 
     def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
         """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""

@@ -30,6 +30,19 @@ class Update(NamedTuple):
     """this is the slice's first update: it corrects the prediction, or the guess"""
 
 
+class Errors(NamedTuple):
+    """Estimates of one output U(k, n+1)."""
+
+    likely: float
+    """norm of its error"""
+    carried: float
+    """norm of its error, without what cancels: what the next slice starts from"""
+    moved: float
+    """see `Value.moved`"""
+    sums: Sums
+    """see `Value.sums`"""
+
+
 @final
 class ErrorEstimate:
     """Estimates the errors of one slice's outputs, and learns what the slice does to errors as it is corrected."""
@@ -51,30 +64,31 @@ class ErrorEstimate:
             return coarse.embedded_difference
         return add(left.embedded_difference, coarse.embedded_difference)
 
-    def of_prediction(self, value: Value) -> float:
-        """Return the estimated norm of the error of a prediction; infinite where there is no embedded pair."""
-        difference = value.embedded_difference
+    def of_prediction(self, difference: State) -> float:
+        """Return the error norm of a prediction, from what `embedded` returned; infinite where there is no pair."""
         return float("inf") if difference is None else PREDICTION * self.norm(difference)
 
-    def of_update(self, value: Value, before: Value, defect: float, update: Update) -> tuple[Value, float]:
-        """Return the output, annotated for the next slice, and its estimated error norm.
+    def of_update(
+        self, exact: bool, size: float, increment: float, defect: float, before: Value, update: Update
+    ) -> Errors:
+        """Return the estimates of U(k, n+1).
 
         Args:
-            value: U(k, n+1), its increment known.
-            before: U(k-1, n+1).
+            exact: whether it is exact.
+            size: its norm.
+            increment: norm of U(k, n+1) - U(k-1, n+1).
             defect: norm of F(k-1, n) - U(k-1, n+1).
-            update: what `value` was made of.
+            before: U(k-1, n+1).
+            update: what it was made of.
         """
-        error, inner = self._error(before.state, defect, update), update.fine.estimate * value.size
+        error, inner = self._error(before.state, defect, update), update.fine.estimate * size
         upstream, sums = (0.0, Sums()) if update.unchanged else (update.now.moved, update.now.sums)
-        size = value.size or 1.0
-        value = value._replace(
-            error=0.0 if value.exact else error + inner,
-            moved=max(upstream, value.increment / size),
-            sums=self.model.add(sums, defect),
-        )
-        share = value.sums.share(value.increment, self.dimensions) if update.first else 1.0
-        return value, min(share * value.error, contracted(value.moved, before.moved) * size + inner)
+        size = size or 1.0
+        carried = 0.0 if exact else error + inner
+        moved, sums = max(upstream, increment / size), self.model.add(sums, defect)
+        share = sums.share(increment, self.dimensions) if update.first else 1.0
+        likely = min(share * carried, contracted(moved, before.moved) * size + inner)
+        return Errors(likely, carried, moved, sums)
 
     def _error(self, last: State, defect: float, update: Update) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""

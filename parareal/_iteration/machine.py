@@ -77,6 +77,8 @@ class Machine:
         """Whether nothing more will come: the right boundary is final, the limit is reached, or a state failed."""
         if self.failure is not None or self._slices[-1].done:
             return True
+        if self.rules.window is None:
+            return False
         head = self._slices[self._head].output
         stuck = head is not None and not head.final  # and with it the window
         return stuck and all(s.done for s in self._slices[self._head : self._admitted])

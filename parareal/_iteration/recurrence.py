@@ -49,7 +49,7 @@ class Slice:
         scope: Scope,
         record: list[Correction],
     ):
-        self.rules, self.index = rules, index
+        self.rules, self.index, self.keeps_states = rules, index, rules.keeps_states
         self.demand = Demand(rules, sample, index, outer, scope)
         self.acceptance = Acceptance(rules, sample, index, record)
         self.inputs: dict[int, _Input] = {}
@@ -169,20 +169,23 @@ class Slice:
 
     def _keep(self, k: int, entry: _Input) -> None:
         """Remember an input; the states of earlier ones are only kept alive if they are needed again."""
-        self.inputs[k] = entry if self.rules.keeps_states else entry._replace(value=entry.value.stripped())
+        if not self.keeps_states:
+            entry = _Input(entry.value.stripped(), entry.source, entry.unchanged)
+        self.inputs[k] = entry
 
     def _discard(self) -> None:
         """Discard what no later output is made from."""
         k = self.iteration
+        if self.done:
+            self.fine, self.coarse, self.inputs, self.newest = {}, {}, {}, None
+            return
         keep = self.inputs[k].source if k in self.inputs else k
         for results in (self.fine, self.coarse):
-            for source in [s for s in results if s < keep or self.done]:
+            for source in [s for s in results if s < keep]:
                 del results[source]
         self.demand.discard(keep)
-        for iteration in [i for i in self.inputs if i < k or self.done]:
+        for iteration in [i for i in self.inputs if i < k]:
             del self.inputs[iteration]
-        if self.done and self.newest is not None:
-            self.newest = self.newest._replace(value=self.newest.value.stripped())
 
     def _ask_again(self) -> None:
         """Ask for F again where it turns out only now that its approximate answer to this state is not enough."""

@@ -1,12 +1,14 @@
 """The record of a solve: increments and defects, and every propagation."""
 
 import time
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, final, overload
 
 import numpy as np
 
-from parareal._iteration.messages import Correction, Delivery
+from parareal._iteration.messages import Correction, Delivery, Kind
 
 
 class Propagation(NamedTuple):
@@ -31,24 +33,72 @@ class Propagation(NamedTuple):
     t1: float
 
 
+@final
+class Propagations(Sequence[Propagation]):
+    """All propagations of a solve in the order in which they ended.
+
+    They are kept as numbers and made when read: a solve has tens of thousands, and few of its callers look at them.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = array("d")
+
+    def record(self, delivery: Delivery, origin: float, ended: float) -> None:
+        """Add a finished propagation; `origin` is when the solve began."""
+        request, result, began = delivery
+        start, level = request.value.depth, 0 if request.outer is None else request.level
+        self._numbers.extend(
+            (
+                request.sample,
+                request.slice,
+                request.iteration,
+                request.kind is Kind.FINE,
+                start,
+                start + result.cost,
+                began - origin,
+                ended,
+                level,
+                float(request.start),
+                float(request.stop),
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self._numbers) // _WIDTH
+
+    @overload
+    def __getitem__(self, index: int) -> Propagation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Propagation]: ...
+    def __getitem__(self, index: int | slice) -> Propagation | list[Propagation]:
+        """Return one propagation, or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index] * _WIDTH
+        sample, number, iteration, fine, start, stop, began, ended, level, t0, t1 = self._numbers[at : at + _WIDTH]
+        names = int(sample), int(number), int(iteration), (Kind.FINE if fine else Kind.COARSE).value
+        return Propagation(*names, start, stop, began, ended, int(level), t0, t1)
+
+
+_WIDTH = len(Propagation._fields)
+
+
+@final
 @dataclass(slots=True)
 class History:
     """The record of one solve over `boundaries` boundaries and `samples` samples."""
 
     boundaries: int
     samples: int
-    propagations: list[Propagation] = field(default_factory=list)
+    propagations: Propagations = field(default_factory=Propagations)
     _increments: list[np.ndarray] = field(default_factory=list)
     _defects: list[np.ndarray] = field(default_factory=list)
 
     def propagated(self, results: list[Delivery], origin: float) -> None:
         """Record finished propagations; `origin` is when the solve began."""
         now = time.perf_counter() - origin
-        for request, result, began in results:
-            start = request.value.depth
-            names = (request.sample, request.slice, request.iteration, request.kind.value)
-            clock = (start, start + result.cost, began - origin, now)
-            self.propagations.append(Propagation(*names, *clock, request.level, request.start, request.stop))
+        for delivery in results:
+            self.propagations.record(delivery, origin, now)
 
     def corrected(self, correction: Correction) -> None:
         """Record the increment of an iteration, and the defect of the iteration before it."""

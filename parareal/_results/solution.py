@@ -1,6 +1,6 @@
 """The answer and how it was reached, how a solve ended, and the error that carries a solution with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
@@ -101,7 +101,7 @@ class Solution:
     error_estimate: np.ndarray
     """estimated relative error of the final state, shape (samples,); 0 where it is exact"""
     stats: Stats
-    propagations: list[Propagation] = field(repr=False)
+    propagations: Sequence[Propagation] = field(repr=False)
 
     def plot(self) -> "Figure":
         """Plot increments and defects by boundary and iteration. Needs matplotlib (the extra `plot`)."""

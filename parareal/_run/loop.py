@@ -9,7 +9,7 @@ from typing import Any, final
 from parareal._execution.choose import runner_for
 from parareal._execution.evaluations import Asking, Evaluation, PropagatorFailure, drive
 from parareal._iteration.machine import Machine
-from parareal._iteration.messages import Delivery, Kind, Value
+from parareal._iteration.messages import Kind, Value
 from parareal._problem.problem import Problem
 from parareal._problem.states import check_guess
 from parareal._results.history import History
@@ -40,6 +40,7 @@ class Run:
         self.watch: Callable[[], None] | None = None
         """called after every tick, for progress bars"""
         self._shown = -1
+        self._left = set(range(len(self.machines)))  # samples that are not done
 
     def _machines(self, guess: Any) -> list[Machine]:
         problem, count = self.problem, len(self.problem.samples)
@@ -52,7 +53,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return all(m.done for m in self.machines)
+        return not self._left
 
     def iterations(self) -> Generator[int, None, None]:
         """Run to the end, yielding the iteration whenever all samples have made one more."""
@@ -71,8 +72,9 @@ class Run:
 
     def _iterations(self) -> Generator[Evaluation | int, Any, None]:
         began, norm = time.perf_counter(), NORMS[self.rules.criterion.norm]
-        for machine, state in zip(self.machines, self.problem.samples, strict=True):
+        for sample, (machine, state) in enumerate(zip(self.machines, self.problem.samples, strict=True)):
             machine.enter(Value(0, state, exact=True, size=norm(state)))
+            self._take_out(machine, sample)
         while not self.cancelled and not self.done:
             try:
                 reached = yield from self._until_iteration(began)
@@ -88,35 +90,43 @@ class Run:
         """Tick until all samples have made one more iteration, or nothing is left to do; return the newest."""
         reached = self._shown
         while not self.done:
-            results = yield from self._tick()
+            advanced = yield from self._tick(began)
             if self.watch is not None:
                 self.watch()
-            if results:
-                self.history.propagated(results, began)
-                self.wall_time = time.perf_counter() - began
+            if advanced:
                 reached = self._reached()
                 if reached > self._shown:
                     break
         return reached
 
-    def _tick(self) -> Asking[list[Delivery]]:
-        """Hand over what is ready, let the runner work once, and take its results to the machines."""
-        for machine in self.machines:
+    def _tick(self, began: float) -> Asking[bool]:
+        """Hand over what is ready, let the runner work once, and take its results to the machines.
+
+        Returns whether a sample has made one more iteration, or is done.
+        """
+        for sample in sorted(self._left):
+            machine = self.machines[sample]
             if ready := machine.take():
                 self.runner.add(ready)
+            if machine.done:  # a slice that a window admitted met a state that is not finite
+                self._take_out(machine, sample)
         results = yield from self.runner.ticking()
         if not results and self.runner.idle and not self.done:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
+        self.history.propagated(results, began)
+        self.wall_time, advanced = time.perf_counter() - began, False
         for request, result, _ in results:
             if request.outer is not None:  # its own level has taken it
                 continue
             if request.kind is Kind.FINE:
                 self.costs.record(request, result)
-            machine = self.machines[request.sample]
-            if not machine.done:
+            if request.sample in self._left:
+                machine = self.machines[request.sample]
+                before = machine.reached
                 machine.receive(request, result)
                 self._take_out(machine, request.sample)
-        return results
+                advanced |= machine.reached > before or machine.done
+        return advanced
 
     def _take_out(self, machine: Machine, sample: int) -> None:
         """Record a machine's corrections, and release what it does not need any more."""
@@ -127,13 +137,15 @@ class Run:
             self.runner.forget(sample, slice)
         machine.newly_done.clear()
         if machine.done:
+            self._left.discard(sample)
             machine.scope.close()
             self.runner.drop(sample)
 
     def _reached(self) -> int:
         """Return the newest iteration that every sample has reached or does not need."""
-        reached = [m.reached for m in self.machines]
-        return min((k for k, m in zip(reached, self.machines, strict=True) if not m.done), default=max(reached))
+        if self._left:
+            return min(self.machines[sample].reached for sample in self._left)
+        return max(m.reached for m in self.machines)
 
     @property
     def summary(self) -> Summary:
