@@ -6,7 +6,8 @@ imported from outside.
 - To drive a run from outside, as a pipeline's own loop does: `Problem`, `Options`, `Run`, `Evaluation`, `SCHEDULES`.
 - To write an executor: `Queue`, `FunctionQueue`, `StepperQueue`, `Kind`, `Request`, `Scope`, `Value`, `Result`,
   `Delivery`, `Tally`, `Layout`.
-- To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states `add`, `subtract`, `NORMS`.
+- To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states `add`, `subtract`, `finite`,
+  `NORMS`.
 - Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
   `StructureError`.
 - Divisions of an interval: `divide`, `divide_grid`.

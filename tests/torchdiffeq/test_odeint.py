@@ -431,7 +431,7 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
         ({"method": "explicit_adams"}, ValueError, "slopes of earlier steps"),
         ({"method": "rk5"}, ValueError, "did you mean 'rk4'"),
         ({"event_fn": lambda t, y: y[0]}, ValueError, "event_fn: .*torchdiffeq.odeint"),
-        ({"slice": 3}, TypeError, "did you mean 'slices'"),
+        ({"slice": 3}, TypeError, "unexpected keyword argument 'slice'"),
         ({"options": {"stepsize": 0.1}}, ValueError, "did you mean 'step_size'"),
         ({"options": {"interp": "cubi"}}, ValueError, "did you mean 'cubic'"),
         ({"options": {"step_size": -0.1}}, ValueError, "step_size must be positive"),
