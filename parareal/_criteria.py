@@ -118,8 +118,7 @@ class _Relative(AbstractCriterion):
 
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
-        if self.consecutive < 1:
-            raise ValueError(f"consecutive must be at least 1, got {self.consecutive}")
+        whole_number("consecutive", self.consecutive, 1)
 
     def resolved(self, layout: Layout) -> AbstractCriterion:
         """Fill in 1e-6 and 1e-9 for double precision, 1e-4 and 1e-6 for single."""

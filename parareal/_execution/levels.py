@@ -55,7 +55,7 @@ class InnerSolves:
         self.solves: dict[int, _Solve] = {}  # by the id of the propagation that is being made
         self.queues: dict[Path, deque[Request]] = {}
         self.paths: dict[Path, set[Path]] = {}  # of queues, by the path of the solve that they are part of
-        self.trajectories: dict[Path, tuple[list[Value], float]] = {}
+        self.trajectories: dict[Path, dict[Path, tuple[list[Value], float]]] = {}  # by the outermost slice's path
 
     def add(self, requests: list[Request]) -> None:
         """Begin the solves of these propagations, or queue them behind that of the iteration before."""
@@ -75,12 +75,11 @@ class InnerSolves:
         for inner in [p for parent in parents for p in self.paths.pop(parent)]:
             solve = self.solves.pop(id(self.queues.pop(inner)[0]))
             solve.machine.scope.close()
-            self.trajectories.pop(inner, None)
+            self.trajectories.get(inner[:2], {}).pop(inner, None)
 
     def forget(self, path: Path) -> None:
         """Discard the trajectories within an outermost slice that is done."""
-        for inner in [p for p in self.trajectories if p[:2] == path]:
-            del self.trajectories[inner]
+        self.trajectories.pop(path, None)
 
     def receive(self, request: Request, result: Result) -> list[Delivery]:
         """Take the result of an inner propagation; return what is finished with it."""
@@ -97,7 +96,8 @@ class InnerSolves:
 
     def _begin(self, request: Request) -> None:
         value, path = request.value, request.path
-        guess, depth = self.trajectories.get(path, (None, 0.0)) if self.warm else (None, 0.0)
+        kept = self.trajectories.get(path[:2], {}) if self.warm else {}
+        guess, depth = kept.get(path, (None, 0.0))
         depth = max(depth, value.depth)
         if guess is not None:
             guess = [u._replace(depth=depth) for u in guess]
@@ -122,15 +122,17 @@ class InnerSolves:
 
     def _end(self, solve: _Solve) -> Delivery:
         request, machine, outlet = solve.request, solve.machine, solve.machine.outlet
+        path = request.path
         del self.solves[id(request)]
         machine.scope.close()
         for level in self.deeper:
-            level.drop(request.path)
+            level.drop(path)
         if outlet is None or machine.failure is not None:  # the outer level finds that it is not finite, and stops
             outlet = Value(0, missing(request.value.state), depth=request.value.depth)
         else:
-            self.trajectories[request.path] = [_as_guess(u) for u in machine.outputs if u is not None], outlet.depth
-        self._next(request.path)
+            trajectory = [_as_guess(u) for u in machine.outputs if u is not None]
+            self.trajectories.setdefault(path[:2], {})[path] = trajectory, outlet.depth
+        self._next(path)
         result = Result(
             outlet.state,
             outlet.memory,

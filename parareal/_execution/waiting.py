@@ -29,6 +29,11 @@ class _Entry:
     """order of arrival"""
     taken: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is still to be run."""
+        return not (self.taken or self.request.cancelled)
+
 
 @final
 class WaitingRows:
@@ -46,6 +51,7 @@ class WaitingRows:
         self._heap: list[tuple[tuple[int, ...], int, _Entry]] = []
         self._beginning: dict[Key, list[_Entry]] = {}  # entries that have not begun, by what they start from
         self._held = 0  # entries of the heap that were not taken out of turn
+        self._turns = 0  # entries taken since all of them were looked at
         self._arrivals = 0
         self._closures = Scope.closures
 
@@ -68,12 +74,17 @@ class WaitingRows:
         self._new = [entry for entry in self._new if not entry[1].cancelled]
         kept = [(stepper, _uncancelled(rows)) for stepper, rows in self._parts]
         self._parts = [(stepper, rows) for stepper, rows in kept if rows is not None]
-        if self._heap:
-            self._heap = [item for item in self._heap if not (item[2].taken or item[2].request.cancelled)]
+        # Entries are looked at when their turn comes. All of them are only after as many turns as there are entries:
+        # that costs one look per turn, and none is kept for long.
+        if self._turns >= len(self._heap):
+            self._turns = 0
+            self._heap = [item for item in self._heap if item[2].waits]
             heapq.heapify(self._heap)
             self._held, self._beginning = len(self._heap), {}
             for _, _, entry in self._heap:
                 self._index(entry)
+        else:
+            self._closures = -1
 
     def take(self, room: int | None, steppers: Mapping[int, Stepper], now: float) -> dict[int, Rows]:
         """Remove and return the rows that may advance, joined per stepper, the oldest first.
@@ -82,7 +93,7 @@ class WaitingRows:
         """
         waiting = len(self._new) + self._held + sum(len(rows) for _, rows in self._parts)
         if room is None or waiting <= room:
-            entries = [item[2] for item in self._heap if not item[2].taken]
+            entries = [item[2] for item in self._heap if item[2].waits]
             self._heap, self._held, self._beginning = [], 0, {}
         else:
             self._unstack()
@@ -127,16 +138,18 @@ class WaitingRows:
         entries: list[_Entry] = []
         while self._heap and len(entries) < room:
             entry = heapq.heappop(self._heap)[2]
-            if not entry.taken:
-                entry.taken = True
+            if entry.waits:
                 entries.append(entry)
+            self._held -= not entry.taken
+            self._turns += 1
+            entry.taken = True
         for entry in list(entries):
             if self.sharing and entry.part is None:
                 for other in self._beginning.pop(start_key(entry.request), []):
-                    if not other.taken:
+                    if other.waits:
                         other.taken = True
+                        self._held -= 1
                         entries.append(other)  # it stays in the heap, marked as taken
-        self._held -= len(entries)
         return entries
 
     def _stacked(self, entries: list[_Entry], steppers: Mapping[int, Stepper], now: float) -> dict[int, list[Rows]]:

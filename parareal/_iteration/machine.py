@@ -169,6 +169,7 @@ class Machine:
 
     def _ended(self, k: int) -> bool:
         """Whether iteration k has ended in every slice, and there is another one to make."""
-        running = any(count for i, count in self._running.items() if i <= k)
+        if any(count for i, count in self._running.items() if i <= k):
+            return False
         left = [s for s in self._slices[self._head : self._admitted] if not s.done]
-        return bool(left) and not running and all(s.iteration >= k or s.first > k for s in left)
+        return bool(left) and all(s.iteration >= k or s.first > k for s in left)

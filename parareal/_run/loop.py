@@ -41,6 +41,7 @@ class Run:
         """called after every tick, for progress bars"""
         self._shown = -1
         self._left = set(range(len(self.machines)))  # samples that are not done
+        self._touched = set(self._left)  # samples that may have new requests
 
     def _machines(self, guess: Any) -> list[Machine]:
         problem, count = self.problem, len(self.problem.samples)
@@ -88,15 +89,13 @@ class Run:
 
     def _until_iteration(self, began: float) -> Asking[int]:
         """Tick until all samples have made one more iteration, or nothing is left to do; return the newest."""
-        reached = self._shown
-        while not self.done:
+        reached = self._reached()  # a guess, or a prediction that takes no work, is there before the first tick
+        while not self.done and reached <= self._shown:
             advanced = yield from self._tick(began)
             if self.watch is not None:
                 self.watch()
             if advanced:
                 reached = self._reached()
-                if reached > self._shown:
-                    break
         return reached
 
     def _tick(self, began: float) -> Asking[bool]:
@@ -104,12 +103,13 @@ class Run:
 
         Returns whether a sample has made one more iteration, or is done.
         """
-        for sample in sorted(self._left):
+        for sample in sorted(self._touched):
             machine = self.machines[sample]
             if ready := machine.take():
                 self.runner.add(ready)
             if machine.done:  # a slice that a window admitted met a state that is not finite
                 self._take_out(machine, sample)
+        self._touched.clear()
         results = yield from self.runner.ticking()
         if not results and self.runner.idle and not self.done:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
@@ -124,6 +124,7 @@ class Run:
                 machine = self.machines[request.sample]
                 before = machine.reached
                 machine.receive(request, result)
+                self._touched.add(request.sample)
                 self._take_out(machine, request.sample)
                 advanced |= machine.reached > before or machine.done
         return advanced

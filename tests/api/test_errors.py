@@ -82,7 +82,7 @@ def test_before_any_work(kind, message, change):
     ("message", "make"),
     [
         ("norm must be one of .* did you mean 'rms'", lambda: parareal.Increment(norm="rm")),
-        ("consecutive must be at least 1", lambda: parareal.Increment(consecutive=0)),
+        ("consecutive must be a whole number from 1 on", lambda: parareal.Increment(consecutive=0)),
         ("count must be a whole number from 0 on", lambda: parareal.Iterations(-1)),
         ("atol must be positive", lambda: parareal.LastChange(0.0)),
         ("max_batch must be a whole number", lambda: parareal.BatchedExecutor(0)),
@@ -250,3 +250,81 @@ def test_a_stepper_that_changes_the_state(spoil, who):
     fine, coarse = parareal.Steps(steppers["fine"]), parareal.Steps(steppers["coarse"], 1)
     with pytest.raises(TypeError, match=f"the {who} propagator must return a state like the one it is given"):
         parareal.solve(fine, coarse, torch.ones(2), [0, 1, 2, 3, 4])
+
+
+def wrong(evidence):
+    raise ZeroDivisionError("the criterion's own")
+
+
+@pytest.mark.parametrize("levels", [None, (2, 2)])
+def test_what_a_criterion_raises_is_not_blamed_on_a_propagator(levels):
+    criterion = parareal.Tolerance(1e-3, estimator=wrong)
+    arguments = halve, lambda u, a, b: u * 0.4, np.ones(2), (0.0, 4.0)
+    options = {"slices": 4} if levels is None else {"levels": levels}
+    with pytest.raises(ZeroDivisionError, match="the criterion's own"):
+        parareal.solve(*arguments, criterion=criterion, **options)
+    with pytest.raises(ZeroDivisionError, match="the criterion's own"):
+        list(parareal.refine(*arguments, criterion=criterion, **options))
+
+
+def test_what_a_propagator_of_an_inner_level_raises_is_an_outcome():
+    def fails(u, t0, t1):
+        raise ZeroDivisionError("the propagator's own")
+
+    with pytest.raises(parareal.PararealError, match="ZeroDivisionError: the propagator's own") as caught:
+        parareal.solve(fails, halve, np.ones(2), (0.0, 4.0), levels=(2, 2))
+    assert caught.value.solution.outcome is parareal.Outcome.WORKER_LOST
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_boundaries_are_read_once():
+    expected = parareal.solve(halve, halve, 1.0, TIMES).final_state
+    assert parareal.solve(halve, halve, 1.0, iter(TIMES)).final_state == expected
+    assert parareal.sequential(halve, 1.0, iter(TIMES)).final_state == expected
+    assert parareal.check(halve, halve, 1.0, iter(TIMES)).ok
+
+
+@pytest.mark.parametrize("embedded", [np.ones((4, 3)), np.ones(2), np.ones((2, 2), dtype=np.float32)])
+def test_the_embedded_answer_of_a_vectorized_function_is_checked(embedded):
+    coarse = parareal.vectorized(lambda u, t0, t1: parareal.Costed(u * 0.4, 1, embedded=embedded[: len(u)]))
+    with pytest.raises(TypeError, match="coarse propagator"):
+        parareal.solve(halve, coarse, np.ones(2), TIMES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "change"),
+    [
+        (ValueError, "boundaries must be finite", {"boundaries": [0.0, 1.0, np.inf]}),
+        (ValueError, "boundaries must be finite", {"boundaries": [-np.inf, 1.0]}),
+        (TypeError, "callback must be a function", {"callback": 3}),
+    ],
+)
+def test_more_before_any_work(kind, message, change):
+    with pytest.raises(kind, match=message):
+        parareal.solve(**{"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change)
+
+
+def test_whole_numbers_of_any_kind_are_taken_and_nothing_else():
+    with pytest.raises(ValueError, match="consecutive must be a whole number"):
+        parareal.Increment(consecutive=1.5)  # pyright: ignore[reportArgumentType]
+    for levels in (np.array([2, 2]), (np.int64(2), 2)):
+        solution = parareal.solve(halve, halve, 1.0, (0.0, 4.0), levels=levels)
+        assert len(solution.boundaries) == 3
+
+
+def test_refinements_can_be_kept():
+    """Each shows its own iterate, however late its states are read."""
+    arguments = halve, lambda u, a, b: u * 0.45, np.ones(2), TIMES
+    kept = list(parareal.refine(*arguments))
+    for late, now in zip(kept, parareal.refine(*arguments), strict=True):
+        np.testing.assert_array_equal(late.states, now.states)
+        np.testing.assert_array_equal(late.final_state, late.states[-1])
+
+
+def test_the_old_name_of_an_option_warns():
+    with pytest.warns(FutureWarning, match="eager is now called speculate_until"):
+        old = parareal.solve(halve, halve, 1.0, TIMES, eager=1)
+    new = parareal.solve(halve, halve, 1.0, TIMES, speculate_until=1)
+    assert old.stats.work == new.stats.work
+    with pytest.raises(TypeError, match="pass speculate_until alone"):
+        parareal.refine(halve, halve, 1.0, TIMES, eager=1, speculate_until=1)

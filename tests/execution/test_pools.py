@@ -300,3 +300,12 @@ def test_costs_of_samples_and_of_rough_answers():
 
     early = parareal.solve(rough, lambda u, a, b: u * 0.8, STATE, range(5), criterion=parareal.Iterations(1))
     assert np.isnan(early.stats.sequential_work)  # it never answered in full
+
+
+def test_the_propagator_that_does_not_pickle_is_named():
+    coarse = parareal.Parareal(lambda u, t0, t1: u, lambda u, t0, t1: u, 2)
+    with (
+        ProcessPoolExecutor(1) as pool,
+        pytest.raises(TypeError, match="the coarse propagator, its state or its result cannot be sent"),
+    ):
+        parareal.solve(functions.decay, coarse, 1.0, range(3), executor=pool)

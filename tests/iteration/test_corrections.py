@@ -1,0 +1,185 @@
+"""The correction C in U(k, n+1) = F(k-1, n) + C(U(k, n)) - C(U(k-1, n)): one recurrence, many methods."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import METHODS, identical
+
+import parareal
+from parareal.driver import Point, add, subtract
+
+TIMES = np.linspace(0.0, 2.0, 9)
+INITIAL = np.array([0.7, -0.3])
+
+
+def fine(u, t0, t1):
+    for _ in range(8):
+        u = u + (t1 - t0) / 8 * (np.sin(3 * u) - u)
+    return u
+
+
+def coarse(u, t0, t1):
+    return u + (t1 - t0) * (np.sin(3 * u) - u)
+
+
+def never(u, t0, t1):
+    raise AssertionError("this correction uses no coarse propagator")
+
+
+@dataclass(frozen=True)
+class Damped(parareal.AbstractCorrection):
+    """A correction as a stranger would write it: half of the coarse difference."""
+
+    def difference(self, slice, now, then):
+        return subtract(now.coarse, then.coarse) * 0.5
+
+
+@dataclass(frozen=True)
+class Learned(parareal.AbstractCorrection):
+    """One that learns: the coarse difference plus the mean of F - G over all points seen, which cancels."""
+
+    uses_states: ClassVar[bool] = True
+    pairs: list = field(default_factory=list)
+
+    def begin(self, layout, slices):
+        assert (layout.numbers, slices) == (2, 8)
+        return Learned()
+
+    def difference(self, slice, now, then):
+        assert now.fine is None
+        assert now.state.shape == then.state.shape == then.fine.shape
+        self.pairs.append((then.state, subtract(then.fine, then.coarse)))
+        error = np.mean([f for _, f in self.pairs], axis=0)
+        return subtract(add(now.coarse, error), add(then.coarse, error))
+
+
+ALL = [parareal.CoarseDifference(), parareal.Identity(), parareal.Zero(), Damped(), Learned()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    correction=st.sampled_from(ALL),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    iterations=st.integers(1, 8),
+)
+def test_every_correction_ends_with_the_sequential_solution_bit_by_bit(correction, schedule, iterations):
+    options = {"correction": correction, "schedule": schedule, "executor": parareal.SerialExecutor()}
+    solution = parareal.solve(fine, coarse, INITIAL, TIMES, criterion=parareal.Iterations(iterations), **options)
+    reference = parareal.sequential(fine, INITIAL, TIMES)
+    for n in range(iterations + 1):  # exact up to boundary k after iteration k
+        assert identical(solution.states[n], reference.states[n])
+    assert (solution.outcome is parareal.Outcome.EXACT) == (iterations == 8)
+
+
+def coarse_difference(n, v, u):
+    return coarse(v, TIMES[n], TIMES[n + 1]) - coarse(u, TIMES[n], TIMES[n + 1])
+
+
+@pytest.mark.parametrize(
+    ("correction", "difference"),
+    [
+        (parareal.CoarseDifference(), coarse_difference),
+        (parareal.Identity(), lambda n, v, u: v - u),
+        (parareal.Zero(), lambda n, v, u: 0.0),
+        (Damped(), lambda n, v, u: 0.5 * coarse_difference(n, v, u)),
+    ],
+)
+def test_the_recurrence_by_hand(correction, difference):
+    """Each correction against eq. (1b), written as a double loop."""
+    old = [INITIAL]
+    for n in range(8):
+        old.append(coarse(old[n], TIMES[n], TIMES[n + 1]))
+    for _ in range(3):
+        new = [INITIAL]
+        for n in range(8):
+            new.append(fine(old[n], TIMES[n], TIMES[n + 1]) + difference(n, new[n], old[n]))
+        old = new
+    solution = parareal.solve(fine, coarse, INITIAL, TIMES, correction=correction, criterion=parareal.Iterations(3))
+    np.testing.assert_allclose(solution.states, np.array(old), rtol=1e-13)
+
+
+@pytest.mark.parametrize("correction", [parareal.Identity(), parareal.Zero()])
+def test_without_a_coarse_propagator_the_prediction_is_the_initial_state(correction):
+    first = next(iter(parareal.refine(fine, None, INITIAL, TIMES, correction=correction)))
+    assert all(identical(state, INITIAL) for state in first.states)
+    assert np.isinf(first.error_estimate).all()
+    solution = parareal.solve(fine, None, INITIAL, TIMES, correction=correction)
+    np.testing.assert_allclose(solution.final_state, parareal.sequential(fine, INITIAL, TIMES).final_state, rtol=1e-5)
+
+
+@pytest.mark.parametrize("correction", [parareal.Identity(), parareal.Zero()])
+def test_the_coarse_propagator_then_only_predicts(correction):
+    calls = []
+
+    def counted(u, t0, t1):
+        calls.append(t0)
+        return coarse(u, t0, t1)
+
+    parareal.solve(fine, counted, INITIAL, TIMES, correction=correction, criterion=parareal.Iterations(8))
+    assert len(calls) == 8
+    guess = np.tile(INITIAL, (9, 1))
+    parareal.solve(fine, never, INITIAL, TIMES, correction=correction, guess=guess)
+
+
+def test_picard_is_the_identity():
+    """The correction `Identity` and the coarse propagator that does nothing make the same iterates at no cost."""
+    by_correction = list(parareal.refine(fine, None, INITIAL, TIMES, correction=parareal.Identity()))
+    by_function = list(parareal.refine(fine, lambda u, t0, t1: u, INITIAL, TIMES))
+    assert len(by_correction) == len(by_function)
+    for a, b in zip(by_correction, by_function, strict=True):
+        assert identical(a.states, b.states)
+        np.testing.assert_array_equal(a.increments, b.increments)
+
+
+def test_the_laws_of_work_and_span_without_a_coarse_cost():
+    """Span p S and nothing for C (design law: c_G = 0)."""
+    stepper = METHODS["euler"](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, 41))
+    for iterations in (1, 2, 3):
+        solution = parareal.solve(
+            parareal.Steps(stepper),
+            None,
+            INITIAL,
+            (0, 40),
+            slices=8,
+            correction=parareal.Identity(),
+            criterion=parareal.Iterations(iterations),
+        )
+        assert solution.stats.span == iterations * 5
+
+
+def test_levels_follow_the_correction():
+    stepper = METHODS["rk4"](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, 41))
+    arguments = parareal.Steps(stepper), None, INITIAL, (0, 40)
+    solution = parareal.solve(*arguments, levels=(4, 3), correction=parareal.Identity())
+    expected = parareal.sequential(parareal.Steps(stepper), INITIAL, range(0, 41, 10)).final_state
+    np.testing.assert_allclose(solution.final_state, expected, rtol=1e-5)
+    nested = parareal.Parareal(parareal.Steps(stepper), None, 3, correction=parareal.Zero())
+    solution = parareal.solve(nested, parareal.Steps(stepper, 1), INITIAL, range(0, 41, 10))
+    np.testing.assert_allclose(solution.final_state, expected, rtol=1e-5)
+
+
+def test_memory_is_kept_small():
+    """Iterates are only kept where the correction asks for them."""
+    assert parareal.Identity.uses_states
+    assert not parareal.CoarseDifference.uses_states
+    assert Point(None, None).fine is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "change"),
+    [
+        (TypeError, "correction must be CoarseDifference", {"correction": "picard"}),
+        (TypeError, "correction must be CoarseDifference", {"correction": parareal.Identity}),
+        (ValueError, "coarse is None, but CoarseDifference uses it", {"coarse": None}),
+        (ValueError, "coarse is None, but Damped uses it", {"coarse": None, "correction": Damped()}),
+    ],
+)
+def test_before_any_work(kind, message, change):
+    arguments = {"fine": never, "coarse": never, "initial": INITIAL, "boundaries": TIMES}
+    for call in (parareal.solve, parareal.refine):
+        with pytest.raises(kind, match=message):
+            call(**arguments | change)
