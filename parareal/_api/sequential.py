@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -40,21 +41,18 @@ def sequential(
     history = History(given.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
     began = time.perf_counter()
-    try:
+    with closing(runner), torch.no_grad():
         for n in range(problem.slices):
             ends = problem.boundaries[n], problem.boundaries[n + 1]
             runner.add(
                 [Request(i, n, 0, Kind.FINE, path[-1], *ends, full_accuracy=True) for i, path in enumerate(paths)]
             )
             while any(len(path) < n + 2 for path in paths):
-                with torch.no_grad():
-                    results = runner.tick()
+                results = runner.tick()
                 history.propagated(results, began)
                 for request, result, _ in results:
                     depth = request.value.depth + result.cost
                     paths[request.sample].append(Value(0, result.state, result.memory, exact=True, depth=depth))
-    finally:
-        runner.close()
     wall_time = time.perf_counter() - began
 
     span, tally = max(path[-1].depth for path in paths), runner.tally

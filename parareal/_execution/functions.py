@@ -71,7 +71,11 @@ class FunctionQueue(Queue):
         if not chosen:
             return []
         began = time.perf_counter()
-        results = self._many(chosen) if isinstance(self.function, Vectorized) else [self._one(chosen[0])]
+        if not isinstance(self.function, Vectorized):
+            result = self._one(chosen[0])
+            self.tally.call(1, result.cost)
+            return [Delivery(chosen[0], result, began)]
+        results = self._many(chosen)
         self.tally.call(len(chosen), sum(r.cost for r in results))
         return [Delivery(request, result, began) for request, result in zip(chosen, results, strict=True)]
 

@@ -160,6 +160,9 @@ class InnerSolves:
 
 def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
     """Give fine and coarse propagations of one level to those who run them."""
+    if len(requests) == 1:
+        send[requests[0].kind](requests)
+        return
     for kind, to in send.items() if requests else ():
         if chosen := [r for r in requests if r.kind is kind]:
             to(chosen)

@@ -84,8 +84,14 @@ class Runner:
             queue.close()
 
     def tick(self) -> list[Delivery]:
-        """Work until at least one call was made or nothing waits; return what is finished, on all levels."""
-        return answer(self.ticking())
+        """Work until at least one call was made or nothing waits; return what is finished, on all levels.
+
+        What a propagator raises is passed on as it is.
+        """
+        try:
+            return answer(self.ticking())
+        except PropagatorFailure as failure:
+            raise failure.error from failure.error.__cause__
 
     def ticking(self) -> Asking[list[Delivery]]:
         """Do what `tick` does, but yield the evaluations that are to be made.

@@ -67,7 +67,7 @@ class Value(NamedTuple):
 
     def stripped(self) -> "Value":
         """Return this value without its state and memories."""
-        return self._replace(state=None, memory=None, coarse_memory=None)
+        return Value(self.iteration, None, None, None, *self[4:])
 
 
 @final

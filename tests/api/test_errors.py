@@ -328,3 +328,14 @@ def test_the_old_name_of_an_option_warns():
     assert old.stats.work == new.stats.work
     with pytest.raises(TypeError, match="pass speculate_until alone"):
         parareal.refine(halve, halve, 1.0, TIMES, eager=1, speculate_until=1)
+
+
+def test_sequential_and_check_show_what_a_propagator_raises():
+    def fails(u, t0, t1):
+        raise ZeroDivisionError("the propagator's own")
+
+    with pytest.raises(ZeroDivisionError, match="the propagator's own"):
+        parareal.sequential(fails, 1.0, TIMES)
+    report = parareal.check(fails, halve, 1.0, TIMES)
+    assert not report.ok
+    assert "ZeroDivisionError: the propagator's own" in str(report)
