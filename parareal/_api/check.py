@@ -14,7 +14,7 @@ from parareal._criteria import Iterations
 from parareal._execution.choose import runner_for
 from parareal._execution.executors import SerialExecutor
 from parareal._iteration.messages import Kind, Request, Value
-from parareal._problem.boundaries import check_boundaries
+from parareal._problem.boundaries import Boundaries, check_boundaries
 from parareal._problem.levels import unroll
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator, Steps, Vectorized
@@ -48,7 +48,9 @@ class Report:
         return "\n".join(f"{'ok  ' if f.passed else 'FAIL'} {f.name}: {f.message}" for f in self.findings)
 
 
-def check(fine: Propagator, coarse: Propagator, initial: State, boundaries: Any, *, batch_dims: int = 0) -> Report:
+def check(
+    fine: Propagator, coarse: Propagator, initial: State, boundaries: Boundaries, *, batch_dims: int = 0
+) -> Report:
     """Test whether propagators are fit for `solve`; arguments as there. It makes one sequential solve on the way.
 
     Four experiments: `deterministic` (two calls on one input agree bit by bit, and the input is left alone),

@@ -4,7 +4,6 @@ import time
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from parareal._corrections.elementary import Zero
 from parareal._execution.choose import runner_for
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.messages import Kind, Request, Value
+from parareal._problem.boundaries import Boundaries
 from parareal._problem.levels import unroll
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator
@@ -24,7 +24,7 @@ from parareal._state import State, finite
 def sequential(
     fine: Propagator,
     initial: State,
-    boundaries: Any,
+    boundaries: Boundaries,
     *,
     batch_dims: int = 0,
     executor: AbstractExecutor | Executor | None = None,

@@ -9,6 +9,7 @@ from parareal._checks import renamed
 from parareal._corrections.correction import AbstractCorrection
 from parareal._criteria import AbstractCriterion
 from parareal._execution.executors import AbstractExecutor
+from parareal._problem.boundaries import Boundaries
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator
 from parareal._results.solution import Outcome, PararealError, Refinement, Solution
@@ -22,7 +23,7 @@ def solve(
     fine: Propagator,
     coarse: Propagator | None,
     initial: State,
-    boundaries: Any,
+    boundaries: Boundaries,
     *,
     correction: AbstractCorrection | None = None,
     slices: int | None = None,
@@ -120,7 +121,7 @@ def refine(
     fine: Propagator,
     coarse: Propagator | None,
     initial: State,
-    boundaries: Any,
+    boundaries: Boundaries,
     *,
     correction: AbstractCorrection | None = None,
     slices: int | None = None,

@@ -1,16 +1,22 @@
 """Where slices begin and end."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from math import isfinite
 from operator import gt, lt
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from parareal._checks import one_of, whole_number
 
+Time: TypeAlias = Any
+"""a Python number, or a 0-d tensor; functions are given what the caller gave"""
+Boundaries: TypeAlias = Iterable[Time]
+"""strictly monotone times: any sequence of numbers, an array or a tensor; integer nodes for `Steps`"""
 
-def check_boundaries(boundaries: Any) -> list[Any]:
+
+def check_boundaries(boundaries: Boundaries) -> list[Time]:
     """Return the boundaries as a list of Python numbers, or of the 0-d tensors they were given as."""
     try:
         given = list(boundaries)
@@ -31,7 +37,7 @@ def check_boundaries(boundaries: Any) -> list[Any]:
     return given if all(isinstance(t, torch.Tensor) for t in given) else values
 
 
-def divide(start: Any, stop: Any, count: int, whole: bool) -> list[Any]:
+def divide(start: Time, stop: Time, count: int, whole: bool) -> list[Time]:
     """Divide an interval evenly; where boundaries must be `whole` numbers, round to them: round(i N / count)."""
     if not whole:
         return [start, *(start + (stop - start) * i / count for i in range(1, count)), stop]

@@ -11,7 +11,7 @@ from parareal._checks import optional_whole_number, whole_number
 from parareal._corrections.correction import AbstractCorrection
 from parareal._corrections.elementary import check_correction
 from parareal._criteria import AbstractCriterion
-from parareal._problem.boundaries import divide
+from parareal._problem.boundaries import Time, divide
 from parareal._problem.propagators import Nested, Propagator, Steps, check_propagator, takes_iteration
 
 
@@ -38,7 +38,7 @@ class Level(Nested):
             )
         check_correction(self.correction, self.coarse)
 
-    def edges(self, start: Any, stop: Any) -> list[Any]:
+    def edges(self, start: Time, stop: Time) -> list[Time]:
         """Return the boundaries of the slices within an interval."""
         nodes = needs_nodes(self)
         return divide(start, stop, min(self.slices, abs(int(stop) - int(start))) if nodes else self.slices, nodes)
@@ -53,7 +53,7 @@ def nest(
     return fine
 
 
-def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: list[Any], levels: Any) -> list[Any]:
+def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: list[Time], levels: Any) -> list[Time]:
     """Return the boundaries of the outermost level, which may be given as its two ends only."""
     if not isinstance(levels, Sequence | np.ndarray) or not len(levels):
         raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9); got {levels!r}")
@@ -70,7 +70,7 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
     return boundaries
 
 
-def unroll(fine: Propagator, boundaries: list[Any]) -> tuple[Propagator, list[Any], list[int]]:
+def unroll(fine: Propagator, boundaries: list[Time]) -> tuple[Propagator, list[Time], list[int]]:
     """Return the innermost fine propagator and its boundaries, and where among them the given ones are."""
     at = list(range(len(boundaries)))
     while isinstance(fine, Level):

@@ -7,7 +7,7 @@ from typing import Any, final
 from parareal._checks import whole_number
 from parareal._corrections.correction import AbstractCorrection
 from parareal._corrections.elementary import check_correction
-from parareal._problem.boundaries import check_boundaries, divide
+from parareal._problem.boundaries import Boundaries, Time, check_boundaries, divide
 from parareal._problem.levels import check_leaves, divide_outermost, needs_nodes, nest
 from parareal._problem.propagators import Propagator
 from parareal._problem.states import check_initial
@@ -24,7 +24,7 @@ class Problem:
     samples: list[State]
     """the initial state of each sample"""
     layout: Layout
-    boundaries: list[Any]
+    boundaries: list[Time]
     batch_dims: int
     correction: AbstractCorrection
 
@@ -33,7 +33,7 @@ class Problem:
         fine: Propagator,
         coarse: Propagator | None,
         initial: State,
-        boundaries: Any,
+        boundaries: Boundaries,
         batch_dims: int,
         *,
         slices: int | None = None,
@@ -72,7 +72,7 @@ class Problem:
         return stack([self.join(list(states)) for states in zip(*trajectories, strict=True)])
 
 
-def _divide(fine: Propagator, coarse: Propagator | None, ends: list[Any], slices: Any, levels: Any) -> list[Any]:
+def _divide(fine: Propagator, coarse: Propagator | None, ends: list[Time], slices: Any, levels: Any) -> list[Time]:
     """Divide the interval between the two ends evenly; where any propagator is steppable, at whole nodes."""
     count = whole_number("slices", slices, 1)
     if levels is not None:
