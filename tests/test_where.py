@@ -1,0 +1,59 @@
+"""The table "Where do I ..." of docs/architecture.md: every row names a file that exists and a symbol it defines."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ([^|]+) \| `([\w/]+\.py)` \| `(\w+)` \|$", PAGE, re.M)
+SUBJECTS = ("algorithm", "solver", "criterion", "executor", "correction", "adapter", "pipeline class", "error message")
+
+
+def defined(path: Path) -> set[str]:
+    """Return the names that a file defines or re-exports at its top."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname for alias in node.names if alias.asname}
+    return names
+
+
+@pytest.mark.parametrize(("what", "file", "symbol"), ROWS, ids=[what for what, _, _ in ROWS])
+def test_the_place_is_there(what, file, symbol):
+    assert (ROOT / file).exists(), f"{what}: {file} does not exist"
+    assert symbol in defined(ROOT / file), f"{what}: {file} defines no {symbol}"
+
+
+def test_the_table_is_read_whole():
+    table = PAGE.split("## Where do I ...")[1].split("## ")[0]
+    assert len(ROWS) == table.count("\n| ") - 1
+    for subject in SUBJECTS:
+        assert any(subject in what for what, _, _ in ROWS), f"no row says where to change: {subject}"
+
+
+def test_the_tree_shows_every_room():
+    for path in (ROOT / "parareal").iterdir():
+        if path.name not in ("__pycache__", "py.typed"):
+            assert path.name in PAGE, f"docs/architecture.md does not show {path.name}"
+
+
+def test_importing_the_engine_stays_light():
+    """It imports none of the heavy packages that plots and adapters need."""
+    heavy = ("matplotlib", "diffusers", "transformers", "torchdiffeq", "scipy", "torch._dynamo", "sympy.core")
+    code = f"import parareal, sys; print([name for name in {heavy} if name in sys.modules])"
+    before = f"import torch, sys; print([name for name in {heavy} if name in sys.modules])"
+    shown = [
+        subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        for c in (code, before)
+    ]
+    assert shown[0] == shown[1]
