@@ -17,6 +17,12 @@ import torch
 
 State: TypeAlias = Any
 Stack: TypeAlias = Any
+Memory: TypeAlias = Any
+"""what a method remembers between steps: arrays with a leading axis of rows, or None"""
+Nodes: TypeAlias = Any
+"""an integer vector of shape (rows,): a torch tensor on the state's device, or a NumPy array, as the state is"""
+Time: TypeAlias = Any
+"""a boundary: a Python number, or a 0-d tensor; functions are given what the caller gave"""
 Index: TypeAlias = slice | np.ndarray
 
 

@@ -11,7 +11,7 @@ imported from outside.
 - Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
   `StructureError`.
 - Divisions of an interval: `divide`, `divide_grid`.
-- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Propagator`.
+- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Propagator`.
 """
 
 from parareal._checks import one_of as one_of
@@ -33,8 +33,6 @@ from parareal._iteration.messages import Value as Value
 from parareal._problem.boundaries import divide as divide
 from parareal._problem.boundaries import divide_grid as divide_grid
 from parareal._problem.problem import Problem as Problem
-from parareal._problem.propagators import Memory as Memory
-from parareal._problem.propagators import Nodes as Nodes
 from parareal._problem.propagators import Propagator as Propagator
 from parareal._problem.states import StructureError as StructureError
 from parareal._problem.states import check_initial as check_initial
@@ -43,8 +41,11 @@ from parareal._run.options import SCHEDULES as SCHEDULES
 from parareal._run.options import Options as Options
 from parareal._state import NORMS as NORMS
 from parareal._state import Layout as Layout
+from parareal._state import Memory as Memory
+from parareal._state import Nodes as Nodes
 from parareal._state import Stack as Stack
 from parareal._state import State as State
+from parareal._state import Time as Time
 from parareal._state import add as add
 from parareal._state import finite as finite
 from parareal._state import subtract as subtract

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from parareal._iteration.messages import Kind, Request
-from parareal._problem.propagators import Nodes, Stepper, StepRoutine
-from parareal._state import Stack, concatenate, stack, subtract, take
+from parareal._problem.propagators import Stepper, StepRoutine
+from parareal._state import Nodes, Stack, concatenate, stack, subtract, take
 from parareal._state import rows as count_rows
 
 _START, _LENGTH, _COUNT, _AT, _COST, _NODE, _SAMPLE = range(7)

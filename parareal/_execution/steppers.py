@@ -28,9 +28,21 @@ from parareal._execution.queue import Queue
 from parareal._execution.rows import Group, Rows, pick
 from parareal._execution.waiting import WaitingRows
 from parareal._iteration.messages import Delivery, Request, Result
-from parareal._problem.propagators import Evaluate, Nodes, Propagator, Stepper, Steps
+from parareal._problem.propagators import Evaluate, Propagator, Stepper, Steps
 from parareal._problem.states import StructureError, check_result
-from parareal._state import Layout, Stack, add, concatenate, copy, has_rows, structure, subtract, take, tree_leaves
+from parareal._state import (
+    Layout,
+    Nodes,
+    Stack,
+    add,
+    concatenate,
+    copy,
+    has_rows,
+    structure,
+    subtract,
+    take,
+    tree_leaves,
+)
 from parareal._state import rows as count_rows
 
 

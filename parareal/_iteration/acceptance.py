@@ -8,14 +8,14 @@ Four words say that something is finished, and nothing else does:
 - *done*: of a slice, a machine or a run: nothing more will come from it.
 """
 
-from typing import Any, final
+from typing import final
 
 from parareal._criteria import Evidence
 from parareal._iteration.error_estimate import ErrorEstimate, Update
 from parareal._iteration.error_model import FEW
 from parareal._iteration.messages import Correction, Result, Value
 from parareal._iteration.rules import Rules
-from parareal._state import NORMS, finite, inexact_and_counts, same, subtract
+from parareal._state import NORMS, Memory, finite, inexact_and_counts, same, subtract
 
 UNKNOWN = float("inf")
 
@@ -124,7 +124,7 @@ class Acceptance:
             )
         return size
 
-    def _remembers(self, memory: Any, before: Any, evidence: Evidence) -> bool:
+    def _remembers(self, memory: Memory, before: Memory, evidence: Evidence) -> bool:
         """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""
         if memory is None or before is None:
             return memory is None

@@ -1,7 +1,9 @@
 """Messages: values between slices, requests to a runner, results from it."""
 
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, final
+from typing import ClassVar, NamedTuple, final
+
+from parareal._state import Memory, State, Time
 
 
 class Kind(Enum):
@@ -34,10 +36,10 @@ class Value(NamedTuple):
     """
 
     iteration: int
-    state: Any
-    memory: Any = None
+    state: State
+    memory: Memory = None
     """what the fine stepper remembers here; it belongs to the state and is corrected with it"""
-    coarse_memory: Any = None
+    coarse_memory: Memory = None
     """what the coarse stepper remembers here; it flows rightwards within the iteration, uncorrected"""
     exact: bool = False
     """the state is the sequential solution's"""
@@ -57,7 +59,7 @@ class Value(NamedTuple):
     """the largest increment on the way to here in this iteration, each relative to its state's norm"""
     sums: Sums = Sums()
     """what the increments of this iteration would add up to without cancellation"""
-    embedded_difference: Any = None
+    embedded_difference: State = None
     """estimated error of the coarse prediction, a state; None where it is not known"""
 
     @property
@@ -96,9 +98,9 @@ class Request(NamedTuple):
     iteration: int
     kind: Kind
     value: Value
-    start: Any
+    start: Time
     """the slice's left boundary"""
-    stop: Any
+    stop: Time
     """the slice's right boundary"""
     full_accuracy: bool = False
     """require a full-accuracy result from a variable-accuracy propagator"""
@@ -146,8 +148,8 @@ class Request(NamedTuple):
 class Result(NamedTuple):
     """The outcome of a propagation: the state at the slice's right boundary, and its cost."""
 
-    state: Any
-    memory: Any
+    state: State
+    memory: Memory
     cost: float
     """evaluations of this row on the critical path, those that it shared with another row included"""
     exact: bool = True
@@ -156,7 +158,7 @@ class Result(NamedTuple):
     """whether the answer is as good as the criterion asks; an inner solve that ran out of iterations says False"""
     estimate: float = 0.0
     """the estimated relative error of an inner solve's answer"""
-    embedded_difference: Any = None
+    embedded_difference: State = None
     """of a coarse propagation: its embedded second answer minus `state`; None where it has none"""
     full_cost: float | None = None
     """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from parareal._corrections.correction import AbstractCorrection
 from parareal._criteria import AbstractCriterion
+from parareal._state import Memory, Time
 
 
 @final
@@ -17,8 +18,8 @@ class Rules:
     correction: AbstractCorrection
     limit: int
     """the last iteration that may be made"""
-    boundaries: list[Any]
-    correct_memory: Callable[..., Any]
+    boundaries: list[Time]
+    correct_memory: Callable[..., Memory]
     """(memory, change of the state, boundary, coarse memories that the change is made of) -> what the fine stepper
     remembers there, corrected"""
     predicts: bool = True

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 import torch
 
 from parareal._checks import one_of, whole_number
+from parareal._state import Time
 
-Time: TypeAlias = Any
-"""a Python number, or a 0-d tensor; functions are given what the caller gave"""
 Boundaries: TypeAlias = Iterable[Time]
 """strictly monotone times: any sequence of numbers, an array or a tensor; integer nodes for `Steps`"""
 

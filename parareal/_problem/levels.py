@@ -11,8 +11,9 @@ from parareal._checks import optional_whole_number, whole_number
 from parareal._corrections.correction import AbstractCorrection
 from parareal._corrections.elementary import check_correction
 from parareal._criteria import AbstractCriterion
-from parareal._problem.boundaries import Time, divide
+from parareal._problem.boundaries import divide
 from parareal._problem.propagators import Nested, Propagator, Steps, check_propagator, takes_iteration
+from parareal._state import Time
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def last_iteration(answers: int, slices: int, window: int | None = None) -> int:
     return slices * (answers + 1)
 
 
-def check_leaves(name: str, propagator: Any, boundaries: list[Any]) -> None:
+def check_leaves(name: str, propagator: Any, boundaries: list[Time]) -> None:
     """Raise `TypeError` or `ValueError` unless all propagators fit together and to the boundaries."""
     for leaf in leaves(propagator):
         check_propagator(name, leaf, boundaries)

@@ -7,11 +7,11 @@ from typing import Any, final
 from parareal._checks import whole_number
 from parareal._corrections.correction import AbstractCorrection
 from parareal._corrections.elementary import check_correction
-from parareal._problem.boundaries import Boundaries, Time, check_boundaries, divide
+from parareal._problem.boundaries import Boundaries, check_boundaries, divide
 from parareal._problem.levels import check_leaves, divide_outermost, needs_nodes, nest
 from parareal._problem.propagators import Propagator
 from parareal._problem.states import check_initial
-from parareal._state import Layout, State, stack
+from parareal._state import Layout, Stack, State, Time, stack
 
 
 @final
@@ -67,7 +67,7 @@ class Problem:
         """Join the states of all samples into one of the shape the caller gave."""
         return stack(samples) if self.batch_dims else samples[0]
 
-    def stack(self, trajectories: list[list[State]]) -> State:
+    def stack(self, trajectories: list[list[State]]) -> Stack:
         """Join `trajectories[sample][boundary]` to arrays of shape (boundaries, [samples,] *shape)."""
         return stack([self.join(list(states)) for states in zip(*trajectories, strict=True)])
 

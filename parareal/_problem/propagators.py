@@ -7,14 +7,10 @@ from inspect import Parameter, signature
 from typing import Any, ClassVar, TypeAlias, final
 
 from parareal._checks import whole_number
-from parareal._state import Stack, State, stack
+from parareal._state import Memory, Nodes, Stack, State, Time, stack
 
 Evaluate: TypeAlias = Callable[..., Any]
 """an expensive, batched call"""
-Nodes: TypeAlias = Any
-"""an integer vector of shape (rows,): a torch tensor on the state's device, or a NumPy array, as the state is"""
-Memory: TypeAlias = Any
-"""what a method remembers between steps: arrays with a leading axis of rows, or None"""
 StepRoutine: TypeAlias = Generator[tuple[Stack, Any], Any, tuple[Stack, Memory] | tuple[Stack, Memory, Stack]]
 """a step: yields (state, where) for evaluations, is sent their values, and returns (state, memory[, embedded])"""
 
@@ -135,10 +131,10 @@ Propagator: TypeAlias = Callable[..., Any] | Vectorized | Steps | Nested
 """`f(state, t0, t1)`, the same marked `vectorized`, `Steps`, or a `Parareal`, which nests"""
 
 
-def correct_memory_of(fine: Any) -> Callable[..., Any]:
+def correct_memory_of(fine: Propagator) -> Callable[..., Memory]:
     """Return the function that corrects a fine propagator's memory at a boundary: see `Rules.correct_memory`."""
 
-    def correct(memory: Memory, change: State, boundary: Any, coarse_memories: tuple[Memory, Memory]) -> Memory:
+    def correct(memory: Memory, change: State, boundary: Time, coarse_memories: tuple[Memory, Memory]) -> Memory:
         if memory is None or not isinstance(fine, Steps):
             return memory
         row = stack([change])  # all have a leading axis of one row
@@ -156,7 +152,7 @@ def takes_iteration(function: Any) -> bool:
     return found is not None and found.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def check_propagator(name: str, propagator: Any, boundaries: list[Any]) -> None:
+def check_propagator(name: str, propagator: Any, boundaries: list[Time]) -> None:
     """Raise `TypeError` or `ValueError` unless `propagator` is of one of the three forms and fits the boundaries."""
     if isinstance(propagator, Stepper):
         raise TypeError(f"{name} is a stepper: wrap it as parareal.Steps({name}), which says how many steps to take")

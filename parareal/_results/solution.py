@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from parareal._results import export, plot
 from parareal._results.history import Propagation
-from parareal._state import Stack, State
+from parareal._state import Stack, State, Time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ class Solution:
     final_state: State
     states: Stack
     """newest state at each boundary, stacked on a new leading axis: shape (boundaries, *state)"""
-    boundaries: list[Any]
+    boundaries: list[Time]
     outcome: Outcome
     message: str
     iterations: int
