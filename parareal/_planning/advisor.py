@@ -140,7 +140,7 @@ class Advisor:
             sequential_time: returns the seconds of the sequential solve, where it is another program than the
                 engine's own steps.
             tolerance: of the final state; tells the iterations to expect where none were seen.
-            slices: numbers to try; by default those of which iterations are known, or some around the least span.
+            slices: numbers to try; by default some around the least span.
             samples, schedule, window, max_batch: those of the solve; only simulated.
             kind: tells problems apart whose functions of time differ.
 
@@ -163,7 +163,7 @@ class Advisor:
                 steps,
                 iterations=expected,
                 batch_time=batch_time,
-                slices=tried if tried is not None else sorted(iterations) or None,
+                slices=tried,
                 schedules=[schedule],
                 windows=[window],
                 max_batches=[max_batch],

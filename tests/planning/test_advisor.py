@@ -59,7 +59,10 @@ def test_plans_are_kept_until_something_is_learned():
     assert {c.iterations for c in first.candidates} == {expected_iterations(1e-2)}
     advisor.learn_iterations(5, [1, 3])
     second = advisor.advise(100, batch_time=CURVE, tolerance=1e-2)
-    assert {(c.slices, c.iterations) for c in second.candidates} == {(5, 2.0)}
+    assert {c.iterations for c in second.candidates} == {2.0}
+    advisor.learn_iterations(30, [1])
+    third = advisor.advise(100, batch_time=CURVE, tolerance=1e-2, slices=[4, 7, 25])
+    assert {c.slices: c.iterations for c in third.candidates} == {4: 2.0, 7: 2.0, 25: 1.0}  # of the nearest number
 
 
 def test_iterations_are_guessed_from_the_tolerance():
