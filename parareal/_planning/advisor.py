@@ -159,16 +159,8 @@ class Advisor:
         if tick_time is not None:
             made = _estimated(steps, max(expected(round(steps**0.5))), tried, tick_time, sequential_time)
         else:
-            made = plan(
-                steps,
-                iterations=expected,
-                batch_time=batch_time,
-                slices=tried,
-                schedules=[schedule],
-                windows=[window],
-                max_batches=[max_batch],
-                samples=samples,
-            )
+            setting = {"slices": tried, "schedules": [schedule], "windows": [window], "max_batches": [max_batch]}
+            made = plan(steps, iterations=expected, batch_time=batch_time, samples=samples, **setting)
             if sequential_time is not None:
                 made = Plan.of(made.candidates, replace(made.sequential, wall_time=sequential_time()))
         with self._lock:

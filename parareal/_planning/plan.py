@@ -37,9 +37,7 @@ def plan(
     shared: bool = True,
     progress: bool = False,
 ) -> Plan:
-    """Choose slices, schedule and batches for a solve of `steps` steps, or advise the sequential solve.
-
-    Every candidate is run by `simulate`; the one with the least predicted time wins.
+    """Choose slices, schedule and batches for a solve, or advise the sequential one: candidates run by `simulate`.
 
     Args:
         steps: fine steps N.

@@ -67,15 +67,15 @@ def simulate(
 ) -> Simulation:
     """Predict a solve's time, work and span, on one device or many.
 
-    It runs the engine itself on a small problem that never converges by itself, and lets a virtual clock pass: so
-    counts are the engine's own, and for a fixed number of iterations those of docs/theory.md, eq. 9 to 13. Devices are
-    dealt the slices in turn; each makes batched calls of the rows that wait there, as one real device does.
+    The engine itself runs on a virtual clock, with a small problem that never converges by itself: so counts are the
+    engine's own, and for a fixed number of iterations those of docs/theory.md, eq. 9 to 13. Devices are dealt the
+    slices in turn; each makes batched calls of the rows that wait there, as one real device does.
 
     Args:
         steps: fine steps N.
         slices: number of slices; or `levels`, nested, outermost first; or `boundaries`, nodes from 0 to N.
-        iterations: the number made; or one number per slice, in which it settles (`Solution.slice_iterations`): then
-            earlier slices may do work that is later discarded, as in a solve that stops by a tolerance.
+        iterations: the number made; or one number per slice, in which it settles (`Solution.slice_iterations`):
+            earlier slices may then do work that is later discarded.
         devices: P; None for as many as there are slices.
         batch_time: seconds of a call by its rows: a `BatchTime`, a mapping from rows to seconds, or None for one
             second per call whatever its rows, with which a wall time is a span.
@@ -93,18 +93,14 @@ def simulate(
     counts = [len(nodes) - 1] if levels is None else [int(n) for n in levels]
     devices = int(np.prod(counts)) if devices is None else whole_number("devices", devices, 1)
     meter = Meter(_evaluated)
-    coarse_meter = meter if shared else Meter(_evaluated, meter.rows)
     fine = Steps(_Chaotic(meter, 37.0, stages))
+    coarse_meter = meter if shared else Meter(_evaluated, meter.rows)
     coarse = Steps(_Chaotic(coarse_meter, 53.0, coarse_stages), coarse_steps)
     problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
     executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
-    options = Options(
-        criterion=_criterion(iterations, counts[0]),
-        schedule=schedule,
-        executor=executor,
-        window=window,
-        speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
-    )
+    until = renamed("eager", eager, "speculate_until", speculate_until)
+    criterion = _criterion(iterations, counts[0])
+    options = Options(criterion=criterion, schedule=schedule, executor=executor, window=window, speculate_until=until)
     stats, busy = _run(problem, options, executor)
     sequential_time = steps * stages * _sequential(curve, samples, max_batch)
     return Simulation(stats.wall_time, sequential_time, devices, busy, stats)
