@@ -84,10 +84,14 @@ def batch_time(ready: Ready, latents: Tensor, seconds: float = 1.0) -> parareal.
 
     def call(rows: int) -> None:
         index = torch.arange(rows, device=latents.device)
-        with torch.no_grad():
-            ready.denoiser(latents[index % len(latents)], 0 * index, index % len(latents))
-        if latents.device.type == "cuda":
-            torch.cuda.synchronize(latents.device)
+        try:
+            with torch.no_grad():
+                ready.denoiser(latents[index % len(latents)], 0 * index, index % len(latents))
+            if latents.device.type == "cuda":
+                torch.cuda.synchronize(latents.device)
+        except Exception as error:
+            error.add_note(f"in a call of {rows} rows, timed for slices='auto': max_batch bounds the rows of calls")
+            raise
 
     return _network(ready, latents).batch_time(call, seconds=seconds, most=ready.max_batch)
 
