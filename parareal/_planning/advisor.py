@@ -73,7 +73,7 @@ class Advisor:
             return self._batch_times.setdefault(most, found)
 
     def measured(self, most: int | None = None) -> bool:
-        """Return whether calls of up to `most` rows have been timed."""
+        """Return True if calls of up to `most` rows have been timed."""
         return self._curve(most) is not None
 
     def _curve(self, most: int | None) -> BatchTime | None:
@@ -83,8 +83,9 @@ class Advisor:
 
     def learn_iterations(self, slices: int, iterations: Iterable[int]) -> None:
         """Record the iterations that the samples of a solve made at the last boundary, one number per sample."""
+        numbers = sorted(iterations)
         with self._lock:
-            self._iterations = {**self._iterations, slices: sorted(iterations)}
+            self._iterations = {**self._iterations, slices: numbers}
             self._plans.clear()
 
     def learn_time(self, length: float, seconds: float) -> None:
@@ -110,7 +111,11 @@ class Advisor:
             self._failed = min(self._failed, length)
 
     def declines(self, length: float) -> bool:
-        """Return whether nothing needs to be measured: the latest plan is sequential, or such a length has failed."""
+        """Return True if nothing needs to be measured: the latest plan is sequential, or such a length has failed.
+
+        Args:
+            length: of the interval to solve.
+        """
         return length >= self._failed or (self._latest is not None and not self._latest.worthwhile)
 
     def advise(
@@ -142,7 +147,7 @@ class Advisor:
             tolerance: of the final state; tells the iterations to expect where none were seen.
             slices: numbers to try; by default some around the least span.
             samples, schedule, window, max_batch: those of the solve; only simulated.
-            kind: tells problems apart whose functions of time differ.
+            kind: tells apart problems whose `tick_time` or `sequential_time` differ.
 
         Raises:
             ValueError, TypeError: as `parareal.plan`.

@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether solving in parallel pays: the one decision rule."""
+        """The one decision rule: the best parallel setting is predicted to be `WORTHWHILE` times as fast, or more."""
         return bool(self.candidates) and self.predicted_speedup >= WORTHWHILE
 
     @property

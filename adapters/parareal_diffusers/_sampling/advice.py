@@ -11,7 +11,7 @@ from parareal.driver import Advisor, Options, advisor_for, check_initial
 from parareal_diffusers._sampling.prepared import Ready
 
 
-def advised(
+def advise_sample(
     ready: Ready,
     latents: Tensor,
     *,
