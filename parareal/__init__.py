@@ -25,7 +25,7 @@ from parareal._execution.executors import AbstractExecutor as AbstractExecutor
 from parareal._execution.executors import BatchedExecutor as BatchedExecutor
 from parareal._execution.executors import SerialExecutor as SerialExecutor
 from parareal._planning.batch_time import BatchTime as BatchTime
-from parareal._planning.plan import Plan as Plan
+from parareal._planning.candidates import Plan as Plan
 from parareal._planning.plan import plan as plan
 from parareal._planning.simulate import Simulation as Simulation
 from parareal._planning.simulate import simulate as simulate

@@ -10,6 +10,8 @@ imported from outside.
   `NORMS`.
 - Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
   `StructureError`.
+- To choose slices where the user leaves them open (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
+  `WORTHWHILE`, `PATIENCE`, `expected_iterations`.
 - Divisions of an interval: `divide`, `divide_grid`.
 - Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Propagator`.
 """
@@ -30,6 +32,12 @@ from parareal._iteration.messages import Request as Request
 from parareal._iteration.messages import Result as Result
 from parareal._iteration.messages import Scope as Scope
 from parareal._iteration.messages import Value as Value
+from parareal._planning.advisor import PATIENCE as PATIENCE
+from parareal._planning.advisor import SEQUENTIAL_NOTE as SEQUENTIAL_NOTE
+from parareal._planning.advisor import Advisor as Advisor
+from parareal._planning.advisor import advisor_for as advisor_for
+from parareal._planning.advisor import expected_iterations as expected_iterations
+from parareal._planning.candidates import WORTHWHILE as WORTHWHILE
 from parareal._problem.boundaries import divide as divide
 from parareal._problem.boundaries import divide_grid as divide_grid
 from parareal._problem.problem import Problem as Problem

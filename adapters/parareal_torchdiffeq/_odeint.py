@@ -58,11 +58,13 @@ def odeint(
             cannot be cut into slices.
         options: as of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
         event_fn: not supported.
-        slices: how many; `"sqrt"` means the rounded root of the number of steps N. `"auto"` times some steps of one row
-            and of many, once a function, and takes what is predicted to be fastest; where that is torchdiffeq's own
-            loop, that is run, as `Solution.message` says. So it is where slices failed, or were slower twice, for this
-            function and an interval no longer. With `levels`, `criterion`, `max_iterations`, `executor`, `window`,
-            `callback` or a coarse propagator of your own nothing is timed, and it is the rounded root of 3N.
+        slices: a number, `"sqrt"` or `"auto"`. `"auto"` is decided by timing, so results of one program can differ
+            within the tolerance between runs: `"sqrt"`, the rounded root of the number of steps N, is deterministic.
+            `"auto"` is what an advisor chooses from the times of some steps of one row and of many, taken once per
+            function (docs/planning.md). If torchdiffeq's own loop is predicted to be faster it is used instead, and
+            `Solution.message` says so. The same applies if parallel solves of this function over an interval at most
+            this long failed, or were slower twice in a row. With `levels`, `criterion`, `max_iterations`, `executor`,
+            `window`, `callback` or a coarse propagator of your own nothing is timed, and it is round(sqrt(3 N)).
         levels: numbers of slices within slices, the outer ones first, in place of `slices`.
         coarse: `"auto"` or None takes one step of the same method a slice; the name of a method of the same or a lower
             order takes one of that; a function `f(y, t0, t1)`, or `parareal.vectorized` of one, is given the user's

@@ -24,11 +24,11 @@ import torch
 import torchdiffeq
 from parareal_diffusers._commands.report import markdown
 from parareal_torchdiffeq import odeint
-from parareal_torchdiffeq._slice_count import PATIENCE
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import parareal
+from parareal.driver import PATIENCE
 
 
 def lorenz(t: Tensor, u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a batched call takes, by its number of rows: the one thing that a prediction must know of a machine."""
+"""The time of a batched call by its number of rows: the one thing that a prediction must know of a machine."""
 
 import statistics
 import time
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+
+from parareal._checks import whole_number
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -18,7 +20,7 @@ class BatchTime:
 
     Args:
         rows: the sizes measured, rising.
-        seconds: what a call of each takes.
+        seconds: of a call of each.
 
     Raises:
         ValueError: if the two are not of one length, or not positive, or the sizes do not rise.
@@ -50,12 +52,26 @@ class BatchTime:
         return BatchTime(tuple(int(rows) for rows, _ in pairs), tuple(float(seconds) for _, seconds in pairs))
 
     @staticmethod
-    def measured(call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0) -> "BatchTime":
-        """Time `call(rows)`: medians over rounds of all sizes in turn, for so many seconds at most.
+    def measured(
+        call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0, most: int | None = None
+    ) -> "BatchTime":
+        """Time `call(rows)`: medians over rounds of all sizes in turn.
 
         Sizes that take longer than a fifth of the time are left out; the curve goes on beyond the last as between the
         last two.
+
+        Args:
+            call: makes a call of a number of rows, and returns when it is done. Its errors are passed on.
+            sizes: numbers of rows, rising.
+            seconds: to measure for, at most.
+            most: the largest number of rows that may be called, itself timed too; None for no bound.
+
+        Raises:
+            ValueError: if `most` is no positive whole number.
         """
+        if most is not None:
+            whole_number("most", most, 1)
+            sizes = [*(rows for rows in sizes if rows < most), *([most] if most <= max(sizes) else [])]
         began = time.perf_counter()
         taken: dict[int, list[float]] = {}
         for rows in sizes:

@@ -1,107 +1,27 @@
-"""Which setting to solve with, and whether to: every candidate is simulated with what a batch costs here."""
+"""The choice of a setting: every candidate is simulated with a measured batch-time curve."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from parareal._checks import one_of, whole_number
 from parareal._planning.batch_time import BatchTime
+from parareal._planning.candidates import Candidate, Plan
 from parareal._planning.simulate import Simulation, simulate
+from parareal._planning.span_law import AROUND, slices_around_least_span
 from parareal._run.options import SCHEDULES
 
-Iterations = int | Sequence[int] | Callable[[int], int | Sequence[int]]
-
-WORTHWHILE = 1.05
-"""the predicted speed-up from which a parallel solve is advised: below, the prediction's own error may turn it round"""
-
-
-@final
-@dataclass(frozen=True)
-class Candidate:
-    """One setting, and what it is predicted to take: means over the iterations that solves were found to make."""
-
-    slices: int
-    levels: tuple[int, ...] | None
-    schedule: str
-    window: int | None
-    speculate_until: int | None
-    max_batch: int | None
-    iterations: float
-    span: float
-    work: float
-    calls: float
-    wall_time: float
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """What to do, and what it is predicted to take."""
-
-    slices: int
-    """1 where the sequential solve is advised"""
-    levels: tuple[int, ...] | None
-    schedule: str
-    window: int | None
-    speculate_until: int | None
-    """the iteration from which F waits for the last state to be judged"""
-    max_batch: int | None
-    iterations: float
-    """at the last boundary, the mean"""
-    predicted_span: float
-    """evaluations on the critical path"""
-    predicted_work: float
-    """evaluations"""
-    predicted_states: int
-    """states held at the same time, at most: four for each slice in flight, one for each boundary"""
-    predicted_wall_time: float
-    """seconds, or the unit of the batch times"""
-    predicted_sequential_time: float
-    predicted_speedup: float
-    """of the best parallel setting, also where it is not advised"""
-    worthwhile: bool
-    """whether solving in parallel pays"""
-    candidates: tuple[Candidate, ...] = field(repr=False)
-    """all that were simulated, the fastest first"""
-
-    def explain(self) -> str:
-        """Return the advice in words, and the best candidates as a table."""
-        best, against = self.candidates[0], f"against {self.predicted_sequential_time:.3g} sequentially"
-        setting = f"levels {best.levels}" if best.levels else f"{best.slices} slices, {best.schedule}"
-        if self.worthwhile:
-            advice = (
-                f"Solve in parallel, with {setting}: predicted {best.wall_time:.3g} {against}, "
-                f"{self.predicted_speedup:.2f} times as fast."
-            )
-        else:
-            advice = (
-                f"Solve sequentially: the best parallel setting, {setting}, is predicted to take {best.wall_time:.3g} "
-                f"{against}, and {self.predicted_speedup:.2f} times as fast does not pay."
-            )
-        return f"{advice}\n\n{self.table()}"
-
-    def table(self, rows: int = 8) -> str:
-        """Return the best candidates as a table."""
-        options: tuple[str, ...] = ("slices", "schedule", "window", "speculate_until", "max_batch")
-        lines: list[tuple[str, ...]] = [(*options, "iterations", "span", "work", "calls", "time", "speed-up")]
-        for c in self.candidates[:rows]:
-            cells = (c.levels or c.slices, *(getattr(c, name) for name in options[1:]))
-            numbers = (f"{c.iterations:.1f}", f"{c.span:.0f}", f"{c.work:.0f}", f"{c.calls:.0f}", f"{c.wall_time:.3g}")
-            speedup = f"{self.predicted_sequential_time / c.wall_time:.2f}"
-            lines.append((*("-" if x is None else str(x) for x in cells), *numbers, speedup))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
+IterationCounts: TypeAlias = int | Sequence[int] | Callable[[int], int | Sequence[int]]
 
 
 def plan(
     steps: int,
     *,
-    iterations: Iterations,
+    iterations: IterationCounts,
     batch_time: BatchTime | Mapping[int, float] | None = None,
     slices: Sequence[int] | None = None,
     levels: Sequence[Sequence[int]] = (),
@@ -117,18 +37,16 @@ def plan(
     shared: bool = True,
     progress: bool = False,
 ) -> Plan:
-    """Choose slices, schedule and batches for a solve of so many steps, or advise the sequential solve.
-
-    Every candidate is run by `simulate`; the one with the least predicted time wins.
+    """Choose slices, schedule and batches for a solve, or advise the sequential one: candidates run by `simulate`.
 
     Args:
         steps: fine steps N.
-        iterations: how many a solve makes; or several numbers, as found for several samples, over which times are
-            averaged; or a function that says so for a number of slices.
-        batch_time: what a call of some rows takes (`BatchTime.measured`), or None for one unit a call.
+        iterations: the number that a solve makes; or several numbers, as found for several samples, over which times
+            are averaged; or a function that returns either for a number of slices.
+        batch_time: the time of a call by its rows (`BatchTime.measured`), or None for one unit per call.
         slices: numbers to try; by default some around the one of least span.
         levels: nested levels to try, too.
-        schedules, windows, max_batches: what to try; by default no bound of a batch, and the size at which a row is
+        schedules, windows, max_batches: options to try; by default no bound of a batch, and the size at which a row is
             cheapest.
         samples, devices, message_time, stages, coarse_stages, coarse_steps, shared: as for `simulate`.
         progress: show a bar.
@@ -137,24 +55,15 @@ def plan(
         ValueError, TypeError: for bad input, with a sentence that says what to change.
     """
     whole_number("steps", steps, 1)
-    for schedule in schedules:
-        one_of("schedules: an entry", schedule, SCHEDULES)
     curve = BatchTime.of(batch_time)
-
-    def made(count: int) -> list[int]:
-        found = iterations(count) if callable(iterations) else iterations
-        return sorted(whole_number("iterations", n, 0) for n in ([found] if isinstance(found, int) else found))
-
-    counts = _counts(steps, made(max(1, round(steps**0.5)))[-1]) if slices is None else list(slices)
-    settings = [
-        {"slices": count, "schedule": schedule, "window": window, "speculate_until": speculate_until, "max_batch": most}
-        for count in [*counts, *map(tuple, levels)]
-        for schedule in schedules
-        for window in windows
-        for speculate_until in _speculate_until(made(_outermost(count)), schedule, window)
-        for most in (_batches(curve, samples) if max_batches is None else max_batches)
-    ]
-    cost: dict[str, Any] = {
+    counts = _Counts(iterations)
+    if slices is None:
+        guess = counts(max(1, round(steps**0.5)))[-1]
+        slices = slices_around_least_span(steps, guess, AROUND, steps - 1) or [min(2, steps)]
+    if max_batches is None:
+        max_batches = _batches(curve, samples)
+    settings = _settings(counts, slices, levels, schedules, windows, max_batches)
+    costs: dict[str, Any] = {
         "devices": devices,
         "batch_time": curve,
         "message_time": message_time,
@@ -164,81 +73,62 @@ def plan(
         "coarse_steps": coarse_steps,
         "shared": shared,
     }
-    found = []
-    for setting in tqdm(settings, desc="plan", unit="setting", disable=not progress):
-        numbers = made(_outermost(setting["slices"]))
-        runs = {n: _simulated(steps, n, setting, cost) for n in set(numbers)}
-        found.append(_candidate(setting, numbers, [runs[n] for n in numbers]))
-    alone: dict[str, Any] = {
-        "slices": 1,
-        "schedule": "pipelined",
-        "window": None,
-        "speculate_until": None,
-        "max_batch": None,
-    }
-    sequential = _candidate(alone, [0], [simulate(steps, 1, 1, **{**cost, "coarse_stages": 0, "devices": 1})])
-    return _plan(sorted(found, key=lambda c: c.wall_time), sequential)
+    bar = tqdm(settings, desc="plan", unit="setting", disable=not progress)
+    candidates = [_simulated(steps, counts(setting["slices"]), setting, costs) for setting in bar]
+    alone = simulate(steps, 1, 1, **{**costs, "coarse_stages": 0, "devices": 1})
+    return Plan.of(candidates, _candidate({"slices": 1}, [0], [alone]))
 
 
-def _outermost(count: int | tuple[int, ...]) -> int:
-    return count[0] if isinstance(count, tuple) else count
+@final
+@dataclass(frozen=True)
+class _Counts:
+    """The iterations to expect, by the number of slices."""
+
+    given: IterationCounts
+
+    def __call__(self, slices: int) -> list[int]:
+        """Return them, rising."""
+        value = self.given(slices) if callable(self.given) else self.given
+        numbers = list(value) if isinstance(value, Sequence | np.ndarray) else [value]
+        if not numbers:
+            raise ValueError(f"iterations has no numbers for {slices} slices: give at least one")
+        return sorted(whole_number("iterations", n, 0) for n in numbers)
 
 
-def _simulated(steps: int, iterations: int, setting: dict[str, Any], cost: dict[str, Any]) -> Simulation:
-    options = dict(setting)
-    count = options.pop("slices")
-    if isinstance(count, tuple):
-        return simulate(steps, iterations=iterations, levels=count, **options, **cost)
-    # boundaries before the last seldom settle in the iteration in which the last does; with a window they must
-    waits = 0 if setting["window"] is not None else 1
-    table = [iterations + waits] * (count - 1) + [iterations]
-    return simulate(steps, count, table, **options, **cost)
-
-
-def _candidate(setting: dict[str, Any], numbers: list[int], runs: list[Simulation]) -> Candidate:
-    count = setting["slices"]
-    levels = count if isinstance(count, tuple) else None
-    return Candidate(
-        **{**setting, "slices": _outermost(count)},
-        levels=levels,
-        iterations=fmean(numbers),
-        span=fmean(run.stats.span for run in runs),
-        work=fmean(run.stats.work for run in runs),
-        calls=fmean(run.stats.calls for run in runs),
-        wall_time=fmean(run.wall_time for run in runs),
-    )
-
-
-def _plan(found: list[Candidate], sequential: Candidate) -> Plan:
-    best = found[0]
-    speedup = sequential.wall_time / best.wall_time
-    pays = speedup >= WORTHWHILE
-    chosen = best if pays else sequential
-    flying = chosen.slices if chosen.window is None else min(chosen.window, chosen.slices)
-    return Plan(
-        slices=chosen.slices,
-        levels=chosen.levels,
-        schedule=chosen.schedule,
-        window=chosen.window,
-        speculate_until=chosen.speculate_until,
-        max_batch=chosen.max_batch,
-        iterations=chosen.iterations,
-        predicted_span=chosen.span,
-        predicted_work=chosen.work,
-        predicted_states=4 * flying + chosen.slices + 1 if pays else 2,
-        predicted_wall_time=chosen.wall_time,
-        predicted_sequential_time=sequential.wall_time,
-        predicted_speedup=speedup,
-        worthwhile=pays,
-        candidates=tuple(found),
-    )
-
-
-def _counts(steps: int, iterations: int) -> list[int]:
-    """Return numbers of slices around sqrt(pN), which has the least span (docs/theory.md, eq. 9)."""
-    middle = (max(iterations, 1) * steps) ** 0.5
-    around = (round(middle * factor) for factor in (0.35, 0.5, 0.7, 1.0, 1.4, 2.0))
-    return sorted({count for count in around if 1 < count < steps} or {min(2, steps)})
+def _settings(
+    counts: _Counts,
+    slices: Sequence[int],
+    levels: Sequence[Sequence[int]],
+    schedules: Sequence[str],
+    windows: Sequence[int | None],
+    max_batches: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """Return all combinations as fields of a `Candidate`."""
+    tried = {"slices": [*slices, *levels], "schedules": schedules, "windows": windows, "max_batches": max_batches}
+    for name, entries in tried.items():
+        if not len(entries):
+            raise ValueError(f"{name} must have at least one entry to try")
+    for schedule in schedules:
+        one_of("schedules: an entry", schedule, SCHEDULES)
+    divisions: list[tuple[int, tuple[int, ...] | None]] = [
+        *((whole_number("slices: an entry", count, 1), None) for count in slices),
+        *((whole_number("levels: a number of slices", level[0], 1), tuple(level)) for level in levels),
+    ]
+    return [
+        {
+            "slices": count,
+            "levels": nested,
+            "schedule": schedule,
+            "window": window,
+            "speculate_until": speculate_until,
+            "max_batch": max_batch,
+        }
+        for count, nested in divisions
+        for schedule in schedules
+        for window in windows
+        for speculate_until in _speculate_until(counts(count), schedule, window)
+        for max_batch in max_batches
+    ]
 
 
 def _speculate_until(iterations: list[int], schedule: str, window: int | None) -> list[int | None]:
@@ -249,6 +139,33 @@ def _speculate_until(iterations: list[int], schedule: str, window: int | None) -
 
 
 def _batches(curve: BatchTime, samples: int) -> list[int | None]:
-    """Return bounds of a batch: none, and where a row is cheapest, for beyond that more rows only wait longer."""
+    """Return bounds of a batch: none, and the size with the least time per row, if neither end of the curve has it."""
     cheapest = min(curve.rows, key=lambda rows: curve(rows) / rows)
     return [None, cheapest] if samples < cheapest < curve.rows[-1] else [None]
+
+
+def _simulated(steps: int, iterations: list[int], setting: dict[str, Any], costs: dict[str, Any]) -> Candidate:
+    """Return a candidate, averaged over numbers of iterations."""
+    runs = {n: _simulation(steps, n, setting, costs) for n in set(iterations)}
+    return _candidate(setting, iterations, [runs[n] for n in iterations])
+
+
+def _simulation(steps: int, iterations: int, setting: dict[str, Any], costs: dict[str, Any]) -> Simulation:
+    count, options = setting["slices"], {name: value for name, value in setting.items() if name != "slices"}
+    if setting["levels"] is not None:
+        return simulate(steps, iterations=iterations, **options, **costs)
+    # boundaries before the last seldom settle in the iteration in which the last does; with a window they must
+    later = 0 if setting["window"] is not None else 1
+    table = [iterations + later] * (count - 1) + [iterations]
+    return simulate(steps, count, table, **options, **costs)
+
+
+def _candidate(setting: dict[str, Any], iterations: list[int], runs: list[Simulation]) -> Candidate:
+    return Candidate(
+        **setting,
+        iterations=fmean(iterations),
+        span=fmean(run.stats.span for run in runs),
+        work=fmean(run.stats.work for run in runs),
+        calls=fmean(run.stats.calls for run in runs),
+        wall_time=fmean(run.wall_time for run in runs),
+    )

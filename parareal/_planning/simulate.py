@@ -1,4 +1,4 @@
-"""What a solve would take on other machines: the engine itself, run on a virtual clock."""
+"""Simulated solves: the engine itself, run on a virtual clock, to predict costs on other machines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from parareal._run.options import SCHEDULES, Options
 @final
 @dataclass(frozen=True)
 class Simulation:
-    """What a solve would cost, as simulated; times in the unit of `batch_time`."""
+    """The simulated cost of a solve; times in the unit of `batch_time`."""
 
     wall_time: float
     """from the start to the last result"""
@@ -35,8 +35,8 @@ class Simulation:
 
     @property
     def speedup(self) -> float:
-        """The time of the sequential solve over that of this one."""
-        return self.sequential_time / self.wall_time
+        """The time of the sequential solve over that of this one; infinite where this one takes none."""
+        return self.sequential_time / self.wall_time if self.wall_time else float("inf")
 
     @property
     def efficiency(self) -> float:
@@ -67,18 +67,18 @@ def simulate(
 ) -> Simulation:
     """Predict a solve's time, work and span, on one device or many.
 
-    It runs the engine itself on a small problem that never converges by itself, and lets a virtual clock pass: so
-    counts are the engine's own, and for a fixed number of iterations those of docs/theory.md, eq. 9 to 13. Devices are
-    dealt the slices in turn; each makes batched calls of the rows that wait there, as one real device does.
+    The engine itself runs on a virtual clock, with a small problem that never converges by itself: so counts are the
+    engine's own, and for a fixed number of iterations those of docs/theory.md, eq. 9 to 13. Devices are dealt the
+    slices in turn; each makes batched calls of the rows that wait there, as one real device does.
 
     Args:
         steps: fine steps N.
-        slices: how many; or `levels`, nested, outermost first; or `boundaries`, nodes from 0 to N.
-        iterations: how many are made; or one number a slice, in which it settles (`Solution.slice_iterations`): then
-            slices to the left may do what turns out to be in vain, as in a solve that stops by a tolerance.
+        slices: number of slices; or `levels`, nested, outermost first; or `boundaries`, nodes from 0 to N.
+        iterations: the number made; or one number per slice, in which it settles (`Solution.slice_iterations`):
+            earlier slices may then do work that is later discarded.
         devices: P; None for as many as there are slices.
         batch_time: seconds of a call by its rows: a `BatchTime`, a mapping from rows to seconds, or None for one
-            second a call whatever its rows, with which a wall time is a span.
+            second per call whatever its rows, with which a wall time is a span.
         message_time: seconds for a state to reach another device.
         stages, coarse_stages, coarse_steps: evaluations of a fine and of a coarse step, and coarse steps of a slice.
         shared: whether F and G share the evaluation at the start of a slice.
@@ -88,30 +88,43 @@ def simulate(
     Raises:
         ValueError, TypeError: for bad input, with a sentence that says what to change.
     """
-    for name, number in {"steps": steps, "samples": samples, "stages": stages}.items():
+    _check(steps, samples, stages, coarse_stages, coarse_steps, schedule, message_time)
+    curve, nodes = BatchTime.of(batch_time), _nodes(steps, slices, levels, boundaries)
+    counts = [len(nodes) - 1] if levels is None else [int(n) for n in levels]
+    devices = int(np.prod(counts)) if devices is None else whole_number("devices", devices, 1)
+    meter = Meter(_evaluated)
+    fine = Steps(_Chaotic(meter, 37.0, stages))
+    coarse_meter = meter if shared else Meter(_evaluated, meter.rows)
+    coarse = Steps(_Chaotic(coarse_meter, 53.0, coarse_stages), coarse_steps)
+    problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
+    executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
+    until = renamed("eager", eager, "speculate_until", speculate_until)
+    criterion = _criterion(iterations, counts[0])
+    options = Options(criterion=criterion, schedule=schedule, executor=executor, window=window, speculate_until=until)
+    stats, busy = _run(problem, options, executor)
+    sequential_time = steps * stages * _sequential(curve, samples, max_batch)
+    return Simulation(stats.wall_time, sequential_time, devices, busy, stats)
+
+
+def _check(
+    steps: int,
+    samples: int,
+    stages: int,
+    coarse_stages: int,
+    coarse_steps: int,
+    schedule: str,
+    message_time: float,
+) -> None:
+    for name, number in {"steps": steps, "samples": samples, "stages": stages, "coarse_steps": coarse_steps}.items():
         whole_number(name, number, 1)
-    for name, number in {"coarse_stages": coarse_stages, "coarse_steps": coarse_steps}.items():
-        whole_number(name, number, 0 if name == "coarse_stages" else 1)
+    whole_number("coarse_stages", coarse_stages, 0)
     one_of("schedule", schedule, SCHEDULES)
     if not message_time >= 0:
         raise ValueError(f"message_time must be seconds, 0 or more, got {message_time}")
-    curve = BatchTime.of(batch_time)
-    nodes = _nodes(steps, slices, levels, boundaries)
-    counts = [len(nodes) - 1] if levels is None else [int(n) for n in levels]
-    devices = int(np.prod(counts)) if devices is None else whole_number("devices", devices, 1)
 
-    meter = Meter(_evaluated)
-    own = meter if shared else Meter(_evaluated, meter.rows)
-    fine, coarse = Steps(_Chaotic(meter, 37.0, stages)), Steps(_Chaotic(own, 53.0, coarse_stages), coarse_steps)
-    executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
-    problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
-    options = Options(
-        criterion=_criterion(iterations, counts[0]),
-        schedule=schedule,
-        executor=executor,
-        window=window,
-        speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
-    )
+
+def _run(problem: Problem, options: Options, executor: ClusterExecutor) -> tuple[Stats, float]:
+    """Return the counts of a run, its wall time that of the virtual clock, and the mean share of busy time."""
     run = Run(problem, options)
     for _ in run.iterations():
         pass
@@ -119,9 +132,9 @@ def simulate(
         raise run.error
     cluster = executor.cluster
     assert cluster is not None
-    busy = sum(device.seconds for device in cluster.devices) / (devices * cluster.now)
-    stats = replace(run.solution().stats, wall_time=cluster.now)
-    return Simulation(cluster.now, steps * stages * _sequential(curve, samples, max_batch), devices, busy, stats)
+    total = len(cluster.devices) * cluster.now
+    busy = sum(device.seconds for device in cluster.devices) / total if total else 0.0  # no evaluation, no time
+    return replace(run.solution().stats, wall_time=cluster.now), busy
 
 
 def _sequential(curve: BatchTime, samples: int, most: int | None) -> float:

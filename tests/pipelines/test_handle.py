@@ -387,7 +387,7 @@ def test_a_plan_is_followed_where_slices_are_left_open():
         found = pictures(pipe, cases.PIXELS)
         assert len(handle.solution.boundaries) - 1 == plan.slices
         assert handle.solution.stats.span == plan.predicted_span
-        assert "step by step" not in handle.solution.message
+        assert "Solved sequentially" not in handle.solution.message
         assert abs(found - expected).max() < 0.1
         pictures(pipe, {**cases.PIXELS, "num_inference_steps": 8})  # of which there is no plan
         assert len(handle.solution.boundaries) - 1 == 5
@@ -408,7 +408,7 @@ def test_a_plan_against_slices_is_followed(options):
             warnings.simplefilter("error")
             assert abs(pictures(pipe, cases.PIXELS) - expected).max() <= EXACT
             solution = handle.solution
-            assert "step by step" in solution.message
+            assert "Solved sequentially" in solution.message
             assert solution.boundaries == [0, 12]
             assert (solution.stats.calls, solution.stats.work) == (12, 12 * len(expected))
             assert not handle.plan().worthwhile  # a call without slices says nothing of iterations

@@ -549,7 +549,7 @@ def test_auto_goes_step_by_step_where_rows_gain_nothing(state):
     expected = torchdiffeq.odeint(lambda t, y: slow(t, y), state, t, method="midpoint")
     for own, other in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (ys, expected)), strict=True):
         assert torch.equal(own, other)
-    assert "step by step" in solution.message
+    assert "Solved sequentially" in solution.message
     assert solution.stats.work == solution.stats.sequential_work == 80
     calls.clear()
     odeint(slow, state, t, method="midpoint")  # what was found is kept: only torchdiffeq's loop calls it
@@ -584,10 +584,10 @@ def test_auto_tries_slices_that_failed_only_on_shorter_intervals():
         assert torch.isfinite(ys).all()
         return solution
 
-    assert "step by step" in solved(200.0).message
+    assert "Solved sequentially" in solved(200.0).message
     assert len(func.shapes) > 256
     for end in (200.0, 300.0):
-        assert "step by step" in solved(end).message
+        assert "Solved sequentially" in solved(end).message
         assert len(func.shapes) == 256  # torchdiffeq's own
     assert len(solved(2.0).boundaries) > 10
 
@@ -628,6 +628,37 @@ def test_a_call_that_goes_step_by_step_again_calls_func_as_often_as_torchdiffeq(
     assert model.calls == other.calls
     assert torch.equal(solution.final_state, ours[-1])
     assert solution.stats.wall_time > 0
+
+
+def test_auto_leaves_cuda_alone_for_problems_on_the_cpu(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("CUDA was initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    odeint(lambda t, y: -y, VECTOR, torch.linspace(0, 1, 41, dtype=torch.float64), method="euler")
+
+
+def test_a_sequential_solve_that_fails_is_made_once():
+    calls = []
+
+    def explodes(t, y):
+        calls.append(1)
+        return y**3 * 1e4
+
+    for _ in range(2):
+        calls.clear()
+        with pytest.raises(parareal.PararealError, match="not finite") as error:
+            odeint(explodes, VECTOR, torch.linspace(0, 1, 4, dtype=torch.float64), method="rk4")
+    assert len(calls) == 3 * 4
+    assert error.value.solution.stats.wall_time > 0
+
+
+def test_sqrt_is_the_same_number_of_slices_in_every_run():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    found = [odeint(field, VECTOR, t, method="rk4", slices="sqrt", return_solution=True) for _ in range(3)]
+    assert {len(solution.boundaries) for _, solution in found} == {11}
+    assert all(torch.equal(ys, found[0][0]) for ys, _ in found)
 
 
 @pytest.mark.parametrize("wanted", [False, True])

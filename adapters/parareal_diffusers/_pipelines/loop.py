@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal.driver import Evaluation, Options, Problem, Run
+from parareal.driver import SEQUENTIAL_NOTE, Evaluation, Options, Problem, Run
 from parareal_diffusers._pipelines.settings import Method, Settings, check_options, method_of
 from parareal_diffusers._pipelines.stand_ins.network import outside
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
@@ -27,9 +27,8 @@ from parareal_diffusers._pipelines.stand_ins.rows import Rows
 from parareal_diffusers._pipelines.stand_ins.scheduler import RowTime, plain, stand_in
 from parareal_diffusers._sampling.coarse_stepper import propagators
 from parareal_diffusers._sampling.noise_source import check_generator, check_own_noise, noise_of
-from parareal_diffusers._sampling.sample import criterion_of, sizes_of
+from parareal_diffusers._sampling.options import criterion_of, sizes_of
 
-NOTE = "Sampled step by step, for in parallel in time it would not be faster here (handle.plan())."
 _CHECKED = 8  # passes in which the network's timesteps are looked at
 
 
@@ -252,7 +251,7 @@ class Drive:
         assert self.run is not None
         solution, plan = self.run.solution(), self.plans.get(self.steps)
         if plan is not None and not plan.worthwhile:
-            solution = replace(solution, message=f"{solution.message} {NOTE}")
+            solution = replace(solution, message=f"{solution.message} {SEQUENTIAL_NOTE}")
         self.solution = solution
         self.over, self.rows = True, None
         if self.random is not None:

@@ -10,7 +10,7 @@ from parareal.driver import SCHEDULES, divide_grid, one_of, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
-from parareal_diffusers._sampling.sample import boundaries_of, criterion_of, sizes_of
+from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
 from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
 from parareal_diffusers._schedulers.native import check_known, grid_of, prepared, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM

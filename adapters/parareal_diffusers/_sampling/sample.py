@@ -2,25 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import parareal
-from parareal.driver import divide_grid, renamed, whole_number
-from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._grid.sigmas import Sigmas
+from parareal.driver import SEQUENTIAL_NOTE, renamed
 from parareal_diffusers._noise import Generators, NoiseSampler
-from parareal_diffusers._sampling.coarse import coarse_solver
+from parareal_diffusers._sampling.advice import advise_sample
 from parareal_diffusers._sampling.coarse_stepper import propagators
-from parareal_diffusers._sampling.denoiser import Denoised, Denoiser, Guidance
+from parareal_diffusers._sampling.denoiser import Denoised, Guidance
 from parareal_diffusers._sampling.noise_source import check_generator, check_sampler, entered, noise_of, sampled_noise
-from parareal_diffusers._sampling.plan import Ready
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
-from parareal_diffusers._schedulers.native import check_known, check_nodes, grid_of, prepared, solver_of
-from parareal_diffusers._solvers.solver import Solver
+from parareal_diffusers._sampling.options import boundaries_of
+from parareal_diffusers._sampling.prepared import prepare
 
 
 def sample(
@@ -65,9 +59,11 @@ def sample(
         model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
             samples are gathered for the rows of each call; give one that is not meant so another leading dimension.
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
-        slices: how many; `"sqrt"` means the rounded root of N, `"steps"` one for each step, and `"auto"`
-            chooses by what calls of the network take here, timed once, and the iterations to expect (`plan`): on one
-            device few are best, and one, step by step, where more would not be faster.
+        slices: a number, `"sqrt"`, `"steps"` or `"auto"`. `"auto"` is decided by timing, so results of one program can
+            differ within the tolerance between runs: `"sqrt"`, the rounded root of N, is deterministic. `"auto"` is
+            what an advisor chooses from the times of the network's calls, measured once, and the iterations seen or
+            to expect (`plan`, docs/planning.md): one slice where more are not predicted to be faster. `"steps"` is one
+            per step.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
         levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
             `boundaries` may give those of the outermost level.
@@ -119,11 +115,10 @@ def sample(
     settings = {"schedule": schedule, "window": window, "speculate_until": speculate_until}
     advice = None
     if slices == "auto" and boundaries is None and levels is None:
-        advice = ready.advice(latents, max_iterations=max_iterations, max_batch=max_batch, **settings)
+        advice = advise_sample(ready, latents, max_iterations=max_iterations, **settings)
     if advice is not None:
         settings["speculate_until"] = advice.speculate_until if speculate_until is None else speculate_until
-        cut = ready.cut(advice.slices)
-        slices, boundaries = cut.get("slices", slices), cut.get("boundaries")
+        boundaries = ready.boundaries(advice.slices)
     edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
     if noise_sampler is None:
         random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
@@ -137,7 +132,7 @@ def sample(
         criterion=ready.criterion,
         max_iterations=max_iterations,
         levels=levels,
-        executor=parareal.BatchedExecutor(max(ready.denoiser.sizes, default=max_batch)),
+        executor=parareal.BatchedExecutor(ready.max_batch),
         callback=callback,
         progress=progress,
         throw=throw,
@@ -146,140 +141,5 @@ def sample(
     if random is not None:
         random.finish()
     if advice is not None and not advice.worthwhile:
-        note = "Sampled step by step, for in parallel in time it would not be faster here (parareal_diffusers.plan)."
-        return replace(solution, message=f"{solution.message} {note}")
+        return replace(solution, message=f"{solution.message} {SEQUENTIAL_NOTE}")
     return solution
-
-
-def prepare(
-    model: Callable[..., Any] | Denoised,
-    latents: Tensor,
-    solver: Any,
-    *,
-    num_inference_steps: int | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-    guidance: Guidance | None = None,
-    coarse: Any = "auto",
-    tolerance: float = 1e-2,
-    criterion: parareal.AbstractCriterion | None = None,
-    pad_batch: bool | Sequence[int] = False,
-    max_batch: int | None = None,
-) -> Ready:
-    """Check what is to be sampled; arguments and errors as of `sample`."""
-    if not isinstance(latents, Tensor) or latents.ndim < 2:
-        raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
-    if latents.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"latents must be float32 or float64, not {latents.dtype}; the network may be in half precision"
-        )
-    if guidance is not None and not isinstance(guidance, Guidance):
-        raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
-    fine, grid = _fine(solver, num_inference_steps, isinstance(model, Denoised))
-    jumps = coarse_solver(coarse, fine, grid)
-    fine.check(grid)
-    jumps.suits(grid)
-    sizes = sizes_of(pad_batch, max_batch)
-    criterion = criterion_of(criterion, tolerance, grid.steps)
-    denoiser = Denoiser(model, grid.to(latents.device), len(latents), model_kwargs or {}, guidance, sizes)
-    return Ready(fine, jumps, grid, denoiser, criterion)
-
-
-def _fine(solver: Any, steps: int | None, denoises: bool) -> tuple[Solver, Grid]:
-    """Return the fine solver and its grid."""
-    if isinstance(solver, Solver):
-        if solver.scheduler is None:
-            name = type(solver).__name__
-            raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler), with a diffusers scheduler")
-        if isinstance(solver.scheduler, Sigmas):
-            return solver, _sigma_grid(solver, steps, denoises)
-        own = isinstance(solver, AnyScheduler)
-        (check_known if own else check_nodes)(solver.scheduler)
-        scheduler = prepared(solver.scheduler, steps)
-        if own:
-            return _own_step(scheduler, denoises, solver.options)
-        solver = replace(solver, scheduler=scheduler)
-    else:
-        scheduler = prepared(solver, steps)
-        solver = solver_of(scheduler)
-    if isinstance(solver, AnyScheduler):
-        return _own_step(scheduler, denoises)
-    grid = grid_of(scheduler)
-    if not denoises:
-        return solver, grid
-    if solver.wants_variance:
-        raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
-    if bool((grid.start.alpha == 0).any()):
-        raise ValueError(
-            "the grid starts at zero signal, where sigma would be infinite for a model marked denoised: use another "
-            "schedule (no flow, no rescale_betas_zero_snr), or timestep_spacing='leading'"
-        )
-    return solver, replace(grid, prediction_type="sample")
-
-
-def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
-    """Return the grid of a solver on `Sigmas`."""
-    if not denoises:
-        raise ValueError("Sigmas says nothing of timesteps: mark a model that is told sigma by denoised(model)")
-    if steps is not None:
-        raise ValueError("Sigmas already says how many steps there are: leave num_inference_steps out")
-    if solver.wants_variance:
-        raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
-    return solver.scheduler.grid(solver)
-
-
-def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[Solver, Grid]:
-    """Return the solver that is a scheduler's own step, and its grid."""
-    if denoises:
-        name = type(scheduler).__name__
-        raise ValueError(
-            f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
-        )
-    return AnyScheduler(scheduler, options), any_grid(scheduler, options)
-
-
-def criterion_of(
-    criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
-) -> parareal.AbstractCriterion:
-    """Return the criterion, by default that for a tolerance; 0 runs to the end of so many steps."""
-    if criterion is not None:
-        return criterion
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
-    return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
-
-
-def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
-    """Return the batch sizes that calls are filled up to; none for no filling."""
-    if pad_batch is False:
-        return []
-    if pad_batch is True:
-        if max_batch is None:
-            raise ValueError("pad_batch=True fills every call up to max_batch rows: give max_batch, or the sizes")
-        return [whole_number("max_batch", max_batch, 1)]
-    if not isinstance(pad_batch, Sequence) or isinstance(pad_batch, str) or not pad_batch:
-        raise TypeError(f"pad_batch must be True, False or batch sizes as in (1, 8, 32), got {pad_batch!r}")
-    sizes = [whole_number("pad_batch: a batch size", size, 1) for size in pad_batch]
-    if max_batch is not None and max_batch != max(sizes):
-        raise ValueError(f"max_batch={max_batch} is not the largest of pad_batch={tuple(sizes)}: leave it out")
-    return sizes
-
-
-def boundaries_of(
-    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, bases: Sequence[int]
-) -> list[int]:
-    """Return the nodes that bound the slices, or the ends for levels.
-
-    Where steps come in cycles, slices begin with a cycle if there are enough: `bases` says where each step's began.
-    """
-    steps = len(bases)
-    if boundaries is not None:
-        if slices != "auto":
-            raise ValueError(f"boundaries already say how many slices there are: leave slices={slices!r} out")
-        given = [whole_number("boundaries: a node", n, 0) for n in boundaries]
-        if len(given) < 2 or given[0] != 0 or given[-1] != steps:
-            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
-        return given
-    edges = divide_grid(slices, levels, steps)
-    starts = [*(i for i, base in enumerate(bases) if i == base), steps]
-    aligned = sorted({min(starts, key=lambda start: abs(start - edge)) for edge in edges})
-    return aligned if len(aligned) == len(edges) else edges

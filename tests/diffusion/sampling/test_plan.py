@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import plan, sample
-from parareal_diffusers._sampling.plan import batch_time
-from parareal_diffusers._sampling.sample import prepare
+from parareal_diffusers._sampling.advice import batch_time
+from parareal_diffusers._sampling.prepared import prepare
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal
@@ -40,18 +40,18 @@ def linear(rows):
 def test_calls_are_timed_once():
     net = Net(flat)
     ready = prepare(net, LATENTS, SCHEDULER, num_inference_steps=20)
-    first = batch_time(ready.denoiser, LATENTS, seconds=0.2)
+    first = batch_time(ready, LATENTS, seconds=0.2)
     made = len(net.calls)
-    assert batch_time(ready.denoiser, LATENTS, seconds=0.2) is first
+    assert batch_time(ready, LATENTS, seconds=0.2) is first
     assert len(net.calls) == made
-    batch_time(ready.denoiser, LATENTS[:, :, :4], seconds=0.1)  # another shape
+    batch_time(ready, LATENTS[:, :, :4], seconds=0.1)  # another shape
     assert len(net.calls) > made
 
 
 def test_a_batch_that_costs_what_its_rows_cost_is_sampled_step_by_step():
     net = Net(linear)
     solution = sample(net, LATENTS, SCHEDULER, num_inference_steps=20)
-    assert "step by step" in solution.message
+    assert "Solved sequentially" in solution.message
     assert len(solution.boundaries) == 2
     assert solution.stats.work == 40
     expected = scheduler_loop(net, LATENTS, SCHEDULER, 20)
@@ -62,7 +62,7 @@ def test_a_batch_that_costs_what_a_row_costs_is_sampled_in_parallel():
     net = Net(flat)
     solution = sample(net, LATENTS[:1], SCHEDULER, num_inference_steps=60)
     assert len(solution.boundaries) > 3
-    assert "step by step" not in solution.message
+    assert "Solved sequentially" not in solution.message
     assert relative_error(solution.final_state, scheduler_loop(net, LATENTS[:1], SCHEDULER, 60)) < 1e-2
 
 
@@ -102,3 +102,54 @@ def test_no_plan_is_made_of_wrong_options():
     with pytest.raises(ValueError, match="below"):
         sample(net, LATENTS, SCHEDULER, num_inference_steps=10, tolerance=1e-9)
     assert not net.calls
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_no_more_rows_are_timed_than_max_batch(most):
+    net = Net(flat)
+    sample(net, LATENTS, SCHEDULER, num_inference_steps=20, max_batch=most)
+    assert max(net.calls) == most
+    net = Net(flat)
+    plan(net, LATENTS, SCHEDULER, num_inference_steps=20, slices=[4], max_batch=most)
+    assert max(net.calls) == most
+
+
+class Full(Net):
+    """A network that runs out of memory on more rows than a solve with 8 slices of two samples needs."""
+
+    def forward(self, x, t):
+        if len(x) > 16:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().forward(x, t)
+
+
+def test_a_lack_of_memory_while_calls_are_timed_reaches_the_caller():
+    with pytest.raises(RuntimeError, match="CUDA out of memory") as error:
+        sample(Full(flat), LATENTS, SCHEDULER, num_inference_steps=20)
+    assert "max_batch" in error.value.__notes__[0]
+    solution = sample(Full(flat), LATENTS, SCHEDULER, num_inference_steps=20, max_batch=16)
+    assert solution.stats.peak_batch <= 16
+
+
+def test_a_plan_for_batches_of_fixed_sizes_is_followed():
+    net = Net(flat)
+    given = {"num_inference_steps": 30, "pad_batch": (1, 8)}
+    assert len(sample(net, LATENTS[:1], SCHEDULER, **given).boundaries) - 1 == 9  # nothing is timed: sqrt(3 * 30)
+    advice = plan(net, LATENTS, SCHEDULER, slices=[3, 6], **given)
+    assert set(net.calls) == {1, 8}
+    assert {c.max_batch for c in advice.candidates} == {8}
+    assert len(sample(net, LATENTS[:1], SCHEDULER, **given).boundaries) - 1 == advice.slices
+
+
+def test_options_are_checked_before_calls_are_timed():
+    for options in ({"max_batch": 0}, {"window": 0}, {"max_iterations": -1}, {"speculate_until": 0.5}):
+        net = Net(flat)
+        with pytest.raises(ValueError, match=next(iter(options))):
+            sample(net, LATENTS, SCHEDULER, num_inference_steps=10, **options)
+        assert not net.calls
+
+
+def test_sqrt_is_the_same_number_of_slices_in_every_run():
+    found = [sample(Net(flat), LATENTS, SCHEDULER, num_inference_steps=25, slices="sqrt") for _ in range(2)]
+    assert [len(solution.boundaries) for solution in found] == [6, 6]
+    assert torch.equal(found[0].final_state, found[1].final_state)

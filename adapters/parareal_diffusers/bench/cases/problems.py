@@ -13,7 +13,7 @@ from torch import Tensor
 from parareal_diffusers import models
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._sampling.denoiser import Denoiser, Guidance
-from parareal_diffusers._sampling.sample import prepare
+from parareal_diffusers._sampling.prepared import prepare
 from parareal_diffusers._schedulers.native import grid_of, prepared
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing import GaussianMixture
