@@ -189,9 +189,13 @@ class Handle:
             check_call(self.pipe, self._family, given, bool(self._devices))
             self._check_scheduler(given)
             if self._verifier is not None:
-                self._verifier.check(self, given)
+                self._verifier.check(self.pipe, self._kind, self._family, self.settings, given, self._run_quietly)
             self._given = {side: given.get(side) for side in ("height", "width")}
             return self.driven(self.settings, given, bound)
+
+    def _run_quietly(self, settings: Settings, bound: inspect.BoundArguments) -> Any:
+        """Call the pipeline in parallel in time, its callback being told nothing."""
+        return self.driven(settings, dict(bound.arguments), bound, quiet=True)
 
     def _check_scheduler(self, given: dict[str, Any]) -> None:
         """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""

@@ -224,7 +224,7 @@ def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
         raise ValueError("Sigmas already says how many steps there are: leave num_inference_steps out")
     if solver.wants_variance:
         raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
-    return solver.scheduler.grid(solver)
+    return solver.grid_on(solver.scheduler)
 
 
 def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[Solver, Grid]:

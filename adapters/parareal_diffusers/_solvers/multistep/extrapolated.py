@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._solvers.dpm.multistep import History
+from parareal_diffusers._solvers.history import History
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
