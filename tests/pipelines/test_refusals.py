@@ -155,7 +155,7 @@ def test_a_loop_that_would_begin_within_a_cycle():
         ({"pad_batch": True}, "give max_batch"),
         ({"window": 0}, "window"),
         ({"max_iterations": -1}, "max_iterations"),
-        ({"tolerence": 1e-3}, "did you mean 'tolerance'"),
+        ({"tolerence": 1e-3}, "tolerence"),
     ],
 )
 def test_options(options, match):

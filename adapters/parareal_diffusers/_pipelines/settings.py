@@ -75,7 +75,7 @@ class Settings:
 
 @final
 @dataclass(frozen=True)
-class Method:
+class LoopMethod:
     """The solvers of one loop, its grid, and the nodes between which it goes."""
 
     fine: Solver
@@ -84,10 +84,15 @@ class Method:
     first: int
     edges: list[int]
 
+    @property
+    def steps(self) -> int:
+        """The number of steps that the loop would make by itself."""
+        return self.edges[-1] - self.first
 
-def method_of(
+
+def loop_method(
     settings: Settings, step_options: Mapping[str, Any], scheduler: Any, first: int, last: int, whole: bool = False
-) -> Method:
+) -> LoopMethod:
     """Return how the steps from `first` to `last` of a scheduler are sampled; `whole`, all in one slice.
 
     `step_options` are those that its `step` will be given, as `eta`.
@@ -120,9 +125,9 @@ def method_of(
             "strength or number of steps"
         )
     if whole:
-        return Method(fine, coarse, grid, first, [first, last])
+        return LoopMethod(fine, coarse, grid, first, [first, last])
     edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
-    return Method(fine, coarse, grid, first, [first + n for n in edges])
+    return LoopMethod(fine, coarse, grid, first, [first + n for n in edges])
 
 
 def _taken(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
-from parareal_diffusers._pipelines.stand_ins.rows import Rows
+from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._pipelines.stand_ins.scales import RowScale
 from parareal_diffusers._pipelines.stand_ins.trees import joined, mapped
 
@@ -56,7 +56,7 @@ class Driver(Protocol):
     """Who knows the rows."""
 
     @property
-    def rows(self) -> Rows | None:
+    def rows(self) -> LatentRows | None:
         """The rows; None before the loop, and after it."""
         ...
 
@@ -122,14 +122,14 @@ def _by_name(call: Callable[..., Any], positional: Sequence[str]) -> Callable[..
 class _Batch:
     """One call of a network: its arguments, with what is per sample gathered for the rows."""
 
-    def __init__(self, name: str, rows: Rows, given: Mapping[str, Any]):
+    def __init__(self, name: str, rows: LatentRows, given: Mapping[str, Any]):
         self.name, self.rows, self.given = name, rows, dict(given)
         state = next((x for key, x in given.items() if key in STATES), None)
         if not isinstance(state, Tensor):
             raise RuntimeError(f"{name} was called without {' or '.join(sorted(STATES))}")
         self.count = len(state)
         if not rows.count:
-            self.rows = rows = Rows.first(rows.steps, self.count)
+            self.rows = rows = LatentRows.first(rows.steps, self.count)
         if self.count % rows.count:
             raise RuntimeError(f"{name} was called with a state of shape {tuple(state.shape)} for {rows.count} rows")
         self.copies = self.count // rows.count
