@@ -1,6 +1,11 @@
-"""What people see of a pipeline while it runs: its step callback and its progress bar, by iterations."""
+"""The step callback and the progress bar of a pipeline in parallel in time, by iterations instead of steps.
+
+A callback that changes latents, tensors or the pipeline by the step would silently give wrong pictures, since passes
+are not steps: `StepCallback` compares what it finds before and after, and raises.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 from torch import Tensor
@@ -106,3 +111,21 @@ class LoopBar:
         bar.total, bar.n = running.method.steps, running.steps_final
         bar.set_postfix(iteration=max(running.iteration, 0), passes=running.passes, refresh=False)
         bar.update(0)
+
+
+@contextmanager
+def shown(pipe: Any, progress: bool | None) -> Iterator[None]:
+    """Have a pipeline show its progress bars or not; None for as it is set."""
+    if progress is None:
+        yield
+        return
+    attributes, missing = vars(pipe), object()
+    config = attributes.get("_progress_bar_config", missing)
+    attributes["_progress_bar_config"] = {**({} if config is missing else config), "disable": not progress}
+    try:
+        yield
+    finally:
+        if config is missing:
+            del attributes["_progress_bar_config"]
+        else:
+            attributes["_progress_bar_config"] = config

@@ -8,12 +8,11 @@ from typing import Any, final
 
 import parareal
 from parareal.driver import renamed
-from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback
+from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, shown
 from parareal_diffusers._pipelines.derived import parallel_class
 from parareal_diffusers._pipelines.families import FAMILIES, known, unknown_family
 from parareal_diffusers._pipelines.learned import Learned
 from parareal_diffusers._pipelines.loop import Drive
-from parareal_diffusers._pipelines.preview import pictures
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
 from parareal_diffusers._pipelines.settings import Settings
 from parareal_diffusers._pipelines.stand_ins.network import ACTIVE, gated
@@ -65,7 +64,7 @@ def parallelize(
             pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
         pad_batch: fill calls up to fixed sizes, as for `sample`.
         callback: called with a `parareal.Refinement` after every iteration; returning False ends the call with
-            what there is. `handle.decode` makes pictures of latents.
+            what there is.
         progress: True or False for a bar or none, whatever the pipeline is set to; None for as it is set.
         devices: where the denoiser's calls are made, each device having a share of the rows: `["cuda:0", "cuda:1"]`.
             All else stays on the pipeline's own device. None for that alone. `max_batch` is then for each device.
@@ -123,7 +122,6 @@ class Handle:
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
         self._learned = Learned()
-        self._given: dict[str, Any] = {}
         self._checked: tuple[Any, ...] | None = None
         pipe.__class__ = parallel_class(self._kind, self)
 
@@ -167,15 +165,6 @@ class Handle:
         """Give the pipeline back as it was."""
         self.disable()
 
-    def decode(self, latents: Any, output_type: str = "pil") -> Any:
-        """Return pictures of latents as the loop has them, for previews in a callback: `refinement.final_state`.
-
-        Args:
-            latents: shape (samples, *latent), in any dtype.
-            output_type: `"pil"`, `"np"` or `"pt"`, as for the pipeline.
-        """
-        return pictures(self.pipe, latents, self._given, output_type)
-
     # What the pipeline's class calls.
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
@@ -189,7 +178,6 @@ class Handle:
             self._check_scheduler(given)
             if self._verifier is not None:
                 self._verifier.check(self.pipe, self._kind, self._family, self.settings, given, self._run_quietly)
-            self._given = {side: given.get(side) for side in ("height", "width")}
             return self.driven(self.settings, given, bound)
 
     def _run_quietly(self, settings: Settings, bound: inspect.BoundArguments) -> Any:
@@ -258,23 +246,11 @@ class Handle:
 
     def bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Return the progress bar of the pipeline's loop."""
-        attributes, drive = vars(self.pipe), self._drive
-        if drive is None:
+        if self._drive is None:
             return self._kind.progress_bar(self.pipe, iterable, total)
-        missing = object()
-        config = attributes.get("_progress_bar_config", missing)
-        try:
-            if self.progress is not None:
-                own = {} if config is missing else config
-                attributes["_progress_bar_config"] = {**own, "disable": not self.progress}
+        with shown(self.pipe, self.progress):
             bar = self._kind.progress_bar(self.pipe, total=len(iterable) if total is None else total)
-        finally:
-            if self.progress is not None:
-                if config is missing:
-                    del attributes["_progress_bar_config"]
-                else:
-                    attributes["_progress_bar_config"] = config
-        return LoopBar(bar, drive, iterable)
+        return LoopBar(bar, self._drive, iterable)
 
     @property
     def running(self) -> bool:

@@ -1,4 +1,7 @@
-"""A network on several devices: each has a copy, which is given its share of the rows of every call."""
+"""A network on several devices: each has a copy, which is given its share of the rows of every call.
+
+`Weights` spares the transfer of all weights at every call of a pipeline: it keeps copies and renews the changed ones.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
