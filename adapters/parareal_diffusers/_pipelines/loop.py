@@ -52,7 +52,7 @@ class Drive:
     ):
         self.settings, self.step_options, self.doubled, self.counted = settings, step_options, doubled, counted
         self.plans = plans if settings.open else {}
-        self.sizes_to_fill = sizes_of(settings.pad_batch, settings.max_batch)
+        self.sizes_to_fill = sorted(sizes_of(settings.pad_batch, settings.max_batch))
         self.most = max(self.sizes_to_fill, default=settings.max_batch)
         self.replicas: Replicas | None = None
         self.interrupted: Callable[[], bool] = lambda: False

@@ -11,7 +11,7 @@ from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
 from parareal_diffusers._sampling.sample import boundaries_of, criterion_of, sizes_of
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
+from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import check_known, grid_of, prepared, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
@@ -112,7 +112,7 @@ def loop_method(
             f"LMSDiscreteScheduler, begun at step {first} as here, uses weights for slopes that it does not have yet "
             "(docs/upstream.md): use DEISMultistepScheduler, or all steps"
         )
-    grid = any_grid(scheduler, fine.options) if isinstance(fine, AnyScheduler) else grid_of(scheduler)
+    grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
     fine.check(grid)
     coarse.suits(grid)

@@ -18,7 +18,7 @@ from parareal_diffusers._sampling.coarse_stepper import propagators
 from parareal_diffusers._sampling.denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._sampling.noise_source import check_generator, check_sampler, entered, noise_of, sampled_noise
 from parareal_diffusers._sampling.plan import Ready
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
+from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import check_known, check_nodes, grid_of, prepared, solver_of
 from parareal_diffusers._solvers.solver import Solver
 
@@ -234,7 +234,8 @@ def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = Mappi
         raise ValueError(
             f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
         )
-    return AnyScheduler(scheduler, options), any_grid(scheduler, options)
+    solver = AnyScheduler(scheduler, options)
+    return solver, solver.grid()
 
 
 def criterion_of(

@@ -7,7 +7,7 @@ the like, has something for each sample. The gate gathers it for the rows, by th
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, final
@@ -267,21 +267,27 @@ def gated(modules: list[nn.Module]) -> Iterator[None]:
     The gate takes the place that `nn.Module.compile` uses, outside a module's hooks and whatever replaces its
     `forward`: offloading and compiled networks see the rows. Pipelines that share a network share its gate.
     """
-    for module in modules:
-        with _LOCK:
-            gate = module.__dict__.get("_compiled_call_impl")
-            if not isinstance(gate, Gate):
-                gate = Gate(module, module._call_impl if gate is None else gate)
-                module.__dict__["_compiled_call_impl"] = gate
-            gate.users += 1
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:  # an error at one module takes the gates of those before away
         for module in modules:
-            with _LOCK:
-                gate = module.__dict__["_compiled_call_impl"]
-                gate.users -= 1
-                if not gate.users and gate.inner == module._call_impl:
-                    del module.__dict__["_compiled_call_impl"]
-                elif not gate.users:
-                    module.__dict__["_compiled_call_impl"] = gate.inner
+            _install(module)
+            stack.callback(_remove, module)
+        yield
+
+
+def _install(module: nn.Module) -> None:
+    with _LOCK:
+        gate = module.__dict__.get("_compiled_call_impl")
+        if not isinstance(gate, Gate):
+            gate = Gate(module, module._call_impl if gate is None else gate)
+            module.__dict__["_compiled_call_impl"] = gate
+        gate.users += 1
+
+
+def _remove(module: nn.Module) -> None:
+    with _LOCK:
+        gate = module.__dict__["_compiled_call_impl"]
+        gate.users -= 1
+        if not gate.users and gate.inner == module._call_impl:
+            del module.__dict__["_compiled_call_impl"]
+        elif not gate.users:
+            module.__dict__["_compiled_call_impl"] = gate.inner
