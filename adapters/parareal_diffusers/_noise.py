@@ -18,7 +18,7 @@ from parareal_diffusers._grid.grid import Levels, per_row
 Generators = torch.Generator | Sequence[torch.Generator] | None
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Weights = Callable[[int, int], list[float]]
-_KEPT = 2**25  # bytes of noise that are kept at hand, for steps and for jumps
+KEPT_BYTES = 2**25  # bytes of noise that are kept at hand, for steps and for jumps
 
 
 class Linear(NamedTuple):
@@ -149,7 +149,7 @@ class Noise:
         decay, std = (x.double().flatten().tolist() for x in linear)
         drawing = set(tape.steps)
         scales = [s if i in drawing else 0.0 for i, s in enumerate(std)]
-        kept = lru_cache(max(1, _KEPT // (tape.dtype.itemsize * math.prod(tape.shape))))
+        kept = lru_cache(max(1, KEPT_BYTES // (tape.dtype.itemsize * math.prod(tape.shape))))
         self.weights = lru_cache(None)(partial(_weights, scales, decay, list(base)))
         self.tape, self.step = tape, kept(tape.draw)
         self.jump = kept(partial(_jump, tape, self.step, self.weights))

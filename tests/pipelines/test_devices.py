@@ -12,7 +12,8 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize
-from parareal_diffusers._pipelines.stand_ins.replicas import Weights
+from parareal_diffusers._pipelines.stand_ins.replicas import Weights, sum_dtype
+from torch.utils._python_dispatch import TorchDispatchMode
 
 EXACT = 1e-5
 BOTH = ["cpu", "cpu"]
@@ -116,7 +117,7 @@ def test_weights_elsewhere_are_copied_again_where_they_changed():
     def copies():
         own = [*net.parameters(), *net.buffers()]
         weights.keep_only(own)
-        return weights.on(elsewhere, own)
+        return weights.on([elsewhere], own)[0]
 
     first = copies()
     assert all(x.device == elsewhere for x in first)
@@ -134,7 +135,32 @@ def test_weights_elsewhere_are_copied_again_where_they_changed():
     assert [[a is not b for a, b in zip(*step, strict=True)].index(True) for step in steps] == [0, 1, 6, 0]
     assert len(weights._kept) == len(first)
     own = list(net.parameters())
-    assert all(a is b for a, b in zip(own, weights.on(torch.device("cpu"), own), strict=True))
+    assert all(a is b for a, b in zip(own, weights.on([torch.device("cpu")], own)[0], strict=True))
+
+
+class Norms(TorchDispatchMode):
+    """Counts the norms that are taken."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "vector_norm" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_read_once_for_all_devices():
+    own, elsewhere = list(torch.nn.Linear(3, 3).parameters()), torch.device("meta")
+    with Norms() as norms:
+        Weights().on([elsewhere, torch.device("cpu"), elsewhere], own)
+    assert norms.count == len(own)
+
+
+def test_weights_are_summed_in_single_precision_where_there_is_no_double():
+    assert [sum_dtype(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [
+        torch.float64,
+        torch.float64,
+        torch.float32,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize, sample
+from parareal_diffusers._pipelines.stand_ins.network import gated
 
 import parareal
 
@@ -205,6 +206,22 @@ def test_max_batch_bounds_every_call_of_every_network():
     for hook in hooks:
         hook.remove()
     assert max(rows) == 6  # guidance doubles
+
+
+def test_calls_are_filled_up_to_the_next_size_in_whatever_order_sizes_are_given():
+    pipe, rows = tiny.pixels(diffusers.DDIMPipeline), []
+    pipe.unet = copy.deepcopy(pipe.unet)
+    pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    with parallelize(pipe, pad_batch=(32, 8, 2)):
+        pictures(pipe, cases.PIXELS)
+    assert set(rows) == {2, 8, 32}
+
+
+def test_an_error_at_one_gate_takes_the_others_away():
+    net, broken = torch.nn.Linear(2, 2), type("Broken", (torch.nn.Module,), {"forward": 3})()
+    with pytest.raises(TypeError), gated([net, broken]):
+        pass
+    assert "_compiled_call_impl" not in vars(net)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from parareal import Refinement, Solution
+from parareal import Refinement
 from parareal_diffusers import models
 from parareal_diffusers._commands import report
+from parareal_diffusers._commands.report import DemoMethod
 from parareal_diffusers._sampling.plan import plan
 from parareal_diffusers._sampling.presets import srds
 from parareal_diffusers._sampling.sample import sample
@@ -24,19 +24,6 @@ from parareal_diffusers.testing import relative_error
 
 BEST = "extrapolated"
 """the coarse solver of our best setting (docs/solvers.md)"""
-
-
-@dataclass
-class Method:
-    """One way to draw the pictures, and what it took."""
-
-    name: str
-    options: dict[str, Any] | None
-    """keyword arguments of `sample`; None for the scheduler's own loop"""
-    solutions: list[Solution] = field(default_factory=list)
-    pictures: list[Tensor] = field(default_factory=list)
-    iterates: list[list[Tensor]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -59,10 +46,10 @@ def run(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     slices: int | str = options.slices if options.slices == "auto" else int(options.slices)
     methods = [
-        Method("sequential", None),
-        Method("SRDS as published", srds()),
-        Method("SRDS, our stop rule", {"slices": "sqrt", "coarse": "same", "tolerance": options.tolerance}),
-        Method("parareal, our best", {"slices": slices, "coarse": BEST, "tolerance": options.tolerance}),
+        DemoMethod("sequential", None),
+        DemoMethod("SRDS as published", srds()),
+        DemoMethod("SRDS, our stop rule", {"slices": "sqrt", "coarse": "same", "tolerance": options.tolerance}),
+        DemoMethod("parareal, our best", {"slices": slices, "coarse": BEST, "tolerance": options.tolerance}),
     ]
     noise = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(options.seed))
     with torch.no_grad():
@@ -103,7 +90,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--out must name a folder, but {options.out} is a file")
 
 
-def _draw(method: Method, net: Any, scheduler: Any, steps: int, noise: Tensor, label: int) -> None:
+def _draw(method: DemoMethod, net: Any, scheduler: Any, steps: int, noise: Tensor, label: int) -> None:
     labels = torch.tensor([label])
     iterates: list[Tensor] = []
 
@@ -139,7 +126,7 @@ def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -
     return x
 
 
-def table(methods: list[Method]) -> list[dict[str, str]]:
+def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
     """Return the rows of the table."""
     reference = methods[0]
     steps = methods[-1].solutions[0].stats.sequential_span

@@ -1,20 +1,33 @@
 """The demo's report: a table, picture strips, a convergence plot, a timeline and a trace."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from parareal import Solution
 from parareal_diffusers.testing import relative_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from parareal_diffusers._commands.demo import Method
-
 AMPLIFY = 20
+
+
+@dataclass
+class DemoMethod:
+    """One way to draw the pictures, and what it took."""
+
+    name: str
+    options: dict[str, Any] | None
+    """keyword arguments of `sample`; None for the scheduler's own loop"""
+    solutions: list[Solution] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+    iterates: list[list[Tensor]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -28,7 +41,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 
 
 def write(
-    out: Path, methods: "list[Method]", rows: list[dict[str, str]], about: str, names: Sequence[str]
+    out: Path, methods: list[DemoMethod], rows: list[dict[str, str]], about: str, names: Sequence[str]
 ) -> list[Path]:
     """Write the report and return its files."""
     files = []

@@ -2,16 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from parareal.driver import whole_number
-from parareal_diffusers._grid.grid import Grid, Levels
-
-if TYPE_CHECKING:
-    from parareal_diffusers._solvers.solver import Solver
+from parareal_diffusers._grid.grid import Levels
 
 
 @final
@@ -80,15 +77,31 @@ class Sigmas:
         levels[0], levels[-1] = self.values[0], last
         return Sigmas(torch.cat([levels, levels.new_zeros(1)]) if ends_at_zero else levels)
 
-    def grid(self, solver: "Solver") -> Grid:
-        """Return the nodes of a solver on these levels."""
-        sigma, down = solver.levels(self.values)
-        start, stop = Levels.exploding(sigma[:-1]), Levels.exploding(sigma[1:])
-        return Grid(sigma[:-1], start, stop, "sample", down=down, casts=False)
-
 
 def even(count: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Return so many sigmas from sigma_max down to sigma_min, even in log sigma, float64."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < sigma_min < sigma_max is needed, got {sigma_min} and {sigma_max}")
     return torch.linspace(math.log(sigma_max), math.log(sigma_min), count, dtype=torch.float64).exp()
+
+
+def ancestral_std(s: Levels, t: Levels) -> Tensor:
+    """Return the standard deviation of ancestral noise at level t (k-diffusion, `get_ancestral_step` with eta 1)."""
+    up = (t.sigma**2 * (s.sigma**2 - t.sigma**2) / s.sigma**2) ** 0.5
+    return torch.minimum(t.sigma, up)
+
+
+def with_middles(sigmas: Tensor, targets: Tensor) -> Tensor:
+    """Return sigmas of nodes: each step's beginning and, in log sigma halfway to its target, its middle.
+
+    From N + 1 levels and N targets; a step whose target is zero has no middle.
+    """
+    middles = sigmas[:-1].log().lerp(targets.log(), 0.5).exp()
+    nodes = torch.cat([torch.stack([sigmas[:-1], middles], dim=1).flatten(), sigmas[-1:]])
+    return nodes if bool(targets[-1] > 0) else torch.cat([nodes[:-2], nodes[-1:]])
+
+
+def downwards(sigmas: Tensor) -> Tensor:
+    """Return to where each step goes before ancestral noise is added: N sigmas from N + 1."""
+    s, t = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
+    return (t.sigma**2 - ancestral_std(s, t) ** 2).clamp(min=0) ** 0.5

@@ -1,6 +1,11 @@
-"""What people see of a pipeline while it runs: its step callback and its progress bar, by iterations."""
+"""The step callback and the progress bar of a pipeline in parallel in time, by iterations instead of steps.
+
+A callback that changes latents, tensors or the pipeline by the step would silently give wrong pictures, since passes
+are not steps: `StepCallback` compares what it finds before and after, and raises.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 from torch import Tensor
@@ -32,17 +37,17 @@ class StepCallback:
         reached, self.reached[:] = list(self.reached), []
         for refinement in reached:
             self._tell(refinement, given)
-        if self.drive.interrupted() and not self.drive.over:
-            self.drive.stop()
-            return {"latents": self.drive.as_latents(self.drive.state)}
+        if self.drive.interrupted() and not self.drive.done:
+            return {"latents": self.drive.stop()}
         return {}
 
     def _tell(self, refinement: parareal.Refinement, given: dict[str, Any]) -> None:
-        latents = self.drive.as_latents(refinement.final_state)
+        assert self.drive.running is not None
+        latents, time = self.drive.as_latents(refinement.final_state), self.drive.running.last_timestep
         shown = {**given, **({"latents": latents} if "latents" in given else {})}
         before, versions = _settings(self.pipe), {k: x._version for k, x in shown.items() if isinstance(x, Tensor)}
         with outside():
-            result = self.function(self.pipe, refinement.iteration, self.drive.last_timestep, dict(shown))
+            result = self.function(self.pipe, refinement.iteration, time, dict(shown))
         for name, value in (result or {}).items():
             if value is not shown.get(name):
                 raise ValueError(
@@ -101,7 +106,26 @@ class LoopBar:
         return getattr(self.bar, name)
 
     def _show(self) -> None:
-        drive, bar = self.drive, self.bar
-        bar.total, bar.n = drive.steps, drive.steps_final
-        bar.set_postfix(iteration=max(drive.shown, 0), passes=drive.passes, refresh=False)
+        running, bar = self.drive.running, self.bar
+        assert running is not None  # passes end with a step
+        bar.total, bar.n = running.method.steps, running.steps_final
+        bar.set_postfix(iteration=max(running.iteration, 0), passes=running.passes, refresh=False)
         bar.update(0)
+
+
+@contextmanager
+def shown(pipe: Any, progress: bool | None) -> Iterator[None]:
+    """Have a pipeline show its progress bars or not; None for as it is set."""
+    if progress is None:
+        yield
+        return
+    attributes, missing = vars(pipe), object()
+    config = attributes.get("_progress_bar_config", missing)
+    attributes["_progress_bar_config"] = {**({} if config is missing else config), "disable": not progress}
+    try:
+        yield
+    finally:
+        if config is missing:
+            del attributes["_progress_bar_config"]
+        else:
+            attributes["_progress_bar_config"] = config

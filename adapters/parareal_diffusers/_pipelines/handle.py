@@ -1,6 +1,5 @@
 """`parallelize`: an existing pipeline samples in parallel in time, and off again."""
 
-import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,17 +8,16 @@ from typing import Any, final
 
 import parareal
 from parareal.driver import renamed
-from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback
+from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, shown
+from parareal_diffusers._pipelines.derived import parallel_class
 from parareal_diffusers._pipelines.families import FAMILIES, known, unknown_family
 from parareal_diffusers._pipelines.learned import Learned
 from parareal_diffusers._pipelines.loop import Drive
-from parareal_diffusers._pipelines.preview import pictures
-from parareal_diffusers._pipelines.refusals import check_call, check_pipeline
+from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
 from parareal_diffusers._pipelines.settings import Settings
 from parareal_diffusers._pipelines.stand_ins.network import ACTIVE, gated
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas, Weights, checked_devices
 from parareal_diffusers._pipelines.stand_ins.scales import control_by_row, skipping_by_row
-from parareal_diffusers._pipelines.stand_ins.scheduler import stand_in
 from parareal_diffusers._pipelines.verify import Verifier
 
 STEP_OPTIONS = ("eta", "use_clipped_model_output")
@@ -66,7 +64,7 @@ def parallelize(
             pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
         pad_batch: fill calls up to fixed sizes, as for `sample`.
         callback: called with a `parareal.Refinement` after every iteration; returning False ends the call with
-            what there is. `handle.decode` makes pictures of latents.
+            what there is.
         progress: True or False for a bar or none, whatever the pipeline is set to; None for as it is set.
         devices: where the denoiser's calls are made, each device having a share of the rows: `["cuda:0", "cuda:1"]`.
             All else stays on the pipeline's own device. None for that alone. `max_batch` is then for each device.
@@ -124,9 +122,8 @@ class Handle:
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
         self._learned = Learned()
-        self._given: dict[str, Any] = {}
         self._checked: tuple[Any, ...] | None = None
-        pipe.__class__ = _derived(self._kind, self)
+        pipe.__class__ = parallel_class(self._kind, self)
 
     @property
     def solution(self) -> parareal.Solution | None:
@@ -168,15 +165,6 @@ class Handle:
         """Give the pipeline back as it was."""
         self.disable()
 
-    def decode(self, latents: Any, output_type: str = "pil") -> Any:
-        """Return pictures of latents as the loop has them, for previews in a callback: `refinement.final_state`.
-
-        Args:
-            latents: shape (samples, *latent), in any dtype.
-            output_type: `"pil"`, `"np"` or `"pt"`, as for the pipeline.
-        """
-        return pictures(self.pipe, latents, self._given, output_type)
-
     # What the pipeline's class calls.
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
@@ -189,9 +177,12 @@ class Handle:
             check_call(self.pipe, self._family, given, bool(self._devices))
             self._check_scheduler(given)
             if self._verifier is not None:
-                self._verifier.check(self, given)
-            self._given = {side: given.get(side) for side in ("height", "width")}
+                self._verifier.check(self.pipe, self._kind, self._family, self.settings, given, self._run_quietly)
             return self.driven(self.settings, given, bound)
+
+    def _run_quietly(self, settings: Settings, bound: inspect.BoundArguments) -> Any:
+        """Call the pipeline in parallel in time, its callback being told nothing."""
+        return self.driven(settings, dict(bound.arguments), bound, quiet=True)
 
     def _check_scheduler(self, given: dict[str, Any]) -> None:
         """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""
@@ -200,7 +191,7 @@ class Handle:
         dtype = getattr(self.pipe, self._family.networks[0]).dtype
         key = (type(scheduler), dict(scheduler.config), steps, options, dtype)
         if key != self._checked and isinstance(steps, int):
-            Drive(self.settings, options).check(scheduler, steps, dtype)
+            check_scheduler(self.settings, options, scheduler, steps, dtype)
             self._checked = key
 
     def _step_options(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +204,8 @@ class Handle:
     ) -> Any:
         """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
         options = self._step_options(given)
-        drive = Drive(settings, options, self._family.doubled(given), self._family.counted, self._learned.plans)
+        doubled, counted = self._family.doubled(given), self._family.counted
+        drive = Drive(vars(self.pipe)["scheduler"], settings, options, doubled, counted, self._learned.plans)
         drive.interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
             drive.on_iteration.append(self.callback)
@@ -227,7 +219,7 @@ class Handle:
                 drive.replicas = Replicas(self._devices, self._weights, networks)
             with self._in_place(drive), gated(networks), skipping_by_row(self.pipe, bound, drive):
                 output = self._kind.__call__(*bound.args, **bound.kwargs)
-            drive.ended()
+            drive.check_done()
             return output
         finally:
             drive.close()
@@ -242,7 +234,7 @@ class Handle:
         """Put the stand-in where the scheduler is; not by setattr, which would write it into the pipeline's config."""
         attributes = vars(self.pipe)
         scheduler = attributes["scheduler"]
-        drive.scheduler = attributes["scheduler"] = stand_in(scheduler, drive)
+        attributes["scheduler"] = drive.scheduler
         token = ACTIVE.set(drive)
         self._drive = drive
         try:
@@ -254,84 +246,13 @@ class Handle:
 
     def bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Return the progress bar of the pipeline's loop."""
-        attributes, drive = vars(self.pipe), self._drive
-        if drive is None:
+        if self._drive is None:
             return self._kind.progress_bar(self.pipe, iterable, total)
-        missing = object()
-        config = attributes.get("_progress_bar_config", missing)
-        try:
-            if self.progress is not None:
-                own = {} if config is missing else config
-                attributes["_progress_bar_config"] = {**own, "disable": not self.progress}
+        with shown(self.pipe, self.progress):
             bar = self._kind.progress_bar(self.pipe, total=len(iterable) if total is None else total)
-        finally:
-            if self.progress is not None:
-                if config is missing:
-                    del attributes["_progress_bar_config"]
-                else:
-                    attributes["_progress_bar_config"] = config
-        return LoopBar(bar, drive, iterable)
+        return LoopBar(bar, self._drive, iterable)
 
     @property
     def running(self) -> bool:
         """Whether the engine drives the pipeline's loop at the moment."""
-        return self._drive is not None and self._drive.run is not None and not self._drive.over
-
-
-def _derived(kind: type, handle: Handle) -> type:
-    """Return the class of the parallelized pipeline: the same, but for its call, its bar and when it may stop."""
-
-    @functools.wraps(kind.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is not handle.pipe:
-            raise RuntimeError("this is a copy of a parallelized pipeline: copy it before, and parallelize the copy")
-        return handle.call(*args, **kwargs)
-
-    def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
-        return handle.bar(iterable, total)
-
-    namespace: dict[str, Any] = {
-        "__call__": call,
-        "progress_bar": progress_bar,
-        "_parareal_handle": handle,
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    namespace |= {name: _guarded(getattr(kind, name), handle) for name in _CHANGES if hasattr(kind, name)}
-    if isinstance(inspect.getattr_static(kind, "interrupt", None), property):
-        # the loop must make one more pass, in which its latents become whole pictures
-        namespace["interrupt"] = property(lambda self: self._interrupt and not handle.running)
-    return type(kind.__name__, (kind,), namespace)
-
-
-_CHANGES = (
-    "set_ip_adapter_scale",
-    "load_ip_adapter",
-    "unload_ip_adapter",
-    "set_adapters",
-    "enable_lora",
-    "disable_lora",
-    "load_lora_weights",
-    "unload_lora_weights",
-    "fuse_lora",
-    "unfuse_lora",
-    "enable_freeu",
-    "disable_freeu",
-)
-"""methods that change what the network computes"""
-
-
-def _guarded(method: Callable[..., Any], handle: Handle) -> Callable[..., Any]:
-    """Return a method that may not be called from a callback."""
-
-    @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is handle.pipe and handle.running:
-            raise ValueError(
-                f"{method.__name__} was called while the pipeline samples. Parallel in time, all steps use the same "
-                "network: call it before, or sample without parallelize"
-            )
-        return method(self, *args, **kwargs)
-
-    return guarded
+        return self._drive is not None and self._drive.running is not None and not self._drive.done

@@ -7,8 +7,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from parareal_diffusers._pipelines.families import Family
+from parareal_diffusers._pipelines.settings import Settings, loop_method
 from parareal_diffusers._pipelines.stand_ins.network import is_compiled
 from parareal_diffusers._pipelines.stand_ins.replicas import check_replicable
+from parareal_diffusers._pipelines.stand_ins.scheduler import with_steps
+from parareal_diffusers._sampling.noise_source import check_own_noise
 from parareal_diffusers._schedulers.native import check_known
 
 
@@ -58,6 +61,22 @@ def check_network(name: str, network: Any) -> None:
             f"the {name}'s forward has been replaced, as step caches do (DeepCache, cache-dit and the like): take that "
             "off first"
         )
+
+
+def check_scheduler(
+    settings: Settings, step_options: Mapping[str, Any], scheduler: Any, steps: int, dtype: torch.dtype
+) -> None:
+    """Raise errors that speak against a scheduler, with a number of steps and a network's dtype.
+
+    Errors of the scheduler's own code are left to the pipeline's call, which raises them too.
+    """
+    options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting", False) else {}
+    try:
+        prepared = with_steps(scheduler, steps, **options)
+    except Exception:
+        return
+    method = loop_method(settings, step_options, prepared, 0, len(prepared.timesteps), whole=True)
+    check_own_noise(method.fine, dtype, torch.promote_types(dtype, torch.float32))
 
 
 def _remembers(module: torch.nn.Module) -> bool:

@@ -11,7 +11,7 @@ from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
 from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
+from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import check_known, grid_of, prepared, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
@@ -75,7 +75,7 @@ class Settings:
 
 @final
 @dataclass(frozen=True)
-class Method:
+class LoopMethod:
     """The solvers of one loop, its grid, and the nodes between which it goes."""
 
     fine: Solver
@@ -84,10 +84,15 @@ class Method:
     first: int
     edges: list[int]
 
+    @property
+    def steps(self) -> int:
+        """The number of steps that the loop would make by itself."""
+        return self.edges[-1] - self.first
 
-def method_of(
+
+def loop_method(
     settings: Settings, step_options: Mapping[str, Any], scheduler: Any, first: int, last: int, whole: bool = False
-) -> Method:
+) -> LoopMethod:
     """Return how the steps from `first` to `last` of a scheduler are sampled; `whole`, all in one slice.
 
     `step_options` are those that its `step` will be given, as `eta`.
@@ -107,7 +112,7 @@ def method_of(
             f"LMSDiscreteScheduler, begun at step {first} as here, uses weights for slopes that it does not have yet "
             "(docs/upstream.md): use DEISMultistepScheduler, or all steps"
         )
-    grid = any_grid(scheduler, fine.options) if isinstance(fine, AnyScheduler) else grid_of(scheduler)
+    grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
     fine.check(grid)
     coarse.suits(grid)
@@ -120,9 +125,9 @@ def method_of(
             "strength or number of steps"
         )
     if whole:
-        return Method(fine, coarse, grid, first, [first, last])
+        return LoopMethod(fine, coarse, grid, first, [first, last])
     edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
-    return Method(fine, coarse, grid, first, [first + n for n in edges])
+    return LoopMethod(fine, coarse, grid, first, [first + n for n in edges])
 
 
 def _taken(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from parareal_diffusers._pipelines.handle import Handle
+from parareal_diffusers._pipelines.families import Family
+from parareal_diffusers._pipelines.settings import Settings
 
 STEPS = 6
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # max abs of pictures on [0, 1], or of latents
@@ -25,9 +25,25 @@ class Verifier:
     def __init__(self) -> None:
         self.seen: set[tuple[Any, ...]] = set()
 
-    def check(self, handle: "Handle", given: Mapping[str, Any]) -> None:
-        """Raise `ValueError` unless a short call gives in parallel what it gives step by step."""
-        pipe, kind = handle.pipe, handle._kind
+    def check(
+        self,
+        pipe: Any,
+        kind: type,
+        family: Family,
+        settings: Settings,
+        given: Mapping[str, Any],
+        run_parallel: Callable[[Settings, inspect.BoundArguments], Any],
+    ) -> None:
+        """Raise `ValueError` unless a short call gives in parallel what it gives step by step.
+
+        Args:
+            pipe: the pipeline.
+            kind: its class as it was, whose `__call__` goes step by step.
+            family: its networks, and how its loop counts.
+            settings: of the calls to come.
+            given: the arguments of the call to come.
+            run_parallel: calls the pipeline in parallel in time, with other settings and arguments.
+        """
         names = tuple(sorted(name for name, value in given.items() if value is not None))
         key = (names, type(pipe.scheduler), repr(sorted(pipe.scheduler.config.items(), key=lambda item: item[0])))
         if key in self.seen:
@@ -35,13 +51,13 @@ class Verifier:
         bound = self._short(kind, pipe, given)
         with _untouched(pipe, given):
             expected = arrays(kind.__call__(*bound.args, **bound.kwargs))
-        settings = replace(handle.settings, **_to_the_end(handle._family.counted))
+        to_the_end = replace(settings, **_to_the_end(family.counted))
         try:
             with _untouched(pipe, given):
-                found = arrays(handle.driven(settings, dict(bound.arguments), bound, quiet=True))
+                found = arrays(run_parallel(to_the_end, bound))
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"{type(pipe).__name__} cannot be sampled in parallel in time: {error}") from error
-        network = getattr(pipe, handle._family.networks[0])
+        network = getattr(pipe, family.networks[0])
         allowed = TOLERANCE.get(network.dtype, HALF)
         same = len(expected) == len(found) and all(a.shape == b.shape for a, b in zip(expected, found, strict=True))
         error = (

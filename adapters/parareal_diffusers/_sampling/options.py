@@ -18,7 +18,7 @@ def criterion_of(
 
 
 def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
-    """Return the batch sizes that calls are filled up to; none for no filling."""
+    """Return the batch sizes that calls are filled up to, rising; none for no filling."""
     if pad_batch is False:
         return []
     if pad_batch is True:
@@ -27,7 +27,7 @@ def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int
         return [whole_number("max_batch", max_batch, 1)]
     if not isinstance(pad_batch, Sequence) or isinstance(pad_batch, str) or not pad_batch:
         raise TypeError(f"pad_batch must be True, False or batch sizes as in (1, 8, 32), got {pad_batch!r}")
-    sizes = [whole_number("pad_batch: a batch size", size, 1) for size in pad_batch]
+    sizes = sorted(whole_number("pad_batch: a batch size", size, 1) for size in pad_batch)
     if max_batch is not None and max_batch != max(sizes):
         raise ValueError(f"max_batch={max_batch} is not the largest of pad_batch={tuple(sizes)}: leave it out")
     return sizes

@@ -16,7 +16,7 @@ from parareal_diffusers._sampling.coarse import coarse_solver
 from parareal_diffusers._sampling.denoiser import Denoised, Denoiser, Guidance
 from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
 from parareal_diffusers._sampling.spacing import spaced
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
+from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import check_known, check_nodes, grid_of, prepared, solver_of
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver
@@ -125,7 +125,7 @@ def _sigma_grid(solver: Solver, steps: int | None, denoises: bool) -> Grid:
         raise ValueError("Sigmas already says how many steps there are: leave num_inference_steps out")
     if solver.wants_variance:
         raise ValueError("a model marked denoised predicts no variance: use variance_type='fixed_small'")
-    return solver.scheduler.grid(solver)
+    return solver.grid_on(solver.scheduler)
 
 
 def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[Solver, Grid]:
@@ -135,4 +135,5 @@ def _own_step(scheduler: Any, denoises: bool, options: Mapping[str, Any] = Mappi
         raise ValueError(
             f"{name} has no native solver, which a model marked denoised needs: use EulerDiscreteScheduler"
         )
-    return AnyScheduler(scheduler, options), any_grid(scheduler, options)
+    solver = AnyScheduler(scheduler, options)
+    return solver, solver.grid()

@@ -126,6 +126,29 @@ class AnyScheduler(Solver):
     def _order(self) -> int:
         return int(getattr(self.scheduler, "order", 1))
 
+    def grid(self) -> Grid:
+        """Return the scheduler's grid, for coarse solvers to jump over and for the network's input.
+
+        Raises:
+            ValueError: where the scheduler shows no levels of noise, or cannot be run.
+        """
+        scheduler = self.scheduler
+        name, count, sigmas = type(scheduler).__name__, len(scheduler.timesteps), getattr(scheduler, "sigmas", None)
+        if getattr(scheduler, "step_index", None) is not None:
+            raise ValueError(
+                "the scheduler has been used, and remembers it: call its set_timesteps again before sample"
+            )
+        try:
+            scale = torch.tensor(self.snapshots.input_scale)
+        except Exception as error:  # what a scheduler's own code raises
+            raise ValueError(
+                f"{name} does not run with these options: {type(error).__name__}: {error}; use others, or another "
+                "scheduler (docs/results/support.md)"
+            ) from error
+        if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
+            return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), predicted_kind(scheduler))
+        return _sigma_grid(scheduler, sigmas.cpu().float()[: count + 1], scale)
+
     def suits(self, grid: Grid) -> None:
         """Raise `ValueError` for a scheduler whose state cannot be carried."""
         check_carried(self.scheduler, self.snapshots)
@@ -137,24 +160,13 @@ def is_flow(scheduler: Any) -> bool:
 
 
 def any_grid(scheduler: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Grid:
-    """Return the grid of any scheduler, for coarse solvers to jump over and for the network's input.
+    """Return the grid of any scheduler; errors as of `AnyScheduler.grid`."""
+    return AnyScheduler(scheduler, options).grid()
 
-    Raises:
-        ValueError: where the scheduler shows no levels of noise, or cannot be run.
-    """
-    name, count, sigmas = type(scheduler).__name__, len(scheduler.timesteps), getattr(scheduler, "sigmas", None)
-    if getattr(scheduler, "step_index", None) is not None:
-        raise ValueError("the scheduler has been used, and remembers it: call its set_timesteps again before sample")
-    try:
-        scale = torch.tensor(Snapshots(scheduler, options).input_scale)
-    except Exception as error:  # what a scheduler's own code raises
-        raise ValueError(
-            f"{name} does not run with these options: {type(error).__name__}: {error}; use others, or another "
-            "scheduler (docs/results/support.md)"
-        ) from error
-    if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
-        return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), predicted_kind(scheduler))
-    sigmas, timesteps = sigmas.cpu().float()[: count + 1], scheduler.timesteps.cpu()
+
+def _sigma_grid(scheduler: Any, sigmas: Tensor, scale: Tensor) -> Grid:
+    """Return the grid of a scheduler that shows sigmas, N + 1 of them, by what it divides states by."""
+    timesteps = scheduler.timesteps.cpu()
     if is_flow(scheduler):
         start, stop = (Levels.of_sigma(x, flow=True) for x in (sigmas[:-1], sigmas[1:]))
         return Grid(timesteps, start, stop, "flow_prediction")

@@ -1,4 +1,4 @@
-"""Coefficients of steps, made once for each kind of step on a grid and looked up by where a row starts.
+"""Coefficients of steps, made once per kind of step on a grid and looked up by where a row starts: it spares CPU time.
 
 The fine solver always goes from a node to the next, and coarse jumps recur in every iteration, so that a solve has few
 kinds of steps: two are of one kind if they go equally far, and what they remember lies equally far behind. For each

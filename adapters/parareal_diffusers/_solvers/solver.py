@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from parareal import Stepper
-from parareal_diffusers._grid.grid import Grid
+from parareal_diffusers._grid.grid import Grid, Levels
+from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._noise import Linear, Noise, posterior
 from parareal_diffusers._solvers.step_interval import Leg
 
@@ -113,6 +114,12 @@ class Solver(ABC):
     def levels(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the sigmas of `nodes`, and for N steps those that they go down to before noise raises them, if any."""
         return self.nodes(sigmas), None
+
+    def grid_on(self, sigmas: Sigmas) -> Grid:
+        """Return this solver's nodes on the levels of `Sigmas`."""
+        sigma, down = self.levels(sigmas.values)
+        start, stop = Levels.exploding(sigma[:-1]), Levels.exploding(sigma[1:])
+        return Grid(sigma[:-1], start, stop, "sample", down=down, casts=False)
 
     def entry(self, grid: Grid) -> float | None:
         """Return by how much noise is added to latents before the first step; None where none is drawn."""

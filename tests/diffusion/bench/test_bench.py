@@ -236,15 +236,3 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             run(parser.parse_args([*options, "--cache", str(tmp_path), "--out", str(tmp_path)]))
-
-
-def test_our_paradigms_makes_the_iterations_of_the_pipeline_of_diffusers():
-    pytest.importorskip("transformers")
-    from parareal_diffusers.bench.harness.peer import rows
-
-    found = rows(steps=12, window=5, tolerances=(1e-1, 1e-2))
-    for tolerance in ("0.1", "0.01"):
-        theirs, ours, _ = (row for row in found if row["tolerance"] == tolerance)
-        assert theirs["method"] == "StableDiffusionParadigmsPipeline"
-        for column in ("calls", "work/N", "peak batch", "error"):
-            assert theirs[column] == ours[column]

@@ -1,10 +1,15 @@
 """Schedulers that nobody wrote native code for: their own step, on states that are taken out and put back."""
 
+import gc
+import weakref
+
 import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
 from parareal_diffusers import DDIM, AnyScheduler, denoised, sample
+from parareal_diffusers._sampling.noise_source import noise_of
+from parareal_diffusers._schedulers.snapshot import SMALL
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
 from problems import smooth_network as network
 
@@ -370,3 +375,45 @@ def test_coarse_solvers_know_the_preconditioning_of_edm(name):
 def test_what_is_no_scheduler():
     with pytest.raises(TypeError, match="must be a scheduler of diffusers, or a solver object, not int"):
         sample(network, noise(DDIMScheduler()), 3, num_inference_steps=9)
+
+
+def replay(latents, steps):
+    """Return the noise of a scheduler that draws in its own step."""
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.set_timesteps(steps)
+    solver = AnyScheduler(scheduler)
+    return noise_of(solver, solver.grid(), latents, torch.Generator(), latents.dtype, range(steps))
+
+
+def test_replayed_noise_is_let_go_with_the_solve():
+    random = replay(torch.zeros(1, 1, 2, 2), 4)
+    random.finish()
+    freed = weakref.ref(random)
+    gc.collect()
+    gc.disable()
+    try:
+        del random
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_replayed_noise_is_bounded():
+    shape, steps = (1, 1, 2048, 1024), 12  # 8 MiB a step, of which 32 MiB are kept
+    random = replay(torch.zeros(shape), steps)
+    random.jump(0, steps)
+    assert sum(isinstance(x, torch.Tensor) and x.shape == shape for x in gc.get_objects()) < steps
+
+
+def test_a_scheduler_is_run_once_to_see_its_state():
+    runs = []
+
+    class Noted(EDMEulerScheduler):
+        def step(self, model_output, timestep, sample, *args, **kwargs):
+            runs.append(tuple(sample.shape))
+            return super().step(model_output, timestep, sample, *args, **kwargs)
+
+    scheduler = Noted()
+    x = noise(scheduler)
+    sample(network, x, scheduler, num_inference_steps=6, slices=2)
+    assert runs.count(tuple(SMALL.shape)) == 6

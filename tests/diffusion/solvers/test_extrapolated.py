@@ -1,5 +1,6 @@
 """Jumps that make the fine solver's steps, and where slices begin."""
 
+import gc
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_diffusers import Extrapolated, boundaries, sample
+from parareal_diffusers import Extrapolated, Grid, boundaries, sample
 from parareal_diffusers.testing import GaussianMixture, relative_errors, scheduler_loop
 
 import parareal
@@ -126,3 +127,14 @@ def test_boundaries_say_what_to_change():
         boundaries(DDIMScheduler(), 11, num_inference_steps=10)
     with pytest.raises(ValueError, match="between 0 and 1"):
         boundaries(DDIMScheduler(), 5, num_inference_steps=10, log_snr=2)
+
+
+def test_grids_are_let_go_after_a_solve():
+    def grids():
+        gc.collect()
+        return sum(isinstance(x, Grid) for x in gc.get_objects())
+
+    scheduler, x = SCHEDULERS["flow"](), torch.zeros(1, 1, 3, 3)
+    before = grids()
+    sample(straight(scheduler, 6, 1), x, scheduler, num_inference_steps=6, slices=3, coarse="extrapolated")
+    assert grids() == before

@@ -363,7 +363,7 @@ def test_any_levels(steps, low, high, rho, name, slices):
     # where a level is a thousandth of the one before, ancestral steps go down to rounding's zero, which is refused
     assume("ancestral" not in name or bool((sigmas.values[1:-1] > 2e-3 * sigmas.values[:-2]).all()))
     solver = kind(sigmas, **options)
-    count = sigmas.grid(solver).steps
+    count = solver.grid_on(sigmas).steps
     ends = [
         sample(
             denoised(model), latents(sigmas), solver, slices=n, tolerance=0, max_batch=1, generator=seeded()
@@ -505,7 +505,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
     with pytest.raises(ValueError, match="leave num_inference_steps out"):
         sample(denoised(model), x, Euler(sigmas), num_inference_steps=5)
     with pytest.raises(ValueError, match="two nodes at each level"):
-        Heun().check(sigmas.grid(Euler()))
+        Heun().check(Euler().grid_on(sigmas))
     with pytest.raises(ValueError, match="steps over the nodes of Sigmas"):
         sample(lambda x, t: x, x, Heun(DDIMScheduler()), num_inference_steps=5)
     with pytest.raises(ValueError, match="orders 1 and 2 only"):

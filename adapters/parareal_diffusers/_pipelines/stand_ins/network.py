@@ -7,7 +7,7 @@ the like, has something for each sample. The gate gathers it for the rows, by th
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, final
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
-from parareal_diffusers._pipelines.stand_ins.rows import Rows
+from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._pipelines.stand_ins.scales import RowScale
 from parareal_diffusers._pipelines.stand_ins.trees import joined, mapped
 
@@ -56,7 +56,7 @@ class Driver(Protocol):
     """Who knows the rows."""
 
     @property
-    def rows(self) -> Rows | None:
+    def rows(self) -> LatentRows | None:
         """The rows; None before the loop, and after it."""
         ...
 
@@ -122,14 +122,14 @@ def _by_name(call: Callable[..., Any], positional: Sequence[str]) -> Callable[..
 class _Batch:
     """One call of a network: its arguments, with what is per sample gathered for the rows."""
 
-    def __init__(self, name: str, rows: Rows, given: Mapping[str, Any]):
+    def __init__(self, name: str, rows: LatentRows, given: Mapping[str, Any]):
         self.name, self.rows, self.given = name, rows, dict(given)
         state = next((x for key, x in given.items() if key in STATES), None)
         if not isinstance(state, Tensor):
             raise RuntimeError(f"{name} was called without {' or '.join(sorted(STATES))}")
         self.count = len(state)
         if not rows.count:
-            self.rows = rows = Rows.first(rows.steps, self.count)
+            self.rows = rows = LatentRows.first(rows.steps, self.count)
         if self.count % rows.count:
             raise RuntimeError(f"{name} was called with a state of shape {tuple(state.shape)} for {rows.count} rows")
         self.copies = self.count // rows.count
@@ -267,21 +267,27 @@ def gated(modules: list[nn.Module]) -> Iterator[None]:
     The gate takes the place that `nn.Module.compile` uses, outside a module's hooks and whatever replaces its
     `forward`: offloading and compiled networks see the rows. Pipelines that share a network share its gate.
     """
-    for module in modules:
-        with _LOCK:
-            gate = module.__dict__.get("_compiled_call_impl")
-            if not isinstance(gate, Gate):
-                gate = Gate(module, module._call_impl if gate is None else gate)
-                module.__dict__["_compiled_call_impl"] = gate
-            gate.users += 1
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:  # an error at one module takes the gates of those before away
         for module in modules:
-            with _LOCK:
-                gate = module.__dict__["_compiled_call_impl"]
-                gate.users -= 1
-                if not gate.users and gate.inner == module._call_impl:
-                    del module.__dict__["_compiled_call_impl"]
-                elif not gate.users:
-                    module.__dict__["_compiled_call_impl"] = gate.inner
+            _install(module)
+            stack.callback(_remove, module)
+        yield
+
+
+def _install(module: nn.Module) -> None:
+    with _LOCK:
+        gate = module.__dict__.get("_compiled_call_impl")
+        if not isinstance(gate, Gate):
+            gate = Gate(module, module._call_impl if gate is None else gate)
+            module.__dict__["_compiled_call_impl"] = gate
+        gate.users += 1
+
+
+def _remove(module: nn.Module) -> None:
+    with _LOCK:
+        gate = module.__dict__["_compiled_call_impl"]
+        gate.users -= 1
+        if not gate.users and gate.inner == module._call_impl:
+            del module.__dict__["_compiled_call_impl"]
+        elif not gate.users:
+            module.__dict__["_compiled_call_impl"] = gate.inner

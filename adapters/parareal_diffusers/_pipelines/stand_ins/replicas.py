@@ -1,4 +1,7 @@
-"""A network on several devices: each has a copy, which is given its share of the rows of every call."""
+"""A network on several devices: each has a copy, which is given its share of the rows of every call.
+
+`Weights` spares the transfer of all weights at every call of a pipeline: it keeps copies and renews the changed ones.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -74,11 +77,16 @@ class Weights:
     def __init__(self) -> None:
         self._kept: dict[tuple[torch.device, int], tuple[Tensor, Mark, Tensor]] = {}
 
-    def on(self, device: torch.device, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return tensors on a device: themselves, where that is their own."""
-        if all(x.device == device for x in tensors):
-            return list(tensors)
-        return [self._one(device, x, mark) for x, mark in zip(tensors, _marks(tensors), strict=True)]
+    def on(self, devices: Sequence[torch.device], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return tensors on each of some devices: themselves, where that is their own."""
+        own = [all(x.device == device for x in tensors) for device in devices]
+        if all(own):
+            return [list(tensors) for _ in devices]
+        marked = list(zip(tensors, _marks(tensors), strict=True))  # once for all devices: it reads all weights
+        return [
+            list(tensors) if home else [self._one(device, x, mark) for x, mark in marked]
+            for device, home in zip(devices, own, strict=True)
+        ]
 
     def _one(self, device: torch.device, tensor: Tensor, mark: Mark) -> Tensor:
         kept = self._kept.get((device, id(tensor)))
@@ -104,15 +112,18 @@ class Replicas:
 
     def __init__(self, devices: Sequence[torch.device], weights: Weights, networks: Sequence[nn.Module]):
         self.devices, self.weights = devices, weights
-        self.made = {id(network): [self._copied(network, device) for device in devices] for network in networks}
+        self.made = {id(network): self._copies(network) for network in networks}
         weights.keep_only([x for network in networks for x in _tensors(network)])
         self.workers = [ThreadPoolExecutor(1, "parareal") for _ in devices]
 
-    def _copied(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def _copies(self, network: nn.Module) -> list[nn.Module]:
+        """Return a copy of a network per device, with the weights that are there."""
         own = _tensors(network)
-        memo: dict[int, Any] = dict(zip(map(id, own), self.weights.on(device, own), strict=True))
+        memos: list[dict[int, Any]] = [
+            dict(zip(map(id, own), tensors, strict=True)) for tensors in self.weights.on(self.devices, own)
+        ]
         try:
-            return copy.deepcopy(network, memo)
+            return [copy.deepcopy(network, memo) for memo in memos]
         except Exception as error:  # whatever a module holds
             raise ValueError(
                 f"devices: {type(network).__name__} cannot be copied ({error}): leave devices out"
@@ -193,6 +204,12 @@ def _marks(tensors: Sequence[Tensor]) -> list[Mark]:
 
 
 def _summed(x: Tensor) -> Tensor:
-    total = x.sum(dtype=torch.float64)
-    norm = torch.linalg.vector_norm(x, dtype=torch.float64) if x.is_floating_point() else total
+    dtype = sum_dtype(x.device)
+    total = x.sum(dtype=dtype)
+    norm = torch.linalg.vector_norm(x, dtype=dtype) if x.is_floating_point() else total
     return torch.stack([total, norm])
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the widest dtype that a device adds in: MPS has no double precision."""
+    return torch.float32 if device.type == "mps" else torch.float64

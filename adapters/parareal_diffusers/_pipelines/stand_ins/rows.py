@@ -9,7 +9,7 @@ from torch import Tensor
 
 @final
 @dataclass(frozen=True)
-class Rows:
+class LatentRows:
     """The rows that the loop's latents are at the moment."""
 
     samples: int
@@ -28,9 +28,9 @@ class Rows:
     """whether to look if the network is given these timesteps; it costs a wait for the device"""
 
     @staticmethod
-    def first(steps: int, samples: int = 0) -> "Rows":
+    def first(steps: int, samples: int = 0) -> "LatentRows":
         """Return the rows of the loop's first pass, in which it is not known yet how many samples there are."""
-        return Rows(samples, None, None, samples, steps)
+        return LatentRows(samples, None, None, samples, steps)
 
     @property
     def places(self) -> Tensor:

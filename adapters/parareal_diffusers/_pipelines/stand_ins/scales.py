@@ -11,14 +11,14 @@ from typing import Any, Protocol, final
 
 from torch import Tensor
 
-from parareal_diffusers._pipelines.stand_ins.rows import Rows
+from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 
 
 class HasRows(Protocol):
     """Who knows the rows of the loop."""
 
     @property
-    def rows(self) -> Rows | None:
+    def rows(self) -> LatentRows | None:
         """The rows; None before the loop, and after it."""
         ...
 
@@ -47,7 +47,7 @@ class RowScale(float):
 
     __rmul__ = __mul__
 
-    def kept(self, rows: Rows) -> Tensor:
+    def kept(self, rows: LatentRows) -> Tensor:
         """Return 1 or 0 for each row, shape (R,)."""
         places = rows.places.double()
         out = (places / rows.steps < self.start) | ((places + 1) / rows.steps > self.stop)  # as the pipelines have it

@@ -30,7 +30,7 @@ class Loop(Protocol):
         """Take the network's output, guided, and return the loop's next latents."""
         ...
 
-    def begins(self) -> None:
+    def begin(self) -> None:
         """Take notice of new timesteps."""
         ...
 
@@ -126,6 +126,17 @@ def plain(made: Any) -> Any:
     scheduler = copy.copy(made)
     scheduler.__class__ = type(made).__mro__[1]
     del scheduler.__dict__["_parareal_loop"]
+    return _unbegun(scheduler)
+
+
+def with_steps(scheduler: Any, steps: int, **options: Any) -> Any:
+    """Return a copy of a scheduler with timesteps set, and nothing begun."""
+    made = copy.deepcopy(scheduler)
+    made.set_timesteps(steps, **options)
+    return _unbegun(made)
+
+
+def _unbegun(scheduler: Any) -> Any:
     for name in ("_begin_index", "_step_index"):
         if name in scheduler.__dict__:
             scheduler.__dict__[name] = None
@@ -146,7 +157,7 @@ def _derived(kind: type) -> type:
     @functools.wraps(kind.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = kind.set_timesteps(self, *args, **kwargs)
-        self._parareal_loop.begins()
+        self._parareal_loop.begin()
         return result
 
     def scale_model_input(self: Any, sample: Tensor, *_: Any, **__: Any) -> Tensor:

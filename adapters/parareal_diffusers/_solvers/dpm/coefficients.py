@@ -117,17 +117,3 @@ class DPM(Solver):
         """Say what a step does to its state, the predicted clean sample held fixed, and how much noise it adds."""
         c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
         return Linear(c.state if self.plus else c.state + c.d0 / leg.s.sigma, c.noise)
-
-
-def check_finite(coefficients: dict[str, Tensor], grid: Grid) -> None:
-    """Raise `ValueError` where a step's coefficients are not finite."""
-    for name, values in coefficients.items():
-        bad = torch.nonzero(~torch.isfinite(values)).flatten().tolist()
-        if bad:
-            i = bad[0]
-            ends = [f"{float(x):.6g}" for x in (grid.start.half_log_snr[i], grid.stop.half_log_snr[i])]
-            raise ValueError(
-                f"step {i} of {grid.steps} has no finite {name}: it, or a step whose prediction it uses, goes from "
-                f"log-SNR/2 {ends[0]} to {ends[1]}. The scheduler's own loop returns NaN here (docs/upstream.md): take "
-                "fewer steps, another timestep_spacing, or a lower order"
-            )

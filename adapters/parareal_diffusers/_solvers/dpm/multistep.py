@@ -9,18 +9,10 @@ from torch import Tensor
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients, check_finite
+from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
+from parareal_diffusers._solvers.history import History, check_finite
 from parareal_diffusers._solvers.solver import Shift
 from parareal_diffusers._solvers.step_interval import Leg
-
-
-class History(NamedTuple):
-    """The predictions made at earlier nodes, the latest first."""
-
-    predictions: Tensor
-    """shape (R, order - 1, *sample)"""
-    nodes: Tensor
-    """where they were made, int64 of shape (R, order - 1); -1 where there is none"""
 
 
 @final

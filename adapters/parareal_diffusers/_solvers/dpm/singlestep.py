@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, per_row
+from parareal_diffusers._grid.sigmas import with_middles
 from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients, check_finite
-from parareal_diffusers._solvers.sigma.two_stage import with_middles
+from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
+from parareal_diffusers._solvers.history import check_finite
 from parareal_diffusers._solvers.solver import Shift
 from parareal_diffusers._solvers.step_interval import Leg
 

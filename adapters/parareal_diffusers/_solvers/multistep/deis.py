@@ -10,8 +10,7 @@ from torch import Tensor
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.dpm.coefficients import check_finite
-from parareal_diffusers._solvers.dpm.multistep import History
+from parareal_diffusers._solvers.history import History, check_finite
 from parareal_diffusers._solvers.solver import Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 

@@ -1,7 +1,6 @@
 """Coarse jumps that make the fine solver's own steps, what the network says being extrapolated."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple, final
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._solvers.dpm.multistep import History
+from parareal_diffusers._solvers.history import History
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
@@ -57,7 +56,7 @@ class Extrapolated(Solver):
     def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
-        sums = _sums(leg.grid, self.of)
+        sums = _sums_of(leg.grid, self.of)
         of_clean, of_noise = (leg.rows(c[leg.start].to(x)) for c in (sums.of_clean, sums.of_noise))
         v = of_clean * prediction.clean + of_noise * prediction.noise
         kept, constant, linear = (leg.rows(c.to(x)) for c in sums.between(leg.start, leg.stop))
@@ -109,7 +108,14 @@ def _flows(alpha: Tensor, sigma: Tensor) -> bool:
     return bool((alpha + sigma - 1).abs().max() < 1e-5)
 
 
-@lru_cache(maxsize=16)
+def _sums_of(grid: Grid, of: str) -> _Sums:
+    """Return the sums for a grid, made once and kept with it."""
+    key = (_sums, of)
+    if key not in grid.tables:
+        grid.tables[key] = _sums(grid, of)
+    return grid.tables[key]
+
+
 def _sums(grid: Grid, of: str) -> _Sums:
     """Return the sums for a grid, on its device; `of` is as of `Extrapolated`."""
     places = (grid.start.alpha, grid.start.sigma, grid.stop.alpha, grid.stop.sigma)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels
-from parareal_diffusers._solvers.sigma.two_stage import Stage, TwoStage, ancestral_std, downwards, with_middles
+from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
+from parareal_diffusers._solvers.sigma.two_stage import Stage, TwoStage
 
 
 @final

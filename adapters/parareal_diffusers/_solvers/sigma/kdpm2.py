@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, Levels
-from parareal_diffusers._solvers.sigma.two_stage import Churning, Stage, ancestral_std, downwards, with_middles
+from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
+from parareal_diffusers._solvers.sigma.two_stage import Churning, Stage
 
 
 @final

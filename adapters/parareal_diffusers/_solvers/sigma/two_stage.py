@@ -143,25 +143,3 @@ class Churning(TwoStage):
         """Draw noise where a step is completed and another follows."""
         nodes = torch.arange(1, grid.steps + 1)
         return (nodes % 2 == 0) & (nodes < grid.steps)
-
-
-def ancestral_std(s: Levels, t: Levels) -> Tensor:
-    """Return the standard deviation of ancestral noise at level t (k-diffusion, `get_ancestral_step` with eta 1)."""
-    up = (t.sigma**2 * (s.sigma**2 - t.sigma**2) / s.sigma**2) ** 0.5
-    return torch.minimum(t.sigma, up)
-
-
-def with_middles(sigmas: Tensor, targets: Tensor) -> Tensor:
-    """Return sigmas of nodes: each step's beginning and, in log sigma halfway to its target, its middle.
-
-    From N + 1 levels and N targets; a step whose target is zero has no middle.
-    """
-    middles = sigmas[:-1].log().lerp(targets.log(), 0.5).exp()
-    nodes = torch.cat([torch.stack([sigmas[:-1], middles], dim=1).flatten(), sigmas[-1:]])
-    return nodes if bool(targets[-1] > 0) else torch.cat([nodes[:-2], nodes[-1:]])
-
-
-def downwards(sigmas: Tensor) -> Tensor:
-    """Return to where each step goes before ancestral noise is added: N sigmas from N + 1."""
-    s, t = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
-    return (t.sigma**2 - ancestral_std(s, t) ** 2).clamp(min=0) ** 0.5

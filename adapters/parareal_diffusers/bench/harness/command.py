@@ -10,7 +10,6 @@ from typing import Any, final
 
 import torch
 
-from parareal_diffusers._commands.report import markdown
 from parareal_diffusers.bench.cases.problems import PROBLEMS, STEPS
 from parareal_diffusers.bench.harness.cells import complete
 from parareal_diffusers.bench.harness.collect import Choice, Found, Store, Where, collect
@@ -28,7 +27,6 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     parser.add_argument("--tolerances", type=float, nargs="+", default=list(RELATIVE), help="relative errors")
     parser.add_argument("--time", action="store_true", help="time methods, too, with 1e-2 and five runs")
     parser.add_argument("--time-most-steps", type=int, default=MOST_STEPS, help="time up to so many steps")
-    parser.add_argument("--no-peer", action="store_true", help="leave out diffusers' own ParaDiGMS pipeline")
     parser.add_argument("--no-run", action="store_true", help="only show what the cache has")
     parser.add_argument("--short", action="store_true", help="two samples of the mixture, 25 steps: some seconds")
     parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="where runs are kept")
@@ -40,17 +38,15 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
 @final
 @dataclass(frozen=True)
-class Outcome:
+class BenchOutcome:
     """Everything that is shown."""
 
     choice: Choice
     tables: Mapping[Where, Sequence[Found]]
     walls: Mapping[str, Any]
-    peers: Mapping[str, list[dict[str, str]]]
-    """by the number of steps and the window, in words"""
 
     def compact(self, tolerance: float = 1e-2) -> str:
-        """Return a table a problem for one tolerance, the verdict, and the peer's table."""
+        """Return a table a problem for one tolerance, and the verdict."""
         parts = []
         for problem in self.choice.problems:
             counts = {w.steps: self.samples(w) for w in self.tables if w.problem == problem and self.samples(w)}
@@ -60,7 +56,6 @@ class Outcome:
                 parts.append(f"**{title(problem)}**, tolerance {tolerance:g}; samples: {told}.\n\n{table}")
         parts += wall_ratios(self.tables, self.choice.problems, self.walls)
         parts.append(verdict(self.tables, self.choice.tolerances))
-        parts += [f"**{told}**\n\n{markdown(rows)}" for told, rows in self.peers.items()]
         return "\n\n".join(parts)
 
     def whole(self) -> str:
@@ -104,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def outcome_of(options: argparse.Namespace) -> Outcome:
+def outcome_of(options: argparse.Namespace) -> BenchOutcome:
     """Run what is asked for and not in the cache."""
     choice = _choice(options)
     if options.threads is not None:
@@ -113,12 +108,7 @@ def outcome_of(options: argparse.Namespace) -> Outcome:
     tables = collect(choice, store, run=not options.no_run)
     time = options.time and not options.no_run
     walls = measure(choice, store, options.time_most_steps) if time else store.note("walls")
-    peers: dict[str, list[dict[str, str]]] = {}
-    if not (options.no_peer or options.short):
-        peers = store.note("peer-timed" if options.time else "peer")
-        if not peers and not options.no_run:
-            peers = store.note("peer-timed" if options.time else "peer", _peers(options.time))
-    return Outcome(choice, tables, walls, peers)
+    return BenchOutcome(choice, tables, walls)
 
 
 def _choice(options: argparse.Namespace) -> Choice:
@@ -146,17 +136,6 @@ def device_named(name: str) -> torch.device:
     if found.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return found
-
-
-def _peers(time: bool) -> dict[str, list[dict[str, str]]]:
-    if find_spec("transformers") is None:
-        return {}
-    from parareal_diffusers.bench.harness.peer import rows
-
-    return {
-        f"Tiny Stable Diffusion, N = {steps}, window {window}": rows(steps, window, RELATIVE, time)
-        for steps, window in ((25, 25), (100, 25))
-    }
 
 
 def about(device: torch.device) -> str:

@@ -1,0 +1,31 @@
+"""Past predictions of multistep methods, and a check of their coefficients."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from parareal_diffusers._grid.grid import Grid
+
+
+class History(NamedTuple):
+    """The predictions made at earlier nodes, the latest first."""
+
+    predictions: Tensor
+    """shape (R, order - 1, *sample)"""
+    nodes: Tensor
+    """where they were made, int64 of shape (R, order - 1); -1 where there is none"""
+
+
+def check_finite(coefficients: dict[str, Tensor], grid: Grid) -> None:
+    """Raise `ValueError` where a step's coefficients are not finite."""
+    for name, values in coefficients.items():
+        bad = torch.nonzero(~torch.isfinite(values)).flatten().tolist()
+        if bad:
+            i = bad[0]
+            ends = [f"{float(x):.6g}" for x in (grid.start.half_log_snr[i], grid.stop.half_log_snr[i])]
+            raise ValueError(
+                f"step {i} of {grid.steps} has no finite {name}: it, or a step whose prediction it uses, goes from "
+                f"log-SNR/2 {ends[0]} to {ends[1]}. The scheduler's own loop returns NaN here (docs/upstream.md): take "
+                "fewer steps, another timestep_spacing, or a lower order"
+            )
