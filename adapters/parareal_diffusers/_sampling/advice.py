@@ -26,7 +26,8 @@ def advise_sample(
 
     Raises:
         TypeError, ValueError: for wrong options, before the network is called.
-        Exception: what the network raises while it is timed.
+        Exception: what the network raises while it is timed, a lack of memory included; None is returned where it
+            raises `TypeError` or `ValueError`.
     """
     if not isinstance(ready.criterion, parareal.Tolerance):
         return None
@@ -40,6 +41,10 @@ def advise_sample(
         speculate_until=speculate_until,
     )
     ready.criterion.resolved(check_initial(latents[:1], 1)[1])
+    try:
+        batch_time(ready, latents)
+    except (TypeError, ValueError):  # the model does not fit: the solve reports that as `parareal.PararealError`
+        return None
     return advise(ready, latents, schedule=schedule, window=window)
 
 
