@@ -11,6 +11,7 @@ from torch import Tensor
 
 import parareal
 from parareal.driver import Evaluation, Run
+from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.settings import LoopMethod
 from parareal_diffusers._pipelines.stand_ins.network import outside
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
@@ -46,7 +47,7 @@ class RunningLoop:
         timesteps: Tensor,
         initial: Tensor,
         dtype: torch.dtype,
-        random: Any,
+        random: NoiseSource | None,
         listeners: Sequence[Listener],
         note: str = "",
     ):
