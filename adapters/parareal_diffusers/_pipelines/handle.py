@@ -149,7 +149,7 @@ class Handle:
 
     @property
     def enabled(self) -> bool:
-        """Whether the pipeline samples in parallel in time."""
+        """True while the pipeline samples in parallel in time."""
         return getattr(type(self.pipe), "_parareal_handle", None) is self
 
     def disable(self) -> None:
@@ -254,5 +254,5 @@ class Handle:
 
     @property
     def running(self) -> bool:
-        """Whether the engine drives the pipeline's loop at the moment."""
+        """True while the engine drives the pipeline's loop."""
         return self._drive is not None and self._drive.running is not None and not self._drive.done

@@ -82,14 +82,13 @@ class RunningLoop:
         self._advance(output)
 
     def times(self, most: int | None) -> Iterator[Tensor]:
-        """Yield the rows' timesteps, one pass per evaluation, until the run is done; `most` bounds the passes."""
-        while not self.done:
+        """Yield the rows' timesteps, one pass per evaluation, to the run's end; `most` bounds the passes."""
+        while self.rows is not None:  # neither done nor closed
             if most is not None and self.passes >= most:
                 raise RuntimeError(
                     f"the pipeline has something for each of its {most} steps, and more passes are needed: "
                     "use schedule='pipelined' without levels"
                 )
-            assert self.rows is not None
             assert self.rows.times is not None
             yield RowTime.of(self.rows.times)
 

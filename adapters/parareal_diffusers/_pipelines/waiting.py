@@ -19,7 +19,7 @@ from parareal_diffusers._sampling.sample import criterion_of
 
 @final
 class WaitingLoop:
-    """What the first pass of the loop needs, and all that a run is made of but its states.
+    """The loop before its first `step`: all parts of a run but its states.
 
     The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its `step` shows
     the states, the network's dtype and the generator, so that the run is made there, by `running`.
