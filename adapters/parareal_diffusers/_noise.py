@@ -7,7 +7,7 @@ from them whenever it is needed (small noise is kept itself). Slices, levels and
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -17,8 +17,24 @@ from parareal_diffusers._grid.grid import Levels, per_row
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
-Weights = Callable[[int, int], list[float]]
+JumpWeights = Callable[[int, int], list[float]]
 KEPT_BYTES = 2**25  # bytes of noise that are kept at hand, for steps and for jumps
+
+
+class NoiseSource(Protocol):
+    """The noise of the steps and jumps of a batch: `Noise`, or `Replay` of a scheduler's own."""
+
+    def __call__(self, start: Tensor, stop: Tensor, sample: Tensor, scale: Tensor) -> Tensor:
+        """Return the noise of each row's step or jump; arguments as of `Noise`."""
+        ...
+
+    def std(self, start: Tensor, stop: Tensor, scale: Tensor) -> Tensor:
+        """Return the standard deviation of each row's noise, in the shape of `scale`."""
+        ...
+
+    def finish(self) -> None:
+        """Leave the generators where the sequential loop does, also if no noise was needed."""
+        ...
 
 
 class Linear(NamedTuple):
@@ -185,7 +201,7 @@ def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b
     return weights
 
 
-def _jump(tape: Tape | SampledTape, step: Callable[[int], Tensor], weights: Weights, a: int, b: int) -> Tensor:
+def _jump(tape: Tape | SampledTape, step: Callable[[int], Tensor], weights: JumpWeights, a: int, b: int) -> Tensor:
     """Return what the noises of the steps a .. b-1 add up to at node b."""
     dtype = torch.promote_types(tape.dtype, torch.float32)  # a sum of many in half precision would lose its small ones
     total = torch.zeros(tape.shape, device=tape.device, dtype=dtype)

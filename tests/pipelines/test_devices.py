@@ -12,7 +12,7 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize
-from parareal_diffusers._pipelines.stand_ins.replicas import Weights, sum_dtype
+from parareal_diffusers._pipelines.stand_ins.replicas import WeightCopies, sum_dtype
 from torch.utils._python_dispatch import TorchDispatchMode
 
 EXACT = 1e-5
@@ -111,7 +111,7 @@ def test_copies_follow_what_is_done_to_the_network_between_calls():
 
 
 def test_weights_elsewhere_are_copied_again_where_they_changed():
-    weights, elsewhere = Weights(), torch.device("meta")
+    weights, elsewhere = WeightCopies(), torch.device("meta")
     net = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)])
 
     def copies():
@@ -151,7 +151,7 @@ class Norms(TorchDispatchMode):
 def test_weights_are_read_once_for_all_devices():
     own, elsewhere = list(torch.nn.Linear(3, 3).parameters()), torch.device("meta")
     with Norms() as norms:
-        Weights().on([elsewhere, torch.device("cpu"), elsewhere], own)
+        WeightCopies().on([elsewhere, torch.device("cpu"), elsewhere], own)
     assert norms.count == len(own)
 
 

@@ -29,7 +29,7 @@ class Caller(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether the engine drives the pipeline's loop at the moment."""
+        """True while the engine drives the pipeline's loop."""
         ...
 
     def call(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ Refusal = Callable[[Any, Mapping[str, Any]], str | None]
 @final
 @dataclass(frozen=True)
 class Family:
-    """What is known of a class of pipelines."""
+    """The facts about a class of pipelines that its loop's correctness rests on."""
 
     networks: tuple[str, ...] = ("unet",)
     """components that its loop calls with its latents, the denoiser first"""

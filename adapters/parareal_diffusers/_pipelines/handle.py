@@ -16,7 +16,7 @@ from parareal_diffusers._pipelines.loop import Drive
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
 from parareal_diffusers._pipelines.settings import Settings
 from parareal_diffusers._pipelines.stand_ins.network import ACTIVE, gated
-from parareal_diffusers._pipelines.stand_ins.replicas import Replicas, Weights, checked_devices
+from parareal_diffusers._pipelines.stand_ins.replicas import Replicas, WeightCopies, checked_devices
 from parareal_diffusers._pipelines.stand_ins.scales import control_by_row, skipping_by_row
 from parareal_diffusers._pipelines.verify import Verifier
 
@@ -117,7 +117,7 @@ class Handle:
             )
         self._family = unknown_family(pipe) if family is None else family
         self._verifier = Verifier() if verify else None
-        self._devices, self._weights = checked_devices(settings.devices), Weights()
+        self._devices, self._weights = checked_devices(settings.devices), WeightCopies()
         self._lock = threading.RLock()
         self._drive: Drive | None = None
         self._solution: parareal.Solution | None = None
@@ -149,13 +149,13 @@ class Handle:
 
     @property
     def enabled(self) -> bool:
-        """Whether the pipeline samples in parallel in time."""
+        """True while the pipeline samples in parallel in time."""
         return getattr(type(self.pipe), "_parareal_handle", None) is self
 
     def disable(self) -> None:
         """Give the pipeline back as it was; more than once does nothing."""
         if self.enabled:
-            self.pipe.__class__, self._weights = self._kind, Weights()
+            self.pipe.__class__, self._weights = self._kind, WeightCopies()
 
     def __enter__(self) -> "Handle":
         """Return itself."""
@@ -254,5 +254,5 @@ class Handle:
 
     @property
     def running(self) -> bool:
-        """Whether the engine drives the pipeline's loop at the moment."""
+        """True while the engine drives the pipeline's loop."""
         return self._drive is not None and self._drive.running is not None and not self._drive.done

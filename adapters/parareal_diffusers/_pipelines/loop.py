@@ -158,7 +158,7 @@ class Drive:
 
     @property
     def done(self) -> bool:
-        """Whether the loop has its final state."""
+        """True once the loop has its final state."""
         return self.loop is not None and self.loop.done
 
     @property

@@ -1,4 +1,4 @@
-"""What is refused before any work, because it would be silently wrong: the sentence names it and the way out."""
+"""Refusals before any work, of calls that would silently give wrong pictures: each names the reason and the way out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +80,7 @@ def check_scheduler(
 
 
 def _remembers(module: torch.nn.Module) -> bool:
-    """Whether one of diffusers' hooks on a module has a state: those of step caches have."""
+    """Return whether one of diffusers' hooks on a module has a state, as those of step caches have."""
     registry = getattr(module, "_diffusers_hook", None)
     return registry is not None and any(getattr(hook, "_is_stateful", False) for hook in registry.hooks.values())
 

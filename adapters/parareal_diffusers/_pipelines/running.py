@@ -11,6 +11,7 @@ from torch import Tensor
 
 import parareal
 from parareal.driver import Evaluation, Run
+from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.settings import LoopMethod
 from parareal_diffusers._pipelines.stand_ins.network import outside
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
@@ -46,7 +47,7 @@ class RunningLoop:
         timesteps: Tensor,
         initial: Tensor,
         dtype: torch.dtype,
-        random: Any,
+        random: NoiseSource | None,
         listeners: Sequence[Listener],
         note: str = "",
     ):
@@ -81,14 +82,13 @@ class RunningLoop:
         self._advance(output)
 
     def times(self, most: int | None) -> Iterator[Tensor]:
-        """Yield the rows' timesteps, one pass per evaluation, until the run is done; `most` bounds the passes."""
-        while not self.done:
+        """Yield the rows' timesteps, one pass per evaluation, to the run's end; `most` bounds the passes."""
+        while self.rows is not None:  # neither done nor closed
             if most is not None and self.passes >= most:
                 raise RuntimeError(
                     f"the pipeline has something for each of its {most} steps, and more passes are needed: "
                     "use schedule='pipelined' without levels"
                 )
-            assert self.rows is not None
             assert self.rows.times is not None
             yield RowTime.of(self.rows.times)
 

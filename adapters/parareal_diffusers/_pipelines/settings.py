@@ -62,7 +62,7 @@ class Settings:
 
     @property
     def open(self) -> bool:
-        """Whether a plan may say how many slices there are."""
+        """True where a plan may say how many slices there are."""
         return self.slices == "auto" and self.boundaries is None and self.levels is None
 
     def following(self, plan: parareal.Plan) -> "Settings":

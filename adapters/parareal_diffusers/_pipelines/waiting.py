@@ -8,6 +8,7 @@ from torch import Tensor
 
 import parareal
 from parareal.driver import Options, Problem, Run
+from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.running import Listener, RunningLoop
 from parareal_diffusers._pipelines.settings import LoopMethod, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
@@ -18,7 +19,7 @@ from parareal_diffusers._sampling.options import criterion_of
 
 @final
 class WaitingLoop:
-    """What the first pass of the loop needs, and all that a run is made of but its states.
+    """The loop before its first `step`: all parts of a run but its states.
 
     The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its `step` shows
     the states, the network's dtype and the generator, so that the run is made there, by `running`.
@@ -63,7 +64,7 @@ class WaitingLoop:
         timesteps = self.scheduler.timesteps.to(latents.device)
         return RunningLoop(run, method, timesteps, initial, latents.dtype, random, listeners, self.note)
 
-    def _run(self, initial: Tensor, random: Any) -> Run:
+    def _run(self, initial: Tensor, random: NoiseSource | None) -> Run:
         method, settings = self.method, self.settings
         criterion = criterion_of(settings.criterion, settings.tolerance, method.steps)
         grid = method.grid.to(initial.device)

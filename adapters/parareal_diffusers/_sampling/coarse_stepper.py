@@ -8,6 +8,7 @@ from torch import Tensor
 
 import parareal
 from parareal_diffusers._grid.grid import Grid
+from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._sampling.coarse import embedded_solver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver, SolverStepper, Trail, routine
@@ -32,7 +33,7 @@ class Jumps(parareal.Stepper):
         solver: Solver,
         grid: Grid,
         denoiser: Callable[..., Tensor],
-        random: Any = None,
+        random: NoiseSource | None = None,
         embedded: Solver | None = None,
         records: bool = False,
     ):
@@ -78,7 +79,7 @@ def propagators(
     coarse: Solver,
     grid: Grid,
     evaluate: Callable[..., Tensor],
-    random: Any,
+    random: NoiseSource | None,
     latents: Tensor,
     criterion: parareal.AbstractCriterion,
 ) -> tuple[parareal.Steps, parareal.Steps]:

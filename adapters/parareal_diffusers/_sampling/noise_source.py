@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
-from parareal_diffusers._noise import Generators, Noise, NoiseSampler, SampledTape, Tape
+from parareal_diffusers._noise import Generators, Noise, NoiseSampler, NoiseSource, SampledTape, Tape
 from parareal_diffusers._schedulers.fallback import AnyScheduler, is_flow
 from parareal_diffusers._schedulers.replay import Replay
 from parareal_diffusers._solvers.solver import Solver
@@ -16,7 +16,7 @@ from parareal_diffusers._solvers.step_interval import Leg
 
 def noise_of(
     solver: Solver, grid: Grid, latents: Tensor, generator: Generators, dtype: torch.dtype, within: range
-) -> Any:
+) -> NoiseSource | None:
     """Return the noise of every step, drawn in the order of the sequential loop; None where there is none.
 
     `dtype` is that of the network's output in the loop, and `within` has the steps that it makes.
@@ -38,7 +38,7 @@ def drawing(solver: Solver, grid: Grid) -> list[int]:
     return torch.nonzero(solver.draws(grid)).flatten().tolist()
 
 
-def noise_on(tape: Any, solver: Solver, grid: Grid) -> Noise:
+def noise_on(tape: Tape | SampledTape, solver: Solver, grid: Grid) -> Noise:
     """Return the noise that a tape holds, as a solver adds it."""
     bases = solver.bases(grid)
     return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
@@ -55,10 +55,13 @@ def sampled_noise(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: No
     return noise_on(tape, solver, grid)
 
 
-def entered(solver: Solver, grid: Grid, latents: Tensor, random: Any) -> Tensor:
+def entered(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
     """Return latents as the first step starts from them."""
     scale = solver.entry(grid)
-    return latents if scale is None else latents + scale * random.step(-1)
+    if scale is None:
+        return latents
+    assert isinstance(random, Noise)  # solvers that add noise to latents are native
+    return latents + scale * random.step(-1)
 
 
 def check_own_noise(solver: Solver, network: torch.dtype, states: torch.dtype) -> None:

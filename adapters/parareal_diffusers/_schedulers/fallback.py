@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels, predicted_kind
 from parareal_diffusers._schedulers.replay import Replay
 from parareal_diffusers._schedulers.snapshot import SMALL, Snapshots, takes_generator
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 _STATES = ("sample", "last_sample", "cur_sample")
@@ -69,12 +70,12 @@ class AnyScheduler(Solver):
         """The scheduler's states."""
         return Snapshots(self.scheduler, self.options)
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember a scheduler that has not begun."""
         places = len(self.snapshots.places)
         return Remembered(x.new_zeros(len(x), places, *x.shape[1:]), torch.full((len(x),), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row by one `scheduler.step`; one evaluation."""
         output = yield x, leg.start
         output = output[:, : x.shape[1]]  # without a predicted variance
@@ -103,7 +104,7 @@ class AnyScheduler(Solver):
         stepped = scheduler.step(many, t, alike, return_dict=False, **options, **self.options)[0]
         return stepped[place].to(x.dtype), *self.snapshots.take(scheduler, x, place)
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the state before and predictions as they go with the change of the state."""
         data = memory.data.clone()
         for name, place in self.snapshots.held(int(memory.skeletons)):

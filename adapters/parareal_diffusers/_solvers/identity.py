@@ -1,11 +1,12 @@
 """The coarse solver that does nothing."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
-from parareal_diffusers._solvers.solver import Solver
+from parareal.driver import Memory
+from parareal_diffusers._solvers.solver import Routine, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -18,7 +19,7 @@ class Identity(Solver):
     (Shih et al. 2023, arXiv 2305.16317) with a window over all steps.
     """
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Return the state."""
         return x, memory
         yield  # a generator that asks for nothing

@@ -3,16 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from parareal import Stepper
+from parareal.driver import Memory, Nodes
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._grid.sigmas import Sigmas
-from parareal_diffusers._noise import Linear, Noise, posterior
+from parareal_diffusers._noise import Linear, NoiseSource, posterior
 from parareal_diffusers._solvers.step_interval import Leg
+
+Routine: TypeAlias = Generator[tuple[Tensor, Tensor], Tensor, tuple[Tensor, Memory]]
+"""a step under way: it yields states and nodes to evaluate, and returns new states and memory"""
 
 
 class Shift(NamedTuple):
@@ -63,7 +67,7 @@ class Solver(ABC):
         return False
 
     @abstractmethod
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Generator[tuple[Tensor, Tensor], Tensor, tuple[Tensor, Any]]:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row from level `leg.s` to level `leg.t`.
 
         Args:
@@ -75,11 +79,11 @@ class Solver(ABC):
             States like x, and memory of unchanged structure, shapes and dtypes.
         """
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Return what is remembered before the first step from x, shape (R, *sample); None for a one-step method."""
         return None
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Return what a fine solver remembers at a slice boundary where its state is corrected.
 
         Args:
@@ -150,11 +154,11 @@ def needs_variance_preserving(solver: Solver, grid: Grid) -> None:
 class Trail(NamedTuple):
     """What is remembered of coarse jumps: the solvers' own memories, and what the network said where the last began."""
 
-    memory: Any
-    embedded: Any
+    memory: Memory
+    embedded: Memory
     """of the embedded solver"""
-    clean: Any
-    noise: Any
+    clean: Tensor | None
+    noise: Tensor | None
 
 
 @final
@@ -163,29 +167,33 @@ class SolverStepper(Stepper):
 
     per_sample: ClassVar[bool] = True
 
-    def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: Noise | None = None):
+    def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: NoiseSource | None = None):
         self.solver, self.grid, self.random = solver, grid, random
         self.evaluate = denoiser
 
-    def begin(self, state: Tensor) -> Any:
+    def begin(self, state: Tensor) -> Memory:
         """Ask the solver."""
         return self.solver.begin(state)
 
-    def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
+    def step(self, state: Tensor, memory: Memory, start: Nodes, stop: Nodes, sample: Nodes) -> Routine:  # pyright: ignore
         """Ask the solver; the engine adds the last argument because of `per_sample`."""
         return routine(self.solver, state, memory, Leg(self.grid, start, stop, sample, state, self.random))
 
-    def correct(self, memory: Any, change: Tensor, node: int, coarse_memories: tuple[Trail, Trail]) -> Any:
+    def correct(self, memory: Memory, change: Tensor, node: int, coarse_memories: tuple[Trail, Trail]) -> Memory:
         """Ask the solver, by the difference of what the network said where the two coarse jumps began."""
         now, before = coarse_memories
-        assert now.clean is not None  # jumps record where there is a memory to correct
+        # jumps record where there is a memory to correct
+        assert now.clean is not None
+        assert now.noise is not None
+        assert before.clean is not None
+        assert before.noise is not None
         clean, noise = now.clean - before.clean, now.noise - before.noise
         s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))
         along = torch.where(t.sigma > 0, (change - t.alpha * clean) / t.sigma, noise)
         return self.solver.correct(memory, change, Shift(clean, noise, s.alpha * clean + s.sigma * along))
 
 
-def routine(solver: Solver, state: Tensor, memory: Any, leg: Leg) -> Generator[Any, Any, tuple[Tensor, Any]]:
+def routine(solver: Solver, state: Tensor, memory: Memory, leg: Leg) -> Routine:
     """Return a solver's step, begun."""
     made = solver.step(state, memory, leg)
     if not isinstance(made, Generator):

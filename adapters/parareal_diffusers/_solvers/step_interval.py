@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
-from parareal_diffusers._noise import Noise
+from parareal_diffusers._noise import NoiseSource
 
 
 class Prediction(NamedTuple):
@@ -41,7 +41,7 @@ class Leg:
     """which sample a row belongs to, int64 of shape (R,)"""
     state: Tensor
     """the rows' states at their nodes `start`, of shape (R, *sample)"""
-    random: Noise | None = None
+    random: NoiseSource | None = None
     """the noise of the steps; None where the fine solver adds none"""
 
     predictions: list[Prediction] = field(default_factory=list)

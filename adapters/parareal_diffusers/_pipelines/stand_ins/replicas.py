@@ -1,6 +1,6 @@
 """A network on several devices: each has a copy, which is given its share of the rows of every call.
 
-`Weights` spares the transfer of all weights at every call of a pipeline: it keeps copies and renews the changed ones.
+`WeightCopies` spares the transfer of all weights at every call of a pipeline: it keeps copies and renews changed ones.
 """
 
 import copy
@@ -67,7 +67,7 @@ def _hooked(module: nn.Module) -> bool:
 
 
 @final
-class Weights:
+class WeightCopies:
     """Weights on other devices than a network's own, kept from call to call and copied again where they changed.
 
     A change is seen by where a tensor lies, its version, its sum and its norm; all but what goes through `.data` and
@@ -110,7 +110,7 @@ class Replicas:
     the networks have. A network's own device has no second copy of the weights, also if it is named twice.
     """
 
-    def __init__(self, devices: Sequence[torch.device], weights: Weights, networks: Sequence[nn.Module]):
+    def __init__(self, devices: Sequence[torch.device], weights: WeightCopies, networks: Sequence[nn.Module]):
         self.devices, self.weights = devices, weights
         self.made = {id(network): self._copies(network) for network in networks}
         weights.keep_only([x for network in networks for x in _tensors(network)])

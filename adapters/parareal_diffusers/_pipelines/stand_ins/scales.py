@@ -15,7 +15,7 @@ from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 
 
 class HasRows(Protocol):
-    """Who knows the rows of the loop."""
+    """The source of the loop's rows: `Drive`."""
 
     @property
     def rows(self) -> LatentRows | None:

@@ -1,4 +1,4 @@
-"""What a pipeline is given in place of its scheduler, so that its own loop does what the engine asks.
+"""The stand-in for a pipeline's scheduler, by which the pipeline's own loop makes the engine's evaluations.
 
 It is a copy of the scheduler, of a class derived from the scheduler's: everything but the loop's three calls (iterating
 `timesteps`, `scale_model_input` and `step`) is the scheduler's own code, so that pipelines find the signatures, options
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Loop(Protocol):
-    """Who decides what a pipeline's loop does: `Drive`."""
+    """The driver of a pipeline's loop: `Drive`."""
 
     def times(self, timesteps: Tensor, first: int) -> Iterator[Tensor]:
         """Yield what the loop takes for timesteps; `first` is the number of the first of them."""

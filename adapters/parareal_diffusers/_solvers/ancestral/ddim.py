@@ -1,14 +1,15 @@
 """DDIM, with and without added noise."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear, posterior_variance
-from parareal_diffusers._solvers.solver import Solver, needs_variance_preserving
+from parareal_diffusers._solvers.solver import Routine, Solver, needs_variance_preserving
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -41,7 +42,7 @@ class DDIM(Solver):
         """Whether eta is positive."""
         return self.eta > 0
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         s, t = leg.s, leg.t
         clean, noise, _ = yield from leg.predict(x)

@@ -1,16 +1,16 @@
 """DDPM: ancestral sampling."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from parareal.driver import StructureError, one_of
+from parareal.driver import Memory, StructureError, one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import Linear, posterior, posterior_variance
 from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.solver import Solver, needs_variance_preserving
+from parareal_diffusers._solvers.solver import Routine, Solver, needs_variance_preserving
 from parareal_diffusers._solvers.step_interval import Leg
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
@@ -53,7 +53,7 @@ class DDPM(Solver):
         """Whether the variance is learned."""
         return self.variance_type.startswith("learned")
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         clean, _, predicted = yield from leg.predict(x)
         of_clean, of_state, std = once(leg, self._coefficients)

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._solvers.coefficient_table import once
 from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
 from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Shift
+from parareal_diffusers._solvers.solver import Routine, Shift
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -43,7 +44,7 @@ class DPMSolver(DPM):
                 "sde-dpmsolver has no third order (in diffusers its third step raises UnboundLocalError): use order=2"
             )
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no prediction."""
         if self.order == 1:
             return None
@@ -51,7 +52,7 @@ class DPMSolver(DPM):
         nodes = torch.full((len(x), count), -1, device=x.device)
         return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m0 = self.predicted(x, prediction, leg)
@@ -74,7 +75,7 @@ class DPMSolver(DPM):
             return factor * x
         return torch.where(leg.rows(leg.stop == leg.start + 1), (factor * x.float()).double(), factor * x)
 
-    def _higher(self, new: Tensor, weights: "_Weights", m0: Tensor, memory: History) -> Tensor:
+    def _higher(self, new: Tensor, weights: "_HigherOrderWeights", m0: Tensor, memory: History) -> Tensor:
         """Add the terms of second and third order, for rows that have them."""
         d1 = weights.inverse_r0 * (m0 - memory.predictions[:, 0])
         if self.order == 2:
@@ -82,7 +83,7 @@ class DPMSolver(DPM):
         difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
         return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
 
-    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg, guarded: bool = True) -> "_Weights":
+    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg, guarded: bool = True) -> "_HigherOrderWeights":
         """Return the weights; `guarded`, rows whose step or history has no length take a step of first order."""
         order = self.orders(nodes, leg).reshape(c.d0.shape)
         h = leg.t.half_log_snr - leg.s.half_log_snr
@@ -97,10 +98,10 @@ class DPMSolver(DPM):
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
         d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
         if self.order == 2:
-            return _Weights(1.0 / r0, d1)
+            return _HigherOrderWeights(1.0 / r0, d1)
         r1 = torch.where(third, (then[0] - then[1]) / h, 1.0)
         d2, share = torch.where(third, c.d2, 0.0), torch.where(third, r0 / (r0 + r1), 0.0)
-        return _Weights(1.0 / r0, d1, d2, share, 1.0 / r1, 1.0 / (r0 + r1))
+        return _HigherOrderWeights(1.0 / r0, d1, d2, share, 1.0 / r1, 1.0 / (r0 + r1))
 
     def orders(self, nodes: Tensor, leg: Leg) -> Tensor:
         """Return the order of each row's step: what the history allows, less at the end of the grid."""
@@ -112,7 +113,7 @@ class DPMSolver(DPM):
         lower = last if few or self.euler_at_final else torch.zeros_like(last)
         return torch.where(lower | (leg.t.sigma.flatten() == 0), 1, order)
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered predictions as the coarse solver's have changed."""
         return History(memory.predictions + self.integrated(shift)[:, None], memory.nodes)
 
@@ -133,7 +134,7 @@ class DPMSolver(DPM):
         return dtype if isinstance(self.scheduler, Sigmas) else torch.float32
 
 
-class _Weights(NamedTuple):
+class _HigherOrderWeights(NamedTuple):
     """What the terms of second and third order are made with; zero for rows of lower order."""
 
     inverse_r0: Tensor

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._grid.sigmas import with_middles
 from parareal_diffusers._solvers.coefficient_table import once
 from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
 from parareal_diffusers._solvers.history import check_finite
-from parareal_diffusers._solvers.solver import Shift
+from parareal_diffusers._solvers.solver import Routine, Shift
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -49,7 +50,7 @@ class DPMSolverSinglestep(DPM):
         if self.algorithm_type == "sde-dpmsolver":
             raise ValueError("sde-dpmsolver has no singlestep form: use 'sde-dpmsolver++', or the multistep DPMSolver")
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no cycle."""
         if self.order == 1:
             return None
@@ -57,7 +58,7 @@ class DPMSolverSinglestep(DPM):
         nodes = torch.full((len(x), count), -1, device=x.device)
         return Cycle(x.new_zeros(x.shape), x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = self.predicted(x, prediction, leg)
@@ -69,7 +70,7 @@ class DPMSolverSinglestep(DPM):
         new = self._update(m, base, memory, c)
         return (new + leg.noise(c.noise) if self.stochastic else new), self._remembered(m, base, memory, c, leg)
 
-    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, c: "_Weights", leg: Leg) -> Cycle:
+    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, c: "_StageWeights", leg: Leg) -> Cycle:
         """Add a prediction to each row's cycle, or begin a new one; at a cycle's end there is nothing to remember."""
         predictions, nodes, order = memory.predictions.clone(), memory.nodes.clone(), c.order
         nodes[order == 1] = -1
@@ -82,7 +83,7 @@ class DPMSolverSinglestep(DPM):
             torch.where(ended[:, None], blank.nodes, nodes),
         )
 
-    def _update(self, m: Tensor, base: Tensor, memory: Cycle, c: "_Weights") -> Tensor:
+    def _update(self, m: Tensor, base: Tensor, memory: Cycle, c: "_StageWeights") -> Tensor:
         """Step from the base to level t, without noise."""
         d0 = torch.where(per_row(c.order == 1, m), m, memory.predictions[:, 0])
         d1 = c.inverse_r0 * (m - d0)
@@ -93,11 +94,11 @@ class DPMSolverSinglestep(DPM):
         d1 = torch.where(per_row(c.order >= 3, m), (c.r0 * before - c.r1 * d1) / c.gap, d1)
         return c.state * base + c.d0 * d0 + c.d1 * d1 + c.d2 * d2
 
-    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> "_Weights":
+    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> "_StageWeights":
         """Return the weights of steps from the bases to level t."""
         if nodes is None:
             c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
-            return _Weights(c.state, c.d0, c.noise)
+            return _StageWeights(c.state, c.d0, c.noise)
         order = self._orders(nodes, leg)
         begins = torch.cat([self.table(leg.grid) == 1, torch.tensor([True])]).to(leg.stop.device)
         at_base = leg.level(leg.start - (order - 1))
@@ -107,7 +108,7 @@ class DPMSolverSinglestep(DPM):
         r0 = torch.where(second, (leg.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
         d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
-        weights = _Weights(c.state, c.d0, c.noise, order, begins[leg.stop], d1, 1.0 / r0)
+        weights = _StageWeights(c.state, c.d0, c.noise, order, begins[leg.stop], d1, 1.0 / r0)
         if self.order < 3 or self.solver_type == "midpoint":
             return weights
         between = leg.level((leg.start - 1).clamp(min=0)).half_log_snr
@@ -139,7 +140,7 @@ class DPMSolverSinglestep(DPM):
             raise ValueError("on Sigmas, DPMSolverSinglestep has orders 1 and 2 only: use DPMSolver(order=3)")
         return sigmas if self.order == 1 else with_middles(sigmas, sigmas[1:])
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Move the cycle's first state with the state, and the predictions as the coarse solver's have changed."""
         if bool((memory.nodes < 0).all()):  # no cycle is under way
             return memory
@@ -161,7 +162,7 @@ class DPMSolverSinglestep(DPM):
         check_finite({name: x.flatten() for name, x in found.items()}, grid)
 
 
-class _Weights(NamedTuple):
+class _StageWeights(NamedTuple):
     """What a step is made with; of each row's `order`, int64 of shape (R,), and whether its cycle `ends` with it."""
 
     state: Tensor

@@ -1,17 +1,18 @@
 """DEIS: exponential integrators, multistep."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.coefficient_table import once
 from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -39,13 +40,13 @@ class DEIS(Solver):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no prediction."""
         count = max(1, self.order - 1)
         nodes = torch.full((len(x), count), -1, device=x.device)
         return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = (x - leg.s.alpha * prediction.clean) / leg.s.sigma
@@ -86,7 +87,7 @@ class DEIS(Solver):
             order = torch.where(before, order.clamp(max=2), torch.where(last, 1, order))
         return torch.where((leg.t.sigma.flatten() == 0) & (leg.stop != leg.start + 1), 1, order)
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered predictions as the coarse solver's have changed."""
         return History(memory.predictions + shift.noise[:, None], memory.nodes)
 

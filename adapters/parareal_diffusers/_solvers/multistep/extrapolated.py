@@ -1,15 +1,15 @@
 """Coarse jumps that make the fine solver's own steps, what the network says being extrapolated."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from parareal.driver import one_of
+from parareal.driver import Memory, one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._solvers.history import History
-from parareal_diffusers._solvers.solver import Solver
+from parareal_diffusers._solvers.solver import Routine, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -47,13 +47,13 @@ class Extrapolated(Solver):
         if self.order not in (1, 2):
             raise ValueError(f"Extrapolated: order must be 1 or 2, got {self.order}")
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember nothing of v."""
         if self.order == 1:
             return None
         return History(x.new_zeros(len(x), 1, *x.shape[1:]), torch.full((len(x), 1), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         sums = _sums_of(leg.grid, self.of)

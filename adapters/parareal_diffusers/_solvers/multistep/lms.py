@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.coefficient_table import once
 from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -37,13 +38,13 @@ class LMS(Solver):
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"order must be between 1 and 4, got {self.order!r}")
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no slope."""
         count = max(1, self.order - 1)
         nodes = torch.full((len(x), count), -1, device=x.device)
         return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         clean, _, _ = yield from leg.predict(x)
         slope = (x - clean) / leg.s.sigma
@@ -102,7 +103,7 @@ class LMS(Solver):
                 weights[:, k] += half.double() * value
         return torch.where(known, weights, 0.0)
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered slopes as the coarse solver's have changed."""
         return History(memory.predictions + shift.noise[:, None], memory.nodes)
 

@@ -1,17 +1,17 @@
 """UniPC: a predictor and a corrector of any order from one evaluation."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from parareal.driver import one_of
+from parareal.driver import Memory, one_of
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.coefficient_table import once
 from parareal_diffusers._solvers.history import check_finite
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -28,7 +28,7 @@ class Corrected(NamedTuple):
     """of the last step, which its correction will have too, int64 of shape (R,)"""
 
 
-class Weights(NamedTuple):
+class UniPCWeights(NamedTuple):
     """x_t = state * x + first * m0 + gain * (sum over k of rho_k (m_k - m0) / ratio_k + last * (m_t - m0)); (R, ..)."""
 
     state: Tensor
@@ -88,12 +88,12 @@ class UniPC(Solver):
             raise ValueError(f"order must be at least 1, got {self.order!r}")
         one_of("solver_type", self.solver_type, ("bh1", "bh2"))
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember nothing to correct with."""
         nodes = torch.full((len(x), self.order), -1, device=x.device)
         return Corrected(x, x.new_zeros(len(x), self.order, *x.shape[1:]), nodes, torch.ones_like(nodes[:, 0]))
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Correct and advance every row; one evaluation."""
         prediction = yield from leg.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
@@ -103,7 +103,9 @@ class UniPC(Solver):
         nodes = torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1)
         return after.apply(x, predictions), Corrected(x, predictions, nodes, order)
 
-    def _coefficients(self, leg: Leg, nodes: Tensor, order: Tensor) -> tuple[Weights, Weights, Tensor, Tensor]:
+    def _coefficients(
+        self, leg: Leg, nodes: Tensor, order: Tensor
+    ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of correction and step, which rows are corrected, and the step's order."""
         before, corrects = self._corrector(nodes, order, leg)
         corrects = corrects & before.finite()
@@ -123,17 +125,17 @@ class UniPC(Solver):
         order = (nodes >= 0).sum(dim=1)
         return torch.minimum(order, leg.grid.steps - leg.stop + 1) if self.lower_order_final else order
 
-    def _predictor(self, nodes: Tensor, order: Tensor, leg: Leg) -> Weights:
+    def _predictor(self, nodes: Tensor, order: Tensor, leg: Leg) -> UniPCWeights:
         """Return the weights of UniP; `nodes` are those of predictions, the step's own first."""
         return self._weights(nodes, order, leg.s, leg.t, leg, corrects=False)
 
-    def _corrector(self, nodes: Tensor, order: Tensor, leg: Leg) -> tuple[Weights, Tensor]:
+    def _corrector(self, nodes: Tensor, order: Tensor, leg: Leg) -> tuple[UniPCWeights, Tensor]:
         """Return the weights of UniC for the step before, at whose end the rows are, and which rows are corrected."""
         weights = self._weights(nodes, order, leg.level(nodes[:, 0].clamp(min=0)), leg.s, leg, corrects=True)
         disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
         return weights, ~torch.isin(nodes[:, 0], disabled)
 
-    def _weights(self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, leg: Leg, corrects: bool) -> Weights:
+    def _weights(self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, leg: Leg, corrects: bool) -> UniPCWeights:
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
         start = s.half_log_snr.flatten()
         h = t.half_log_snr.flatten() - start
@@ -157,9 +159,9 @@ class UniPC(Solver):
         if not self.predict_x0:  # its limit where there is no noise, and h is infinite: for jumps only
             first = torch.where(t.sigma == 0, t.alpha * s.sigma / s.alpha, first)
         ratios = torch.where(known, ratios[:, :-1], 1.0)
-        return Weights(state, first, outer * b, ratios, rhos[:, :-1], rhos[:, -1])
+        return UniPCWeights(state, first, outer * b, ratios, rhos[:, :-1], rhos[:, -1])
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the predictions as the coarse solver's have changed, and the state before as it goes with them."""
         moved = shift.clean if self.predict_x0 else shift.noise
         return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None])

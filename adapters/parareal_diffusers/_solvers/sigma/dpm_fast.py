@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from parareal.driver import whole_number
+from parareal.driver import Memory, whole_number
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._grid.sigmas import Sigmas, even
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -62,12 +62,12 @@ class DPMFast(Solver):
         levels = Sigmas(even(evaluations // 3 + 2, sigma_min, sigma_max))
         return DPMFast(levels, (evaluations % 3,) if evaluations % 3 else (2, 1))
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no step under way."""
         zero = torch.zeros_like(x)
         return Block(zero, zero, torch.full((len(x),), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row by one stage; one evaluation."""
         _, noise, _ = yield from leg.predict(x)
         single = leg.stop == leg.start + 1
@@ -113,7 +113,7 @@ class DPMFast(Solver):
         ]
         return torch.cat([*parts, sigmas[-1:]])
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change what a step under way began with as it goes with the change of the state."""
         if int(memory.node) < 0:
             return memory

@@ -1,15 +1,16 @@
 """Euler's method in sigma, with and without ancestral noise."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.sigma.churn import Churn, check_churned
-from parareal_diffusers._solvers.solver import Solver
+from parareal_diffusers._solvers.solver import Routine, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -45,7 +46,7 @@ class Euler(Solver):
         """Whether noise is added."""
         return self.ancestral or self.churn is not None
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row; one evaluation."""
         kept = leg.as_single_precision(x)
         clean, _, _ = yield from leg.predict(x, kept)

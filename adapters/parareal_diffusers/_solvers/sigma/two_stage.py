@@ -3,15 +3,16 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.sigma.churn import Churn, check_churned
-from parareal_diffusers._solvers.solver import Shift, Solver
+from parareal_diffusers._solvers.solver import Routine, Shift, Solver
 from parareal_diffusers._solvers.step_interval import Leg
 
 
@@ -55,12 +56,12 @@ class TwoStage(Solver):
         up = leg.std(self.up(s, leg.t, completes))
         return (leg.t.sigma**2 - up**2).clamp(min=0) ** 0.5, leg.noise(up)
 
-    def begin(self, x: Tensor) -> Any:
+    def begin(self, x: Tensor) -> Memory:
         """Remember no step under way."""
         zero = torch.zeros_like(x)
         return Stage(zero, zero, torch.full((len(x),), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Any, leg: Leg) -> Any:
+    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
         """Advance every row by one stage; one evaluation."""
         kept = leg.as_single_precision(x) if self.rounds(leg.grid) else x
         clean, _, _ = yield from leg.predict(x, kept)
@@ -80,7 +81,7 @@ class TwoStage(Solver):
         """Whether the scheduler casts its states to float32, as those of flows do."""
         return not bool((grid.start.alpha == 1).all())
 
-    def correct(self, memory: Any, change: Tensor, shift: Shift) -> Any:
+    def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change what a step under way began with as it goes with the change of the state."""
         if int(memory.node) < 0:
             return memory

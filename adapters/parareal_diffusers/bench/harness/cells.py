@@ -85,7 +85,7 @@ def frontier(cells: Sequence[Cell]) -> list[Cell]:
 def beaten(found: Sequence[Found], rule: str, tolerance: float, samples: int) -> list[tuple[str, str]]:
     """Return the pairs (a published method, one of ours on our frontier) of which the first has less span and work.
 
-    With `rule="as run"` each stops by `Method.rule`.
+    With `rule="as run"` each stops by `BenchMethod.rule`.
     """
     cells: dict[str, list[Cell]] = {}
     for one in found:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from parareal_diffusers.bench.cases.memory import Remembering
 from parareal_diffusers.bench.cases.problems import COSTLY, CPU, PROBLEMS, Problem
 from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
-from parareal_diffusers.bench.harness.methods import METHODS, Method
+from parareal_diffusers.bench.harness.methods import METHODS, BenchMethod
 from parareal_diffusers.testing import scheduler_loop
 
 MOST_WIDE = 196
@@ -33,7 +33,7 @@ class Where(NamedTuple):
 class Found:
     """What a method did, by sample and by rule to stop: its iterates."""
 
-    method: Method
+    method: BenchMethod
     runs: dict[tuple[int, Stop], list[Iterate]] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ class Store:
         safe = "".join(c if c.isalnum() else "-" for c in name)
         return self.folder / where.problem / str(where.steps) / safe
 
-    def load(self, where: Where, method: Method) -> Found:
+    def load(self, where: Where, method: BenchMethod) -> Found:
         """Return what is there of a method with its present settings."""
         path = self.path(where, method.name).with_suffix(".json")
         kept = json.loads(path.read_text()) if path.exists() else {}
@@ -120,7 +120,7 @@ class Choice:
         """Return the tables, cheap ones first."""
         return [Where(problem, steps) for problem in self.problems for steps in sorted(self.steps)]
 
-    def chosen(self, where: Where) -> list[Method]:
+    def chosen(self, where: Where) -> list[BenchMethod]:
         """Return the methods of a table; those with a window over all steps not where many steps are costly."""
         spared = where.steps > MOST_WIDE and where.problem in COSTLY
         methods = [METHODS[name] for name in self.methods]

@@ -78,7 +78,7 @@ Run = Callable[[Problem, int, Target, Stop], Sequence[Iterate]]
 
 @final
 @dataclass(frozen=True)
-class Method:
+class BenchMethod:
     """A method with its settings."""
 
     name: str
@@ -109,7 +109,7 @@ def nearest(table: dict[int, Any], steps: int) -> Any:
     return table[min(table, key=lambda n: max(n / steps, steps / n))]
 
 
-def ours(name: str, table: dict[int, dict[str, Any]]) -> Method:
+def ours(name: str, table: dict[int, dict[str, Any]]) -> BenchMethod:
     """Return one of our settings as a method; levels only where the table has the very number of steps."""
 
     def settings(steps: int) -> dict[str, Any] | None:
@@ -123,20 +123,22 @@ def ours(name: str, table: dict[int, dict[str, Any]]) -> Method:
     def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return solve(problem, steps, target, stop, settings(steps) or {})
 
-    return Method(f"ours: {name}", "ours", run, settings, ("increment", "estimate"))
+    return BenchMethod(f"ours: {name}", "ours", run, settings, ("increment", "estimate"))
 
 
-def srds(name: str, **options: Any) -> Method:
+def srds(name: str, **options: Any) -> BenchMethod:
     """Return SRDS: DDIM jumps over the root of N slices (arXiv 2412.08292, Algorithm 1)."""
     options = {"slices": "sqrt", "coarse": "same", **options}
 
     def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return solve(problem, steps, target, stop, options)
 
-    return Method(name, "SRDS", run, lambda steps: options, ("increment", "estimate"))
+    return BenchMethod(name, "SRDS", run, lambda steps: options, ("increment", "estimate"))
 
 
-def windowed(name: str, family: str, function: Callable[..., Sequence[Iterate]], wide: bool, **options: Any) -> Method:
+def windowed(
+    name: str, family: str, function: Callable[..., Sequence[Iterate]], wide: bool, **options: Any
+) -> BenchMethod:
     """Return a method with a sliding window; with a `wide` one, an oracle needs no step to settle."""
 
     def settings(steps: int) -> dict[str, Any]:
@@ -147,19 +149,19 @@ def windowed(name: str, family: str, function: Callable[..., Sequence[Iterate]],
 
     slides = tuple(Stop("increment", t) for t in RELATIVE)
     more = Stop("oracle", 1e-3) if wide else Stop("increment", 1e-4)
-    return Method(name, family, run, settings, ("increment", "own"), (*slides, more), wide)
+    return BenchMethod(name, family, run, settings, ("increment", "own"), (*slides, more), wide)
 
 
-def hierarchy(cores: int) -> Method:
+def hierarchy(cores: int) -> BenchMethod:
     """Return CHORDS with so many cores."""
 
     def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return chords(problem.parts(steps), target, stop, STARTS[cores])
 
-    return Method(f"CHORDS, {cores} cores", "CHORDS", run, lambda steps: {"fractions": STARTS[cores]})
+    return BenchMethod(f"CHORDS, {cores} cores", "CHORDS", run, lambda steps: {"fractions": STARTS[cores]})
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, BenchMethod] = {
     method.name: method
     for method in (
         srds("SRDS, vanilla", schedule="synchronous"),

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from parareal_diffusers.bench.cases.problems import CPU, Problem
 from parareal_diffusers.bench.cases.record import Stop, Target
 from parareal_diffusers.bench.harness.collect import Choice, Store, Where
-from parareal_diffusers.bench.harness.methods import Method
+from parareal_diffusers.bench.harness.methods import BenchMethod
 from parareal_diffusers.testing import scheduler_loop
 
 TOLERANCE = 1e-2
@@ -52,7 +52,7 @@ def measure(choice: Choice, store: Store, most_steps: int = MOST_STEPS) -> dict[
     return walls
 
 
-def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Store) -> dict[str, list[float]]:
+def _time(where: Where, methods: Sequence[BenchMethod], problem: Problem, store: Store) -> dict[str, list[float]]:
     targets = store.reference(where, problem)
     scheduler = problem.scheduler_for(where.steps)
     device = problem.latents.device
@@ -76,6 +76,6 @@ def _time(where: Where, methods: Sequence[Method], problem: Problem, store: Stor
     return {key: [*spread(found), errors[key]] for key, found in ratios.items()}
 
 
-def wall_key(where: Where, method: Method) -> str:
+def wall_key(where: Where, method: BenchMethod) -> str:
     """Name what is timed: problem, steps, method, its rule, the tolerance, and the method's settings of today."""
     return "|".join(map(str, (*where, method.name, method.rule, f"{TOLERANCE:g}", method.settings(where.steps))))
