@@ -57,3 +57,29 @@ def test_importing_the_engine_stays_light():
         for c in (code, before)
     ]
     assert shown[0] == shown[1]
+
+
+def texts() -> list[Path]:
+    """Return the pages and the code in which paths of the repository are named."""
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("examples/*/*.md"),
+    ]
+    code = [
+        p
+        for folder in ("parareal", "adapters", "benchmarks", "examples", "tests")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    return [*pages, *code, ROOT / "Makefile"]
+
+
+@pytest.mark.parametrize("path", texts(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_that_are_named_exist(path):
+    """Files of ours that a page, a comment or a message names are where it says."""
+    places = (ROOT, path.parent, ROOT / "adapters" / "parareal_diffusers", ROOT / "parareal")
+    named = re.findall(r"(?<![\w./*])((?:\w[\w-]*/)+[\w-]+\.(?:py|md|svg))\b", path.read_text(encoding="utf-8"))
+    for name in named:
+        if name.split("/")[0] in ("parareal", "adapters", "benchmarks", "docs", "examples", "tests", "_iteration"):
+            assert any((place / name).exists() for place in places), f"{name} does not exist"

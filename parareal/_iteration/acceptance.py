@@ -13,7 +13,7 @@ from typing import final
 from parareal._criteria import Evidence
 from parareal._iteration.error_estimate import ErrorEstimate, Update
 from parareal._iteration.error_model import FEW
-from parareal._iteration.messages import Correction, Result, Value
+from parareal._iteration.messages import Result, UpdateRecord, Value
 from parareal._iteration.rules import Rules
 from parareal._state import NORMS, Memory, finite, inexact_and_counts, same, subtract
 
@@ -28,7 +28,7 @@ class NonFinite(ArithmeticError):
 class Acceptance:
     """Judges the outputs of one slice of one sample."""
 
-    def __init__(self, rules: Rules, sample: int, index: int, record: list[Correction]):
+    def __init__(self, rules: Rules, sample: int, index: int, record: list[UpdateRecord]):
         self.rules, self.sample, self.index, self.record = rules, sample, index, record
         self.last = index + 1 == rules.slices
         """the slice ends at the last boundary"""
@@ -66,7 +66,7 @@ class Acceptance:
         size, boundary, now, fine = self._size(value), self.index + 1, update.now, update.fine
         increment = self.norm(subtract(value.state, before.state))
         defect = increment if value.state is fine.state else self.norm(subtract(fine.state, before.state))
-        self.record.append(Correction(self.sample, boundary, value.iteration, increment, defect))
+        self.record.append(UpdateRecord(self.sample, boundary, value.iteration, increment, defect))
 
         # an input that has only now become exact may have jumped, and F has not seen the jump yet
         steady = now.exact and update.unchanged

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import final
 
 from parareal._iteration.acceptance import NonFinite
-from parareal._iteration.messages import Correction, Request, Result, Scope, Value
+from parareal._iteration.messages import Request, Result, Scope, UpdateRecord, Value
 from parareal._iteration.recurrence import Slice
 from parareal._iteration.rules import Rules
 
@@ -38,9 +38,9 @@ class Machine:
     ):
         self.rules = rules
         guesses = [None] * len(slices) if guess is None else guess
-        self.corrections: list[Correction] = []  # those made, for the driver to take out
+        self.updates: list[UpdateRecord] = []  # those made, for the driver to take out
         self.scope = Scope()  # its requests belong to it; closing it drops those that nobody waits for
-        shared = outer, self.scope, self.corrections
+        shared = outer, self.scope, self.updates
         self._slices = [Slice(rules, sample, n, u, *shared) for n, u in zip(slices, guesses, strict=True)]
         self._first = slices.start
         self._ready: list[Request] = []

@@ -178,8 +178,8 @@ class Delivery(NamedTuple):
     """seconds on the clock"""
 
 
-class Correction(NamedTuple):
-    """A correction that was made, for the record."""
+class UpdateRecord(NamedTuple):
+    """An output that was made by (1b), for the history."""
 
     sample: int
     boundary: int

@@ -21,7 +21,7 @@ from parareal._corrections.correction import Point
 from parareal._iteration.acceptance import Acceptance
 from parareal._iteration.demand import Demand
 from parareal._iteration.error_estimate import Update
-from parareal._iteration.messages import Correction, Kind, Request, Result, Scope, Value
+from parareal._iteration.messages import Kind, Request, Result, Scope, UpdateRecord, Value
 from parareal._iteration.rules import Rules
 from parareal._state import add, same
 
@@ -47,7 +47,7 @@ class Slice:
         guess: Value | None,
         outer: Request | None,
         scope: Scope,
-        record: list[Correction],
+        record: list[UpdateRecord],
     ):
         self.rules, self.index, self.keeps_states = rules, index, rules.keeps_states
         self.demand = Demand(rules, sample, index, outer, scope)

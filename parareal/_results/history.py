@@ -8,7 +8,7 @@ from typing import NamedTuple, final, overload
 
 import numpy as np
 
-from parareal._iteration.messages import Correction, Delivery, Kind
+from parareal._iteration.messages import Delivery, Kind, UpdateRecord
 
 
 class Propagation(NamedTuple):
@@ -100,9 +100,9 @@ class History:
         for delivery in results:
             self.propagations.record(delivery, origin, now)
 
-    def corrected(self, correction: Correction) -> None:
+    def updated(self, record: UpdateRecord) -> None:
         """Record the increment of an iteration, and the defect of the iteration before it."""
-        sample, boundary, iteration, increment, defect = correction
+        sample, boundary, iteration, increment, defect = record
         while len(self._increments) <= iteration:
             for table in (self._increments, self._defects):
                 table.append(np.full((self.boundaries, self.samples), np.nan))

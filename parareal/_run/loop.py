@@ -130,10 +130,10 @@ class Run:
         return advanced
 
     def _take_out(self, machine: Machine, sample: int) -> None:
-        """Record a machine's corrections, and release what it does not need any more."""
-        for correction in machine.corrections:
-            self.history.corrected(correction)
-        machine.corrections.clear()
+        """Record a machine's updates, and release what it does not need any more."""
+        for record in machine.updates:
+            self.history.updated(record)
+        machine.updates.clear()
         for slice in machine.newly_done:
             self.runner.forget(sample, slice)
         machine.newly_done.clear()
