@@ -13,7 +13,7 @@ imported from outside.
 - To choose slices where the user leaves them open (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
   `WORTHWHILE`, `PATIENCE`, `expected_iterations`.
 - Divisions of an interval: `divide`, `divide_grid`.
-- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Propagator`.
+- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
 """
 
 from parareal._checks import one_of as one_of
@@ -41,6 +41,7 @@ from parareal._planning.candidates import WORTHWHILE as WORTHWHILE
 from parareal._problem.boundaries import divide as divide
 from parareal._problem.boundaries import divide_grid as divide_grid
 from parareal._problem.problem import Problem as Problem
+from parareal._problem.propagators import Function as Function
 from parareal._problem.propagators import Propagator as Propagator
 from parareal._problem.states import StructureError as StructureError
 from parareal._problem.states import check_initial as check_initial

@@ -6,7 +6,7 @@ from typing import Any, final
 from parareal._api.solve import solve
 from parareal._problem.levels import Level
 from parareal._results.solution import Solution
-from parareal._state import State
+from parareal._state import State, Time
 
 
 @final
@@ -33,12 +33,12 @@ class Parareal(Level):
         correction: as for `solve`; None to follow the outer level.
     """
 
-    def solve(self, initial: State, start: Any, stop: Any, **options: Any) -> Solution:
+    def solve(self, initial: State, start: Time, stop: Time, **options: Any) -> Solution:
         """Solve from `start` to `stop` and return a `Solution`; options as for `parareal.solve`."""
         options.setdefault("criterion", self.criterion)
         options.setdefault("correction", self.correction)
         return solve(self.fine, self.coarse, initial, self.edges(start, stop), **options)
 
-    def __call__(self, state: State, t0: Any, t1: Any) -> State:
+    def __call__(self, state: State, t0: Time, t1: Time) -> State:
         """Propagate, as any function `f(state, t0, t1)` does."""
         return self.solve(state, t0, t1).final_state

@@ -1,9 +1,8 @@
 """Executors: where the propagations that are ready run, and how many at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from parareal._checks import optional_whole_number
 from parareal._execution.evaluations import Tally
@@ -12,6 +11,7 @@ from parareal._execution.queue import Queue
 from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Kind
 from parareal._problem.problem import Problem
+from parareal._problem.propagators import Function
 from parareal._state import Layout
 
 
@@ -28,7 +28,7 @@ class AbstractExecutor(ABC):
         return None
 
     @abstractmethod
-    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+    def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue for propagations by a plain or vectorized function; count its calls in `tally`."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class AbstractExecutor(ABC):
 class SerialExecutor(AbstractExecutor):
     """One row at a time, by priority: the reference, bit by bit equal to the sequential solve at its end."""
 
-    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+    def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue that calls the function for one state at a time."""
         return FunctionQueue(kind, function, layout, 1, tally)
 
@@ -60,7 +60,7 @@ class BatchedExecutor(AbstractExecutor):
     def __post_init__(self) -> None:
         optional_whole_number("max_batch", self.max_batch, 1)
 
-    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+    def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue that stacks states where the function is vectorized."""
         return FunctionQueue(kind, function, layout, self.max_batch, tally)
 

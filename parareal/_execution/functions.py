@@ -1,7 +1,6 @@
 """Running plain functions: one call per propagation, or one for many if the function is vectorized."""
 
 import time
-from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from parareal._execution.evaluations import Tally
 from parareal._execution.queue import ByPriority, Queue
 from parareal._iteration.messages import Delivery, Kind, Request, Result
-from parareal._problem.propagators import Costed, Propagator, Vectorized, takes_iteration
+from parareal._problem.propagators import Costed, Function, Propagator, Vectorized, takes_iteration
 from parareal._problem.states import StructureError, check_result
 from parareal._state import Layout, copy, has_rows, stack, structure, subtract, tree_leaves
 
@@ -23,7 +22,7 @@ class CallingConvention:
     beside the state as `Costed`.
     """
 
-    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout):
+    def __init__(self, kind: Kind, function: Function, layout: Layout):
         self.kind, self.function, self.layout = kind, function, layout
         self.cost = getattr(getattr(function, "function", function), "cost", 1)
         self.takes_iteration = kind is Kind.FINE and takes_iteration(function)
@@ -50,7 +49,7 @@ class CallingConvention:
 class FunctionQueue(Queue):
     """The propagations of one plain function, which run in this thread."""
 
-    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout, most: int | None, tally: Tally):
+    def __init__(self, kind: Kind, function: Function, layout: Layout, most: int | None, tally: Tally):
         self.kind, self.function, self.layout, self.tally = kind, function, layout, tally
         self.most = most if isinstance(function, Vectorized) else 1
         self.convention = CallingConvention(kind, function, layout)

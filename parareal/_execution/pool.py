@@ -3,7 +3,6 @@
 import os
 import pickle
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,7 +17,7 @@ from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Delivery, Kind, Request
 from parareal._problem.levels import Level, leaves
 from parareal._problem.problem import Problem
-from parareal._problem.propagators import Costed, Propagator, Steps, Vectorized
+from parareal._problem.propagators import Costed, Function, Propagator, Steps, Vectorized
 from parareal._state import Layout
 
 
@@ -47,7 +46,7 @@ class PoolExecutor(AbstractExecutor):
             if isinstance(problem.coarse, Level):
                 check_pickles("coarse", leaves(problem.coarse)[0])
 
-    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+    def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue in the pool for a fine plain function, and in this thread for others."""
         if kind is Kind.FINE and not isinstance(function, Vectorized):
             return PoolQueue(kind, function, layout, tally, self.pool)
@@ -58,7 +57,7 @@ class PoolExecutor(AbstractExecutor):
         return StepperQueue(layout, None, tally)
 
 
-def _without_gradients(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _without_gradients(function: Function, *arguments: Any, **options: Any) -> Any:
     """Call a function as this thread would: torch's switch for gradients is one per thread."""
     with torch.no_grad():
         return function(*arguments, **options)
@@ -87,7 +86,7 @@ class PoolQueue(Queue):
     Submitting no more than that keeps the choice of what runs next here, where the iterations are known.
     """
 
-    def __init__(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally, pool: Executor):
+    def __init__(self, kind: Kind, function: Function, layout: Layout, tally: Tally, pool: Executor):
         self.kind, self.function, self.tally, self.pool = kind, function, tally, pool
         self.convention = CallingConvention(kind, function, layout)
         self.workers = getattr(pool, "_max_workers", None) or os.cpu_count() or 1

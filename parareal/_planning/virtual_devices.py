@@ -1,7 +1,7 @@
 """Virtual devices: a simulated cluster on a virtual clock, on which steppers run tick by tick as on a real one."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -12,7 +12,7 @@ from parareal._execution.queue import Queue
 from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Delivery, Kind, Request
 from parareal._planning.batch_time import BatchTime
-from parareal._problem.propagators import Propagator
+from parareal._problem.propagators import Evaluate, Function, Propagator
 from parareal._state import Layout
 
 
@@ -21,7 +21,7 @@ from parareal._state import Layout
 class Meter:
     """An `evaluate` that notes the rows of its calls, for the clock."""
 
-    function: Any
+    function: Evaluate
     rows: list[int] = field(default_factory=list)
 
     def __call__(self, state: Any, where: Any) -> Any:
@@ -133,7 +133,7 @@ class ClusterExecutor(AbstractExecutor):
     meter: Meter
     cluster: Cluster | None = None
 
-    def functions(self, kind: Kind, function: Callable[..., Any], layout: Layout, tally: Tally) -> Queue:
+    def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue that calls the function here; no time passes for it."""
         return FunctionQueue(kind, function, layout, self.most, tally)
 

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, TypeAlias, final
 from parareal._checks import whole_number
 from parareal._state import Memory, Nodes, Stack, State, Time, stack
 
+Function: TypeAlias = Callable[..., Any]
+"""`f(state, t0, t1)`, which returns a state, or a state with its cost as `Costed`; it may take `iteration`, too"""
 Evaluate: TypeAlias = Callable[..., Any]
-"""an expensive, batched call"""
+"""an expensive, batched call: `evaluate(state, where)` or `evaluate(state, where, sample)`"""
 StepRoutine: TypeAlias = Generator[tuple[Stack, Any], Any, tuple[Stack, Memory] | tuple[Stack, Memory, Stack]]
 """a step: yields (state, where) for evaluations, is sent their values, and returns (state, memory[, embedded])"""
 
@@ -20,14 +22,14 @@ StepRoutine: TypeAlias = Generator[tuple[Stack, Any], Any, tuple[Stack, Memory] 
 class Vectorized:
     """A function that takes many states at once; made by `vectorized`."""
 
-    function: Callable[[Stack, Any, Any], Any]
+    function: Function
 
-    def __call__(self, state: Stack, t0: Any, t1: Any) -> Any:
+    def __call__(self, state: Stack, t0: Time, t1: Time) -> Stack:
         """Call the function."""
         return self.function(state, t0, t1)
 
 
-def vectorized(function: Callable[[Stack, Any, Any], Any]) -> Vectorized:
+def vectorized(function: Function) -> Vectorized:
     """Declare that a propagator takes states stacked on a new leading axis, and one-dimensional `t0` and `t1`.
 
     `function(state, t0, t1)` is then called with R rows at once: every array of the state has shape (R, *shape),
@@ -127,7 +129,7 @@ class Nested:
     """A propagator that is a solve over slices of its own; `Level` is its only kind."""
 
 
-Propagator: TypeAlias = Callable[..., Any] | Vectorized | Steps | Nested
+Propagator: TypeAlias = Function | Vectorized | Steps | Nested
 """`f(state, t0, t1)`, the same marked `vectorized`, `Steps`, or a `Parareal`, which nests"""
 
 

@@ -1,7 +1,7 @@
 """The solve loop behind `solve` and `refine`: one state machine per sample, one runner."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, final
@@ -16,7 +16,7 @@ from parareal._results.history import History
 from parareal._results.solution import Refinement, Solution
 from parareal._run.options import Options
 from parareal._run.summary import Costs, Summary
-from parareal._state import NORMS
+from parareal._state import NORMS, Stack, State
 
 
 @final
@@ -43,7 +43,7 @@ class Run:
         self._left = set(range(len(self.machines)))  # samples that are not done
         self._touched = set(self._left)  # samples that may have new requests
 
-    def _machines(self, guess: Any) -> list[Machine]:
+    def _machines(self, guess: Stack | Sequence[State] | None) -> list[Machine]:
         problem, count = self.problem, len(self.problem.samples)
         guesses = [None] * count
         if guess is not None:

@@ -1,8 +1,9 @@
 """Options: how a problem is solved, checked."""
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from parareal._checks import one_of, optional_whole_number
 from parareal._criteria import AbstractCriterion, Increment
@@ -11,6 +12,7 @@ from parareal._iteration.rules import Rules
 from parareal._problem.levels import answers_until_exact, last_iteration, leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import correct_memory_of
+from parareal._state import Stack, State
 
 SCHEDULES = ("pipelined", "synchronous")
 
@@ -24,7 +26,7 @@ class Options:
         ValueError, TypeError: for bad values, with a sentence that says what to change.
     """
 
-    guess: Any = None
+    guess: Stack | Sequence[State] | None = None
     criterion: AbstractCriterion | None = None
     max_iterations: int | None = None
     schedule: str = "pipelined"
