@@ -79,7 +79,7 @@ def many_slices(slices, steps, runs):
         for function, u, t0, t1 in calls:
             function(u, t0, t1)
 
-    ratios, own = [], []
+    ratios, own, alone = [], [], 0.0
     for _ in range(runs):
         alone = seconds(bare)
         wall = seconds(lambda: parareal.solve(fine, coarse, start, times, criterion=parareal.Iterations(2)))

@@ -20,29 +20,36 @@ class Point(NamedTuple):
 class AbstractCorrection(ABC):
     """The map C in U(k, n+1) = F(k-1, n) + C(U(k, n)) - C(U(k-1, n)).
 
-    The difference C(v) - C(u) predicts F(v) - F(u) before F(v) is known. Whatever it is, the iteration ends with the
-    sequential solution after as many iterations as there are slices, because the difference is skipped where u and v
-    agree bitwise; a better prediction ends it sooner. Choices of C (docs/theory.md): a coarse propagator (Parareal),
-    the identity (Picard), zero (Jacobi); a derivative of F (Newton), or a model of F - G fitted to pairs.
+    The bracket predicts F(U(k, n)) - F(U(k-1, n)) before F(U(k, n)) is known. Whatever it is, the iteration ends with
+    the sequential solution after as many iterations as there are slices, because the bracket is skipped where the two
+    iterates agree bitwise; a better prediction ends it sooner. Choices of C (docs/theory.md): a coarse propagator
+    (Parareal), the identity (Picard), zero (Jacobi); a derivative of F (Newton), or a model of F - G fitted to pairs.
 
-    What an implementer owes:
+    To implement one:
 
     1. `uses_coarse` and `uses_states`: what the points must hold. G is only run on new iterates if the correction
        `uses_coarse`, and earlier iterates are only kept if it `uses_states`.
-    2. `difference(slice, now, then)`: C(v) - C(u), for v = U(k, n) in `now` and u = U(k-1, n) in `then`; F(u) is known,
-       in `then.fine`. A state, or None for zero.
-    3. `value(point)`, where C is a map that can be evaluated: C(u). It makes error estimates of the first iteration
-       sharper. None, the default, where only differences are known.
-    4. `begin(layout, slices)`, where something is learned during a solve: the object that this solve uses.
+    2. `difference(slice, now, then)`: C(U(k, n)) - C(U(k-1, n)), for U(k, n) in `now` and U(k-1, n) in `then`. F of the
+       latter is known, in `then.fine`. Return a state like those in the points, or None for zero. It is asked at most
+       once per slice and iteration, and not where the two iterates agree.
+    3. `begin(layout, slices)`, where something is learned during a solve: the object that one sample's solve uses, or
+       one inner solve of nested levels, whose `slices` are its own. Solves that shall learn from each other share what
+       they know through the object that makes them.
+    4. `estimates_errors` and `value`: set `estimates_errors = True` only if the error estimates of docs/theory.md,
+       eq. 15 to 19, have been measured to hold for it. They assume that an iterate is much better than the one before
+       it. Without them estimates are infinite, and `Tolerance` is refused. `value(point)` is C(U), where C is a map
+       that can be evaluated: the estimate of the first iteration needs it.
     """
 
     uses_coarse: ClassVar[bool] = True
     """whether G must be run on every new iterate"""
     uses_states: ClassVar[bool] = False
     """whether the iterates themselves are needed, not only what the propagators made of them"""
+    estimates_errors: ClassVar[bool] = False
+    """whether error estimates hold for this correction"""
 
     def begin(self, layout: Layout, slices: int) -> "AbstractCorrection":
-        """Return the correction that one solve uses: itself, unless it learns."""
+        """Return the correction that the solve of one sample uses: itself, unless it learns."""
         return self
 
     @abstractmethod

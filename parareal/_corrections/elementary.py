@@ -12,6 +12,8 @@ from parareal._state import State, subtract
 class CoarseDifference(AbstractCorrection):
     """C = G, the coarse propagator: Parareal (Lions, Maday, Turinici 2001)."""
 
+    estimates_errors: ClassVar[bool] = True
+
     def difference(self, slice: int, now: Point, then: Point) -> State:
         """Return G(U(k, n)) - G(U(k-1, n))."""
         return subtract(now.coarse, then.coarse)
@@ -28,6 +30,7 @@ class Identity(AbstractCorrection):
 
     uses_coarse: ClassVar[bool] = False
     uses_states: ClassVar[bool] = True
+    estimates_errors: ClassVar[bool] = True
 
     def difference(self, slice: int, now: Point, then: Point) -> State:
         """Return U(k, n) - U(k-1, n)."""
@@ -41,7 +44,10 @@ class Identity(AbstractCorrection):
 @final
 @dataclass(frozen=True)
 class Zero(AbstractCorrection):
-    """C = 0: block Jacobi iteration, U(k, n+1) = F(k-1, n). Nothing is predicted; a reference for the others."""
+    """C = 0: block Jacobi iteration, U(k, n+1) = F(k-1, n). Nothing is predicted; a reference for the others.
+
+    An error moves on by one slice per iteration, so that small changes say nothing about it: estimates are infinite.
+    """
 
     uses_coarse: ClassVar[bool] = False
 

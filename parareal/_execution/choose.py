@@ -20,7 +20,8 @@ def runner_for(problem: Problem, executor: AbstractExecutor | Executor | None, r
         executor = PoolExecutor(executor)
     if not isinstance(executor, AbstractExecutor):
         raise TypeError(
-            "executor must be SerialExecutor(), BatchedExecutor(max_batch=...) or a concurrent.futures.Executor, "
+            "executor must be SerialExecutor(), BatchedExecutor(max_batch=...), a concurrent.futures.Executor or an "
+            "AbstractExecutor of your own, "
             f"not {type(executor).__name__}"
         )
     executor.check(problem)

@@ -42,7 +42,7 @@ class InnerSolves:
         self.rules = replace(  # for a slice that has as many steps as it takes
             outer,
             criterion=outer.criterion.nested(outer.slices, level.slices) if own is None else own.resolved(layout),
-            correction=correction.begin(layout, level.slices),
+            correction=correction,
             predicts=level.coarse is not None,
             boundaries=list(range(level.slices + 1)),
             correct_memory=correct_memory_of(leaves(level)[0]),

@@ -208,7 +208,7 @@ class StepperQueue(Queue):
             return concatenate(values)
         # Not a call: this yields the evaluation to whoever drives the run (`evaluations.py`), and is sent its value.
         value = yield Evaluation(evaluate, arguments, count)
-        if not has_rows(value, count):
+        if value is None or not has_rows(value, count):
             raise StructureError(f"evaluate was given {count} rows and must return a value for each")
         self.tally.call(count)
         return value

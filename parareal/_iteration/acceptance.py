@@ -33,7 +33,7 @@ class Acceptance:
         self.last = index + 1 == rules.slices
         """the slice ends at the last boundary"""
         self.norm = NORMS[rules.criterion.norm]
-        self.errors = ErrorEstimate(rules.criterion.norm, rules.dimensions)
+        self.errors = ErrorEstimate(rules.criterion.norm, rules.layout.numbers)
         self.streak = 0
         """outputs accepted in a row"""
         self.exhausted = False
@@ -81,7 +81,7 @@ class Acceptance:
             size=size,
             upstream=max(0.0 if steady else now.estimate, fine.estimate),
             previous=before.increment,
-            error=errors.likely + unseen,
+            error=errors.likely + unseen if self.rules.correction.estimates_errors or value.exact else UNKNOWN,
             last=self.last,
         )
         return value._replace(

@@ -11,6 +11,7 @@ holds iterations back in the synchronous schedule, and admits slices through the
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import final
 
@@ -36,7 +37,7 @@ class Machine:
         guess: Sequence[Value] | None = None,
         outer: Request | None = None,
     ):
-        self.rules = rules
+        self.rules = rules = replace(rules, correction=rules.correction.begin(rules.layout, len(slices)))
         guesses = [None] * len(slices) if guess is None else guess
         self.updates: list[UpdateRecord] = []  # those made, for the driver to take out
         self.scope = Scope()  # its requests belong to it; closing it drops those that nobody waits for

@@ -6,7 +6,7 @@ from typing import final
 
 from parareal._corrections.correction import AbstractCorrection
 from parareal._criteria import AbstractCriterion
-from parareal._state import Memory, Time
+from parareal._state import Layout, Memory, Time
 
 
 @final
@@ -18,14 +18,13 @@ class Rules:
     correction: AbstractCorrection
     limit: int
     """the last iteration that may be made"""
+    layout: Layout
     boundaries: list[Time]
     correct_memory: Callable[..., Memory]
     """(memory, change of the state, boundary, coarse memories that the change is made of) -> what the fine stepper
     remembers there, corrected"""
     predicts: bool = True
     """there is a coarse propagator; without one, the prediction is the slice's first input"""
-    dimensions: int = 1
-    """numbers in a state"""
     synchronous: bool = False
     """hold every iteration back until the one before it has ended"""
     window: int | None = None

@@ -32,7 +32,7 @@ class Level(Nested):
         whole_number("slices", self.slices, 1)
         optional_whole_number("inner_iterations", self.inner_iterations, 1)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
-            raise TypeError(f"criterion must be one of this package, not {type(self.criterion).__name__}")
+            raise TypeError(f"criterion must be an AbstractCriterion, not {type(self.criterion).__name__}")
         if self.criterion is not None and self.criterion.last_iteration == 0:
             raise ValueError(
                 "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"

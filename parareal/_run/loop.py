@@ -34,7 +34,7 @@ class Run:
         self.costs = Costs()
         self.wall_time = 0.0
         self.error: Exception | None = None
-        """what a propagator raised"""
+        """the exception of a propagator, or None"""
         self.cancelled = False
         """set by the caller to stop after the present iteration"""
         self.watch: Callable[[], None] | None = None
@@ -62,9 +62,14 @@ class Run:
             yield from drive(events)
 
     def events(self) -> Generator[Evaluation | int, Any, None]:
-        """Run to the end, driven from outside: an `Evaluation` wants its value sent back; a number is an iteration.
+        """Run to the end, driven from outside. Yields evaluations to make, and the number of each iteration made.
 
-        The driver keeps gradients off, and closes the generator when it leaves early.
+        Send None at the start and after a number. An `Evaluation` needs a value with `count` rows; if making it fails,
+        throw the exception into the generator, which then ends. Plain functions are called here, not yielded. To stop
+        early, set `cancelled` and go on, or close the generator. The driver keeps gradients off:
+        `with torch.no_grad(), closing(run.events()) as events`.
+
+        Failures do not raise: look at `solution().outcome.failed`, and raise `PararealError` from `error`.
         """
         try:
             yield from self._iterations()
@@ -165,5 +170,5 @@ class Run:
         )
 
     def solution(self) -> Solution:
-        """Return what was reached."""
+        """Return the solution, also after an early end."""
         return self.summary.solution(self.runner.tally, self.costs, self.wall_time, self.error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from parareal._checks import one_of, optional_whole_number
-from parareal._criteria import AbstractCriterion, Increment
+from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.rules import Rules
 from parareal._problem.levels import answers_until_exact, last_iteration, leaves
@@ -41,7 +41,8 @@ class Options:
         optional_whole_number("speculate_until", self.speculate_until, 0)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
             raise TypeError(
-                "criterion must be Increment, Defect, Tolerance, Iterations or LastChange of this package, "
+                "criterion must be Increment(), Defect(), Tolerance(), Iterations(), LastChange() or an "
+                "AbstractCriterion of your own, "
                 f"not {type(self.criterion).__name__}"
             )
 
@@ -52,18 +53,23 @@ class Options:
             ValueError: where criterion, window and problem do not go together.
         """
         criterion = (Increment() if self.criterion is None else self.criterion).resolved(problem.layout)
+        if isinstance(criterion, Tolerance) and not problem.correction.estimates_errors:
+            raise ValueError(
+                "Tolerance stops by error estimates, which are not known to hold for the correction "
+                f"{type(problem.correction).__name__}: use Increment, Defect or Iterations"
+            )
         window = self._window(criterion, problem.slices)
         answers = answers_until_exact(problem.fine)
         last = last_iteration(answers, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
             criterion=criterion,
-            correction=problem.correction.begin(problem.layout, problem.slices),
+            correction=problem.correction,
+            layout=problem.layout,
             limit=min(int(limit) for limit in limits if limit is not None),
             boundaries=problem.boundaries,
             correct_memory=correct_memory_of(leaves(problem.fine)[0]),
             predicts=problem.coarse is not None,
-            dimensions=problem.layout.numbers,
             synchronous=self.schedule == "synchronous",
             window=window,
             speculate_until=float("inf") if self.speculate_until is None else self.speculate_until,
@@ -79,7 +85,7 @@ class Options:
         if not criterion.local or (last is not None and last < slices):
             raise ValueError(
                 f"a window of {self.window} over {slices} slices moves on when slices are final, which "
-                f"{criterion} does not make them: use Increment, Defect or Tolerance, or run to the end with "
-                f"Iterations({slices})"
+                f"{criterion} does not make them: use Increment, Defect, Tolerance or another local criterion, or run "
+                f"to the end with Iterations({slices})"
             )
         return int(self.window)

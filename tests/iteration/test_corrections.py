@@ -57,6 +57,7 @@ class Learned(parareal.AbstractCorrection):
         return subtract(add(now.coarse, error), add(then.coarse, error))
 
 
+TOLERANCE = parareal.Tolerance(1e-2)
 ALL = [parareal.CoarseDifference(), parareal.Identity(), parareal.Zero(), Damped(), Learned()]
 
 
@@ -176,6 +177,8 @@ def test_memory_is_kept_small():
         (TypeError, "correction must be CoarseDifference", {"correction": parareal.Identity}),
         (ValueError, "coarse is None, but CoarseDifference uses it", {"coarse": None}),
         (ValueError, "coarse is None, but Damped uses it", {"coarse": None, "correction": Damped()}),
+        (ValueError, "not known to hold for .* Zero", {"correction": parareal.Zero(), "criterion": TOLERANCE}),
+        (ValueError, "not known to hold for .* Damped", {"correction": Damped(), "criterion": TOLERANCE}),
     ],
 )
 def test_before_any_work(kind, message, change):
@@ -183,3 +186,35 @@ def test_before_any_work(kind, message, change):
     for call in (parareal.solve, parareal.refine):
         with pytest.raises(kind, match=message):
             call(**arguments | change)
+
+
+@pytest.mark.parametrize("correction", [parareal.Zero(), Damped()])
+def test_an_estimate_that_is_not_known_is_infinite(correction):
+    """Small changes say nothing where errors move on by one slice per iteration."""
+    for iteration in parareal.refine(fine, coarse, INITIAL, TIMES, correction=correction):
+        exact = iteration.iteration == 8
+        assert np.isinf(iteration.error_estimate).all() or (exact and not iteration.error_estimate.any())
+
+
+def test_every_sample_has_a_correction_of_its_own():
+    made = []
+
+    @dataclass(frozen=True)
+    class Counting(parareal.AbstractCorrection):
+        number: int = 0
+
+        def begin(self, layout, slices):
+            made.append(slices)
+            return Counting(len(made))
+
+        def difference(self, slice, now, then):
+            assert self.number == 1 + int(now.coarse[0] > 10)
+            return subtract(now.coarse, then.coarse)
+
+    states = np.array([[1.0, 0.5], [100.0, 0.5]])
+    criterion = parareal.Iterations(2)
+    parareal.solve(
+        lambda u, t0, t1: u * 1.01, lambda u, t0, t1: u, states, TIMES, batch_dims=1,
+        correction=Counting(), criterion=criterion,
+    )  # fmt: skip
+    assert made == [8, 8]

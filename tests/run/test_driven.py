@@ -72,3 +72,11 @@ def test_closing_leaves_a_cancelled_solution_and_gradients_as_they_were():
     events.close()
     assert torch.is_grad_enabled()
     assert run.solution().outcome is parareal.Outcome.CANCELLED
+
+
+def test_a_value_that_was_forgotten_is_named():
+    run = run_of(Heun, never)
+    events = run.events()
+    assert isinstance(next(events), Evaluation)
+    with pytest.raises(TypeError, match="must return a value for each"):
+        next(events)
