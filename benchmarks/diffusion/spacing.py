@@ -6,7 +6,7 @@
 
 The shipped network, DDIM's own steps extrapolated. The longest slice fixes the span of an iteration, so it is given;
 boundaries move below it. What is learned from are `--samples` samples; the worst error is then measured on the eight
-samples of the comparison (`bench/_problems.py`), which have no part in the choice.
+samples of the comparison (`bench/cases/problems.py`), which have no part in the choice.
 """
 
 import argparse

@@ -47,7 +47,10 @@ class CallingConvention:
 
 @final
 class FunctionQueue(Queue):
-    """The propagations of one plain function, which run in this thread."""
+    """The propagations of one plain function, which run in this thread.
+
+    `most` bounds the rows of one call of a vectorized function; None for no bound.
+    """
 
     def __init__(self, kind: Kind, function: Function, layout: Layout, most: int | None, tally: Tally):
         self.kind, self.function, self.layout, self.tally = kind, function, layout, tally

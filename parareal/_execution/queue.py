@@ -10,7 +10,7 @@ from parareal._problem.propagators import Propagator
 
 
 class Queue(ABC):
-    """Propagations that wait or run; a runner has one for each plain function and one for all steppers.
+    """Propagations that wait or run; a runner has one per plain function and kind, and one for all steppers.
 
     To run propagations elsewhere, write a queue and an executor that makes it (`AbstractExecutor`).
     """
@@ -29,7 +29,10 @@ class Queue(ABC):
         """Whether nothing waits and nothing runs."""
 
     def ticking(self) -> Asking[list[Delivery]]:
-        """Do what `tick` does, but yield the evaluations that are to be made; by default none is."""
+        """Do what `tick` does, but yield the evaluations that are to be made; by default none is.
+
+        A queue that wraps another overrides this, too: `deliveries = yield from self.inner.ticking()`.
+        """
         yield from ()
         return self.tick()
 

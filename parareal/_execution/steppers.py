@@ -48,7 +48,10 @@ from parareal._state import rows as count_rows
 
 @final
 class StepperQueue(Queue):
-    """The propagations of all steppers of a solve."""
+    """The propagations of all steppers of a solve, which run in this thread.
+
+    `most` bounds the rows of one evaluation; None for no bound.
+    """
 
     def __init__(self, layout: Layout, most: int | None, tally: Tally) -> None:
         self.layout, self.most, self.tally = layout, most, tally

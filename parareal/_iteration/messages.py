@@ -175,7 +175,7 @@ class Delivery(NamedTuple):
     request: Request
     result: Result
     began: float
-    """seconds on the clock"""
+    """seconds, of `time.perf_counter`"""
 
 
 class UpdateRecord(NamedTuple):

@@ -93,7 +93,7 @@ class Grid:
 
     @cached_property
     def tables(self) -> dict[Any, Any]:
-        """Coefficients of solvers' steps over this grid, as far as they were made (`_once.py`)."""
+        """Coefficients of solvers' steps over this grid, as far as they were made (`_solvers/coefficient_table.py`)."""
         return {}
 
     @property
