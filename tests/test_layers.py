@@ -150,8 +150,34 @@ def test_folders_within_a_room_import_only_those_below(room):
 def test_adapters_use_the_engines_two_interfaces_only():
     for package in ("parareal_torchdiffeq", "parareal_diffusers"):
         for name, path in modules(package).items():
-            for used in imports(path):
-                assert not re.match(r"parareal\._", used), f"{name} imports {used}: use parareal or parareal.driver"
+            for used in (*imports(path), *chains(path)):
+                assert not re.match(r"parareal\._[a-z]", used), f"{name}: {used}: use parareal or parareal.driver"
+
+
+def chains(path: Path) -> set[str]:
+    """Return the dotted names that a file uses, as `parareal._run.loop.Run`."""
+    return {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_is_imported_past_the_table(package):
+    """Not by way of the package itself, which re-exports everything, nor by name at run time."""
+    for name, path in modules(package).items():
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(import_module|__import__)\(", source), name
+        if name == package:
+            continue
+        tree = ast.walk(ast.parse(source))
+        for node in tree:
+            if isinstance(node, ast.Import):
+                assert package not in [alias.name for alias in node.names], f"{name} imports {package} itself"
+            if isinstance(node, ast.ImportFrom) and node.module == package:
+                files = modules(package)
+                assert all(f"{package}.{alias.name}" in files for alias in node.names), f"{name} imports re-exports"
 
 
 def test_what_the_driver_shows_is_documented():

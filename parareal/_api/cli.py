@@ -3,10 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import Protocol
-
-import parareal
 
 
 class Command(Protocol):
@@ -27,8 +25,8 @@ class Run(Protocol):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `parareal COMMAND`."""
-    parser = argparse.ArgumentParser(prog="parareal", description=parareal.__doc__)
-    parser.add_argument("--version", action="version", version=parareal.__version__)
+    parser = argparse.ArgumentParser(prog="parareal", description="Solve any ODE in parallel in time.")
+    parser.add_argument("--version", action="version", version=version("parareal-torch"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for entry in sorted(entry_points(group="parareal.commands"), key=lambda e: e.name):
         try:

@@ -38,14 +38,6 @@ Asking: TypeAlias = Generator[Evaluation, Any, T]
 """a routine that yields evaluations, is sent their values, and returns a T"""
 
 
-class PropagatorFailure(Exception):
-    """A propagator or a network raised an error, which is the cause of this one."""
-
-    def __init__(self, error: Exception):
-        super().__init__(str(error))
-        self.error = error
-
-
 @final
 @dataclass(slots=True)
 class Tally:

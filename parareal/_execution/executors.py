@@ -19,8 +19,8 @@ class AbstractExecutor(ABC):
     """Where propagations run. It changes no iterate but for rounding, and within windows.
 
     An implementer makes the queues of one solve: `functions` is asked once per plain function and kind (fine or
-    coarse), `steppers` once if any propagator is `Steps`. A queue of your own is a `parareal.driver.Queue`; return `FunctionQueue` or
-    `StepperQueue` for what is to run in this thread.
+    coarse), `steppers` once if any propagator is `Steps`. A queue of your own is a `parareal.driver.Queue`; return
+    `FunctionQueue` or `StepperQueue` for what is to run in this thread.
     """
 
     def check(self, problem: Problem) -> None:

@@ -4,17 +4,18 @@ import os
 import pickle
 import time
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 
-from parareal._execution.evaluations import PropagatorFailure, Tally
+from parareal._execution.evaluations import Tally
 from parareal._execution.executors import AbstractExecutor
 from parareal._execution.functions import CallingConvention, FunctionQueue
 from parareal._execution.queue import ByPriority, Queue
 from parareal._execution.steppers import StepperQueue
-from parareal._iteration.messages import Delivery, Kind, Request
+from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Request
 from parareal._problem.levels import Level, leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Costed, Function, Propagator, Steps, Vectorized
@@ -96,7 +97,8 @@ class PoolQueue(Queue):
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
         """Queue requests, and submit those that a worker can take: workers start before anything runs here."""
         self.waiting.add(requests)
-        self._submit()
+        with suppress(PropagatorFailure):  # `tick` meets it again, and says so
+            self._submit()
 
     def close(self) -> None:
         """Take back what has not begun."""
@@ -138,6 +140,7 @@ class PoolQueue(Queue):
             try:
                 future = self.pool.submit(_without_gradients, self.function, *arguments, **options)
             except Exception as error:  # a pool that is broken or was shut down
+                self.waiting.add(chosen)
                 raise PropagatorFailure(error) from error
             self.running[future] = (request, time.perf_counter())
 

@@ -71,6 +71,12 @@ class Rows:
         arrays = [pick(x, index) for x in (self.state, self.memory, self.embedded_difference)]
         return Rows(requests, began, self.columns[index], *arrays)
 
+    def row(self, i: int) -> "Rows":
+        """Return a copy of one row."""
+        one = np.array([i])
+        arrays = [None if x is None else take(x, one) for x in (self.state, self.memory, self.embedded_difference)]
+        return Rows([self.requests[i]], [self.began[i]], self.columns[one], *arrays)
+
     def next_node(self) -> np.ndarray:
         """Return where each row stands after its next step."""
         start, length, count, at = self.columns[:, :_COST].T

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import final
 
-from parareal._execution.evaluations import Asking, PropagatorFailure, Tally, answer
+from parareal._execution.evaluations import Asking, Tally, answer
 from parareal._execution.executors import AbstractExecutor
 from parareal._execution.levels import InnerSolves, Send, hand_out
 from parareal._execution.queue import Queue
-from parareal._iteration.messages import Delivery, Kind, Request
+from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Request
 from parareal._iteration.rules import Rules
 from parareal._problem.levels import Level
 from parareal._problem.problem import Problem
@@ -91,7 +91,8 @@ class Runner:
         try:
             return answer(self.ticking())
         except PropagatorFailure as failure:
-            raise failure.error from failure.error.__cause__
+            error = failure.error
+        raise error  # out here, so that it keeps the context in which it was raised
 
     def ticking(self) -> Asking[list[Delivery]]:
         """Do what `tick` does, but yield the evaluations that are to be made.

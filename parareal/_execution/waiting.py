@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -16,23 +16,28 @@ Key = tuple[int, int, int]
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One row that has to wait for its turn."""
+    """One waiting row."""
 
     stepper: int
-    request: Request
+    request: Request | None
+    """None once it was taken: an entry that was taken out of turn stays in the heap, and must hold nothing"""
     steps: int
     """to make in the slice, for one that has not begun"""
-    part: Rows | None = None
-    """the rows it stands among, shared with others; None for one that has not begun"""
-    row: int = 0
+    row: Rows | None = None
+    """a stack of one row, which holds no other rows alive; None for one that has not begun"""
     number: int = 0
     """order of arrival"""
-    taken: bool = False
+
+    def take(self) -> "_Entry":
+        """Return this entry's content, and leave it empty."""
+        content = replace(self)
+        self.request = self.row = None
+        return content
 
     @property
     def waits(self) -> bool:
         """Whether it is still to be run."""
-        return not (self.taken or self.request.cancelled)
+        return self.request is not None and not self.request.cancelled
 
 
 @final
@@ -40,7 +45,8 @@ class WaitingRows:
     """Rows between steps, by their stepper's id.
 
     As long as all may advance, rows stay stacked as they are. Only where there is room for fewer, each becomes an entry
-    of a heap, which is stacked again when it is chosen: a tick then costs what the chosen rows cost, however many wait.
+    of a heap, and those that are chosen are stacked again: a tick then costs what the chosen rows cost, however many
+    wait.
     """
 
     def __init__(self) -> None:
@@ -93,80 +99,63 @@ class WaitingRows:
         """
         waiting = len(self._new) + self._held + sum(len(rows) for _, rows in self._parts)
         if room is None or waiting <= room:
-            entries = [item[2] for item in self._heap if item[2].waits]
+            entries = [entry for _, _, entry in self._heap if entry.waits]
             self._heap, self._held, self._beginning = [], 0, {}
         else:
             self._unstack()
             entries = self._first(room)
-        parts = self._stacked(sorted(entries, key=lambda entry: entry.number), steppers, now)
-        for stepper, rows in self._parts:
-            parts.setdefault(stepper, []).append(rows)
-        self._parts = []
-        self._begin_new(parts, steppers, now)
-        return {stepper: Rows.join(rows) for stepper, rows in parts.items()}
-
-    def _begin_new(self, parts: dict[int, list[Rows]], steppers: Mapping[int, Stepper], now: float) -> None:
-        begun: dict[int, list[tuple[Request, int]]] = {}
-        for stepper, request, steps in self._new:
-            begun.setdefault(stepper, []).append((request, steps))
-        self._new = []
-        for stepper, requests in begun.items():
-            parts.setdefault(stepper, []).append(Rows.of(requests, steppers[stepper], now))
+        entries.sort(key=lambda entry: entry.number)
+        begun = [(entry.stepper, entry.request, entry.steps) for entry in entries if entry.row is None]
+        parts = [(entry.stepper, entry.row) for entry in entries if entry.row is not None]
+        stacked: dict[int, list[Rows]] = {}
+        for stepper, rows in [*parts, *self._parts]:
+            stacked.setdefault(stepper, []).append(rows)
+        requests: dict[int, list[tuple[Request, int]]] = {}
+        for stepper, request, steps in [*begun, *self._new]:
+            assert request is not None
+            requests.setdefault(stepper, []).append((request, steps))
+        for stepper, new in requests.items():
+            stacked.setdefault(stepper, []).append(Rows.of(new, steppers[stepper], now))
+        self._parts, self._new = [], []
+        return {stepper: Rows.join(rows) for stepper, rows in stacked.items()}
 
     def _unstack(self) -> None:
         """Make an entry of every row."""
         for stepper, rows in self._parts:
             for i, request in enumerate(rows.requests):
-                self._push(_Entry(stepper, request, 0, rows, i))
+                self._push(request, _Entry(stepper, request, 0, rows.row(i)))
         for stepper, request, steps in self._new:
-            self._push(_Entry(stepper, request, steps))
+            self._push(request, _Entry(stepper, request, steps))
         self._parts, self._new = [], []
 
-    def _push(self, entry: _Entry) -> None:
+    def _push(self, request: Request, entry: _Entry) -> None:
         entry.number = self._arrivals
         self._arrivals += 1
         self._held += 1
-        heapq.heappush(self._heap, (entry.request.priority, entry.number, entry))
+        heapq.heappush(self._heap, (request.priority, entry.number, entry))
         self._index(entry)
 
     def _index(self, entry: _Entry) -> None:
-        if self.sharing and entry.part is None:
+        if self.sharing and entry.row is None and entry.request is not None:
             self._beginning.setdefault(start_key(entry.request), []).append(entry)
 
     def _first(self, room: int) -> list[_Entry]:
         """Remove and return the first entries by priority, and those that share the evaluation of one of them."""
-        entries: list[_Entry] = []
-        while self._heap and len(entries) < room:
+        chosen: list[_Entry] = []
+        while self._heap and len(chosen) < room:
             entry = heapq.heappop(self._heap)[2]
-            if entry.waits:
-                entries.append(entry)
-            self._held -= not entry.taken
             self._turns += 1
-            entry.taken = True
-        for entry in list(entries):
-            if self.sharing and entry.part is None:
-                for other in self._beginning.pop(start_key(entry.request), []):
-                    if other.waits:
-                        other.taken = True
+            if entry.request is not None:  # else it was taken out of turn
+                self._held -= 1
+                if entry.waits:
+                    chosen.append(entry.take())
+        for first in list(chosen):
+            if self.sharing and first.row is None and first.request is not None:
+                for entry in self._beginning.pop(start_key(first.request), []):
+                    if entry.waits:
                         self._held -= 1
-                        entries.append(other)  # it stays in the heap, marked as taken
-        return entries
-
-    def _stacked(self, entries: list[_Entry], steppers: Mapping[int, Stepper], now: float) -> dict[int, list[Rows]]:
-        """Stack entries again: rows of one part together, those that have not begun last."""
-        rows: dict[tuple[int, int], tuple[Rows, list[int]]] = {}
-        begun: dict[int, list[tuple[Request, int]]] = {}
-        parts: dict[int, list[Rows]] = {}
-        for entry in entries:
-            if entry.part is None:
-                begun.setdefault(entry.stepper, []).append((entry.request, entry.steps))
-            else:
-                rows.setdefault((entry.stepper, id(entry.part)), (entry.part, []))[1].append(entry.row)
-        for (stepper, _), (part, chosen) in rows.items():
-            parts.setdefault(stepper, []).append(part.take(np.array(sorted(chosen))))
-        for stepper, requests in begun.items():
-            parts.setdefault(stepper, []).append(Rows.of(requests, steppers[stepper], now))
-        return parts
+                        chosen.append(entry.take())
+        return chosen
 
 
 def _uncancelled(rows: Rows) -> Rows | None:

@@ -117,7 +117,7 @@ class Acceptance:
         """
         size = self.norm(value.state)
         if not size < float("inf") and not finite(value.state):
-            advice = "take more slices, or a more stable coarse propagator"
+            advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.predicts else "")
             raise NonFinite(
                 f"the state at the end of slice {self.index} is not finite in iteration {value.iteration}, "
                 f"sample {self.sample}: {'the fine propagator overflows' if value.exact else advice}"

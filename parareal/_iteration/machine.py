@@ -89,10 +89,6 @@ class Machine:
         self._slices[0].enter(value)
         self._flow([0])
 
-    def output(self, boundary: int) -> Value | None:
-        """Return the newest value of the boundary at the right end of slice `boundary`; -1 for the last."""
-        return self._slices[boundary].output
-
     def take(self) -> list[Request]:
         """Return the propagations that have become ready since the last call."""
         if self.rules.window is not None:
@@ -136,7 +132,7 @@ class Machine:
         if self.reached > self._rejected and not self.done:
             self._rejected = self.reached
             last = self._slices[self._admitted - 1].output
-            for here in self._slices[: self._admitted]:
+            for here in self._slices[self._head : self._admitted]:
                 here.demand.release(self._rejected, 0.0 if last is None else last.depth, here.done)
                 self._ask(here)
 
@@ -150,6 +146,7 @@ class Machine:
             head, self._head = output, self._head + 1
         for at in range(self._admitted, min(self._head + window, len(self._slices))):
             self._admitted = at + 1
+            self._rejected = -1  # it speaks of the window's last slice, which is now another one
             self._slices[at].admitted_at = 0.0 if head is None else head.depth
             left = self._slices[at - 1].output
             if left is not None:

@@ -1,6 +1,7 @@
 """Messages: values between slices, requests to a runner, results from it."""
 
 from enum import Enum
+from itertools import count
 from typing import ClassVar, NamedTuple, final
 
 from parareal._state import Memory, State, Time
@@ -72,13 +73,16 @@ class Value(NamedTuple):
         return Value(self.iteration, None, None, None, *self[4:])
 
 
+_numbers = count(1)
+
+
 @final
 class Scope:
     """A solve that requests belong to. Closing it drops them all, wherever they wait."""
 
     __slots__ = ("closed",)
     closures: ClassVar[int] = 0
-    """scopes ever closed: a queue looks for cancelled requests only where this has changed"""
+    """changes whenever a scope is closed: a queue looks for cancelled requests only then"""
 
     def __init__(self) -> None:
         self.closed = False
@@ -87,7 +91,7 @@ class Scope:
         """Cancel all requests of this solve and of those within it."""
         if not self.closed:
             self.closed = True
-            Scope.closures += 1
+            Scope.closures = next(_numbers)  # never a number that was there before, whatever other threads do
 
 
 class Request(NamedTuple):
@@ -106,8 +110,8 @@ class Request(NamedTuple):
     """require a full-accuracy result from a variable-accuracy propagator"""
     outer: "Request | None" = None
     """the propagation of the next level out that this one is part of"""
-    scope: Scope = Scope()
-    """the solve that waits for the result"""
+    scope: Scope | None = None
+    """the solve that waits for the result; None for one that cannot be cancelled"""
 
     @property
     def priority(self) -> tuple[int, ...]:
@@ -142,7 +146,8 @@ class Request(NamedTuple):
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the result any more, on this level or on one further out."""
-        return self.scope.closed or (self.outer is not None and self.outer.cancelled)
+        closed = self.scope is not None and self.scope.closed
+        return closed or (self.outer is not None and self.outer.cancelled)
 
 
 class Result(NamedTuple):
@@ -167,6 +172,14 @@ class Result(NamedTuple):
     def sequential_cost(self) -> float:
         """Evaluations that the fine propagator takes across this slice without parallelism."""
         return self.cost if self.full_cost is None else self.full_cost
+
+
+class PropagatorFailure(Exception):
+    """A propagator or a network raised an error, which is the cause of this one."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
 
 
 class Delivery(NamedTuple):

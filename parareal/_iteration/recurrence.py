@@ -21,9 +21,9 @@ from parareal._corrections.correction import Point
 from parareal._iteration.acceptance import Acceptance
 from parareal._iteration.demand import Demand
 from parareal._iteration.error_estimate import Update
-from parareal._iteration.messages import Kind, Request, Result, Scope, UpdateRecord, Value
+from parareal._iteration.messages import Kind, PropagatorFailure, Request, Result, Scope, UpdateRecord, Value
 from parareal._iteration.rules import Rules
-from parareal._state import add, same
+from parareal._state import Layout, Memory, State, add, same
 
 
 class _Input(NamedTuple):
@@ -138,20 +138,21 @@ class Slice:
         """U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
         now, then = self.inputs[k], self.inputs[k - 1]
         answer = self.fine.get(self.demand.answering(self.inputs[k - 1].source, k - 1))
-        coarse, before = self.coarse.get(now.source), self.coarse.get(then.source)
-        if answer is None or (self.rules.correction.uses_coarse and (coarse is None or before is None)):
+        coarse, before = _NO_COARSE, _NO_COARSE
+        if self.rules.correction.uses_coarse:  # inputs that agree share one F and one G, kept by the first of them
+            coarse, before = self.coarse.get(now.source), self.coarse.get(then.source)
+        if answer is None or coarse is None or before is None:
             return None
-        fine, fine_depth = answer
-        new, new_depth = coarse or _NO_COARSE
-        old, _ = before or _NO_COARSE
+        (fine, fine_depth), (new, new_depth), (old, _) = answer, coarse, before
         point = Point(then.value.state, old.state, fine.state)
         state, memory, change = fine.state, fine.memory, None
         if not now.unchanged:
             change = self.rules.correction.difference(self.index, Point(now.value.state, new.state), point)
+        first = k == self.first + 1
         if change is not None:
-            state = add(fine.state, change)
-            node, memories = self.rules.boundaries[self.index + 1], (new.memory, old.memory)
-            memory = self.rules.correct_memory(fine.memory, change, node, memories)
+            if first:
+                self._check(change)
+            state, memory = add(fine.state, change), self._corrected(fine.memory, change, (new.memory, old.memory))
         value = Value(
             iteration=k,
             state=state,
@@ -161,11 +162,26 @@ class Slice:
             depth=max(now.value.depth, barrier, fine_depth, new_depth),
         )
         self.used = fine
-        first = k == self.first + 1
         base = self.rules.correction.value(point) if first else None
         update = Update(now.value, then.value, fine, new, old, base, change, now.unchanged, first)
         assert self.output is not None
         return self.acceptance.judge(value, self.output, update)
+
+    def _corrected(self, memory: Memory, change: State, coarse_memories: tuple[Memory, Memory]) -> Memory:
+        """Return the memory of the fine stepper at the right boundary, corrected by the propagator's own code."""
+        try:
+            return self.rules.correct_memory(memory, change, self.rules.boundaries[self.index + 1], coarse_memories)
+        except Exception as error:
+            raise PropagatorFailure(error) from error
+
+    def _check(self, change: State) -> None:
+        """Raise `TypeError` for the difference of a correction that is not like a state."""
+        found = Layout.of(change)
+        if found != self.rules.layout:
+            raise TypeError(
+                f"{type(self.rules.correction).__name__}.difference must return a state like those it is given, "
+                f"{self.rules.layout}, but returned {found}: keep structure, shape, dtype and device"
+            )
 
     def _keep(self, k: int, entry: _Input) -> None:
         """Remember an input; the states of earlier ones are only kept alive if they are needed again."""
@@ -177,7 +193,8 @@ class Slice:
         """Discard what no later output is made from."""
         k = self.iteration
         if self.done:
-            self.fine, self.coarse, self.inputs, self.newest = {}, {}, {}, None
+            self.fine, self.coarse, self.inputs, self.newest, self.used = {}, {}, {}, None, None
+            self.demand.held = []
             return
         keep = self.inputs[k].source if k in self.inputs else k
         for results in (self.fine, self.coarse):

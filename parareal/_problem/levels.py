@@ -37,7 +37,8 @@ class Level(Nested):
             raise ValueError(
                 "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"
             )
-        check_correction(self.correction, self.coarse)
+        if self.correction is not None:  # else it follows the level further out
+            check_correction(self.correction, self.coarse)
 
     def edges(self, start: Time, stop: Time) -> list[Time]:
         """Return the boundaries of the slices within an interval."""
@@ -83,6 +84,14 @@ def unroll(fine: Propagator, boundaries: list[Time]) -> tuple[Propagator, list[T
         boundaries = [inner[0][0], *(t for edge in inner for t in edge[1:])]
         fine = fine.fine
     return fine, boundaries, at
+
+
+def check_levels(propagator: Propagator | None, correction: AbstractCorrection) -> None:
+    """Raise `ValueError` for nested levels without the coarse propagator that their correction uses."""
+    if isinstance(propagator, Level):
+        own = check_correction(propagator.correction or correction, propagator.coarse)
+        check_levels(propagator.fine, own)
+        check_levels(propagator.coarse, own)
 
 
 def leaves(propagator: Propagator | None) -> list[Propagator]:

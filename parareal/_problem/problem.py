@@ -8,7 +8,7 @@ from parareal._checks import whole_number
 from parareal._corrections.correction import AbstractCorrection
 from parareal._corrections.elementary import check_correction
 from parareal._problem.boundaries import Boundaries, check_boundaries, divide
-from parareal._problem.levels import check_leaves, divide_outermost, needs_nodes, nest
+from parareal._problem.levels import check_leaves, check_levels, divide_outermost, needs_nodes, nest
 from parareal._problem.propagators import Propagator
 from parareal._problem.states import check_initial
 from parareal._state import Layout, Stack, State, Time, stack
@@ -49,6 +49,8 @@ class Problem:
         check_leaves("fine", fine, times)
         check_leaves("coarse", coarse, times)
         correction = check_correction(correction, coarse)
+        check_levels(fine, correction)
+        check_levels(coarse, correction)
         if slices is not None:
             times = _divide(fine, coarse, times, slices, levels)
         samples, layout = check_initial(initial, batch_dims)
@@ -69,7 +71,13 @@ class Problem:
 
     def stack(self, trajectories: list[list[State]]) -> Stack:
         """Join `trajectories[sample][boundary]` to arrays of shape (boundaries, [samples,] *shape)."""
-        return stack([self.join(list(states)) for states in zip(*trajectories, strict=True)])
+        return stack_trajectories(trajectories, self.batch_dims)
+
+
+def stack_trajectories(trajectories: list[list[State]], batch_dims: int) -> Stack:
+    """Join `trajectories[sample][boundary]` to arrays of shape (boundaries, [samples,] *shape)."""
+    boundaries = zip(*trajectories, strict=True)
+    return stack([stack(states) if batch_dims else states[0] for states in boundaries])
 
 
 def _divide(fine: Propagator, coarse: Propagator | None, ends: list[Time], slices: Any, levels: Any) -> list[Time]:

@@ -77,9 +77,9 @@ class Stepper(ABC):
        for a one-step method. Memory keeps its structure, shapes and dtypes. Integers in it are bookkeeping:
        they have no size, but a boundary where they still change does not settle.
     4. `correct(memory, change, node, coarse_memories)`: for a *fine* stepper with memory, what to remember at a slice
-       boundary when the state there is corrected by `change`, the difference of two coarse results;
-       `coarse_memories` is what the coarse stepper remembers after each, in this iteration and in the one before.
-       All have a leading axis of length 1, or are None.
+       boundary when the state there is corrected by `change`: for Parareal the difference of two coarse results,
+       and `coarse_memories` is what the coarse stepper remembers after each, in this iteration and in the one
+       before; None for other corrections. All have a leading axis of length 1, or are None.
     5. `per_sample = True`, where rows need to know their sample: `evaluate` and `step` are then called with one
        more argument, the integer vector of sample indices.
     """

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, final
 
 from parareal._execution.choose import runner_for
-from parareal._execution.evaluations import Asking, Evaluation, PropagatorFailure, drive
+from parareal._execution.evaluations import Asking, Evaluation, drive
 from parareal._iteration.machine import Machine
-from parareal._iteration.messages import Kind, Value
-from parareal._problem.problem import Problem
+from parareal._iteration.messages import Kind, PropagatorFailure, Value
+from parareal._problem.problem import Problem, stack_trajectories
 from parareal._problem.states import check_guess
 from parareal._results.history import History
 from parareal._results.solution import Refinement, Solution
@@ -112,9 +112,11 @@ class Run:
             machine = self.machines[sample]
             if ready := machine.take():
                 self.runner.add(ready)
-            if machine.done:  # a slice that a window admitted met a state that is not finite
+            if machine.done:  # a slice that the window admitted met a state that is not finite
                 self._take_out(machine, sample)
         self._touched.clear()
+        if self.done:
+            return True
         results = yield from self.runner.ticking()
         if not results and self.runner.idle and not self.done:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
@@ -166,7 +168,7 @@ class Run:
             summary.final_state(),
             self.history.increments(iteration),
             summary.error_estimate(),
-            partial(self.problem.stack, summary.trajectories()),
+            partial(stack_trajectories, summary.trajectories(), self.problem.batch_dims),
         )
 
     def solution(self) -> Solution:

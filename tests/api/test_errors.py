@@ -1,6 +1,8 @@
 """Bad input gets a sentence that says what to change, before any work; failures midway lose nothing."""
 
+import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -339,3 +341,58 @@ def test_sequential_and_check_show_what_a_propagator_raises():
     report = parareal.check(fails, halve, 1.0, TIMES)
     assert not report.ok
     assert "ZeroDivisionError: the propagator's own" in str(report)
+
+
+class Remembers(Euler):
+    """A stepper whose memory cannot be corrected."""
+
+    def begin(self, state):
+        return torch.zeros(len(state), 1)
+
+    def correct(self, memory, change, node, coarse_memories):
+        raise ZeroDivisionError("in correct")
+
+
+def test_what_a_steppers_correct_raises_is_an_outcome():
+    fine = parareal.Steps(Remembers(lambda u, t: -u, torch.linspace(0, 1, 9)))
+    coarse = parareal.Steps(Euler(lambda u, t: -u, torch.linspace(0, 1, 9)), 1)
+    solution = parareal.solve(fine, coarse, torch.ones(2), range(0, 9, 2), throw=False)
+    assert solution.outcome is parareal.Outcome.WORKER_LOST
+    assert "ZeroDivisionError: in correct" in solution.message
+
+
+def test_a_pool_that_was_shut_down_is_the_pools_error():
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        parareal.sequential(halve, 1.0, TIMES, executor=pool)
+    with pytest.raises(parareal.PararealError, match="after shutdown") as caught:
+        parareal.solve(halve, halve, 1.0, TIMES, executor=pool)
+    assert caught.value.solution.outcome is parareal.Outcome.WORKER_LOST
+
+
+def test_sequential_keeps_the_context_of_an_error():
+    def fails(u, t0, t1):
+        try:
+            {}["x"]
+        except KeyError:
+            raise ValueError("mine")  # noqa: B904, the context is what is tested
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        parareal.sequential(fails, 1.0, TIMES)
+    assert isinstance(caught.value.__context__, KeyError)
+
+
+def test_refinements_can_be_pickled():
+    first = next(iter(parareal.refine(lambda u, a, b: u * 0.5, lambda u, a, b: u * 0.4, np.ones(2), TIMES)))
+    again = pickle.loads(pickle.dumps(first))
+    np.testing.assert_array_equal(again.states, first.states)
+
+
+def test_a_nested_level_without_coarse_follows_the_outer_correction():
+    nested = parareal.Parareal(halve, None, 2)
+    options = {"correction": parareal.Identity(), "criterion": parareal.Iterations(4)}
+    solution = parareal.solve(nested, None, 1.0, (0.0, 4.0), slices=4, **options)
+    assert solution.outcome is parareal.Outcome.EXACT
+    with pytest.raises(ValueError, match="coarse is None, but CoarseDifference uses it"):
+        parareal.solve(nested, halve, 1.0, (0.0, 4.0), slices=4)

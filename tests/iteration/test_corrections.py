@@ -218,3 +218,29 @@ def test_every_sample_has_a_correction_of_its_own():
         correction=Counting(), criterion=criterion,
     )  # fmt: skip
     assert made == [8, 8]
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros(2, dtype=np.float32), np.zeros((1, 2)), 0.0])
+def test_a_difference_that_is_no_state_is_blamed_on_the_correction(wrong):
+    @dataclass(frozen=True)
+    class Wrong(parareal.AbstractCorrection):
+        def difference(self, slice, now, then):
+            return wrong
+
+    with pytest.raises(TypeError, match=r"Wrong\.difference must return a state like those it is given"):
+        parareal.solve(fine, coarse, INITIAL, TIMES, correction=Wrong())
+
+
+@pytest.mark.parametrize("correction", [parareal.Identity(), parareal.Zero()])
+@pytest.mark.parametrize("options", [{"window": 3}, {"speculate_until": 1}, {"window": 2, "speculate_until": 0}])
+@pytest.mark.parametrize("method", ["euler", "ab2"])
+def test_corrections_go_with_everything_else(correction, options, method):
+    """Windows, waiting, multistep methods with memory; with a coarse stepper that only predicts, and without."""
+    stepper = METHODS[method](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, 41))
+    states, nodes = np.array([[0.7, -0.3], [1.1, 0.2]]), range(0, 41, 5)
+    expected = parareal.sequential(parareal.Steps(stepper), states, nodes, batch_dims=1).final_state
+    for coarse_steps in (None, parareal.Steps(stepper, 1)):
+        solution = parareal.solve(
+            parareal.Steps(stepper), coarse_steps, states, nodes, batch_dims=1, correction=correction, **options
+        )
+        np.testing.assert_allclose(solution.final_state, expected, rtol=1e-4)

@@ -239,3 +239,20 @@ def test_callers_cannot_change_what_the_solve_goes_on_with():
     times = np.linspace(0, 2, 9)
     spoiled = parareal.solve(FINE, COARSE, np.array([1.0]), times, callback=spoil)
     assert identical(spoiled.final_state, parareal.solve(FINE, COARSE, np.array([1.0]), times).final_state)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    window=st.integers(1, 6),
+    until=st.integers(0, 4),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+    levels=st.booleans(),
+)
+def test_a_window_moves_on_where_nothing_is_speculated(window, until, schedule, levels):
+    options = {"criterion": parareal.Increment(1e-6), "window": window, "schedule": schedule}
+    division = {"levels": (8, 2)} if levels else {"slices": 8}
+    arguments = FINE, COARSE, np.array([1.0, 0.3]), (0.0, 2.0)
+    speculating = parareal.solve(*arguments, **division, **options)
+    waiting = parareal.solve(*arguments, **division, **options, speculate_until=until)
+    np.testing.assert_allclose(waiting.final_state, speculating.final_state, rtol=1e-4)
+    assert waiting.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
