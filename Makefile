@@ -38,6 +38,7 @@ docs: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/engine/overhead.py
+	$(BIN)/python benchmarks/engine/queues.py
 	$(BIN)/python benchmarks/diffusion/batch_cost.py
 	$(BIN)/python benchmarks/ode/odeint.py
 	$(BIN)/python benchmarks/engine/pools.py
