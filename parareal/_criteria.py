@@ -50,7 +50,7 @@ def worst_increment(evidence: Evidence) -> float:
     times rho / (1 - rho). It takes every boundary into account, because a change that has not yet reached the last
     boundary cannot be seen there.
     """
-    if evidence.increment == float("inf"):  # the sketch
+    if evidence.increment == float("inf"):  # the prediction
         return float("inf")
     own = evidence.increment / evidence.size if evidence.size else float(evidence.increment > 0)
     rho = min(evidence.increment / evidence.previous, 0.9) if evidence.previous else 0.0
@@ -225,7 +225,7 @@ class Tolerance(AbstractCriterion):
 @final
 @dataclass(frozen=True)
 class Iterations(AbstractCriterion):
-    """Make exactly `count` iterations after the sketch, fewer only where the result is exact before.
+    """Make exactly `count` iterations after the prediction, fewer only where the result is exact before.
 
     With nested levels, solves within a slice make one iteration an outer iteration, each going on where the one before
     ended; but a count that runs the outermost level to its end, its number of slices, runs those within to theirs.

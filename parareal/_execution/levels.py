@@ -36,10 +36,10 @@ class InnerSolves:
 
     def __init__(self, level: Level, outer: Rules, layout: Layout, kind: Kind, same_stepper: bool):
         self.level, self.same_stepper = level, same_stepper
-        self.warm = kind is Kind.FINE  # as G, it must be the same map in every iteration
+        self.warm = kind is Kind.FINE  # G must be one map in every iteration, so its solves start afresh
         own, self.answers = level.criterion, answers_until_exact(level.fine)
         correction = outer.correction if level.correction is None else level.correction
-        self.rules = replace(  # for a slice that has as many steps as it takes
+        self.rules = replace(  # for a slice with enough steps; `_rules` adapts them
             outer,
             criterion=outer.criterion.nested(outer.slices, level.slices) if own is None else own.resolved(layout),
             correction=correction,
@@ -159,7 +159,7 @@ class InnerSolves:
 
 
 def hand_out(requests: list[Request], send: dict[Kind, Send]) -> None:
-    """Give fine and coarse propagations of one level to those who run them."""
+    """Give fine and coarse propagations of one level to their queues."""
     if len(requests) == 1:
         send[requests[0].kind](requests)
         return

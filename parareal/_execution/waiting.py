@@ -12,6 +12,7 @@ from parareal._iteration.messages import Request, Scope
 from parareal._problem.propagators import Stepper
 
 Key = tuple[int, int, int]
+"""a sample, the id of a state, and a first node"""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +58,7 @@ class WaitingRows:
         self._heap: list[tuple[tuple[int, ...], int, _Entry]] = []
         self._beginning: dict[Key, list[_Entry]] = {}  # entries that have not begun, by what they start from
         self._held = 0  # entries of the heap that were not taken out of turn
-        self._turns = 0  # entries taken since all of them were looked at
+        self._turns = 0  # entries taken since the heap was last cleaned
         self._arrivals = 0
         self._closures = Scope.closures
 
@@ -80,8 +81,8 @@ class WaitingRows:
         self._new = [entry for entry in self._new if not entry[1].cancelled]
         kept = [(stepper, _uncancelled(rows)) for stepper, rows in self._parts]
         self._parts = [(stepper, rows) for stepper, rows in kept if rows is not None]
-        # Entries are looked at when their turn comes. All of them are only after as many turns as there are entries:
-        # that costs one look per turn, and none is kept for long.
+        # Entries are looked at when their turn comes. The whole heap is cleaned after as many turns as it has entries:
+        # a constant cost per turn.
         if self._turns >= len(self._heap):
             self._turns = 0
             self._heap = [item for item in self._heap if item[2].waits]

@@ -1,4 +1,4 @@
-"""Acceptance: whether an output of a slice is good enough, and how far off it is estimated to be.
+"""Acceptance of a slice's outputs, and their estimated errors.
 
 Four words say that something is finished, and nothing else does:
 
@@ -48,7 +48,7 @@ class Acceptance:
         evidence = Evidence(
             value.iteration, self.index + 1, UNKNOWN, UNKNOWN, size, UNKNOWN, error=error, last=self.last
         )
-        # a multistep G has no history in its first jump, and no second answer: with few slices that would be too much
+        # a multistep G has no history and no second answer in its first jump: with few slices that is unreliable
         settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(
             settled=settled,
@@ -125,7 +125,7 @@ class Acceptance:
         return size
 
     def _remembers(self, memory: Memory, before: Memory, evidence: Evidence) -> bool:
-        """Whether F has run with what it remembers here, or with something that the criterion takes for the same."""
+        """Return whether F has run with this memory, or with one that the criterion takes for the same."""
         if memory is None or before is None:
             return memory is None
         (now, counts), (then, old_counts) = inexact_and_counts(memory), inexact_and_counts(before)

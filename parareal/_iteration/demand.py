@@ -8,11 +8,11 @@ from parareal._iteration.rules import Rules
 
 @final
 class Demand:
-    """Makes the requests of one slice, and holds those for F back that would be speculative."""
+    """The requests of one slice; speculative ones for F are held back."""
 
     def __init__(self, rules: Rules, sample: int, index: int, outer: Request | None, scope: Scope):
         self.rules, self.sample, self.index, self.outer, self.scope = rules, sample, index, outer, scope
-        self.full_accuracy = rules.full_accuracy  # approximate answers of F do not do any more
+        self.full_accuracy = rules.full_accuracy  # approximate answers of F are not accepted any more
         self.ready: list[Request] = []
         self.asked: list[int] = []  # iterations that have asked for F
         self.held: list[tuple[int, Value, bool]] = []  # for F that waits for the end of an iteration
@@ -34,7 +34,7 @@ class Demand:
             self.held.append((k, value, full_accuracy))
 
     def release(self, k: int, depth: float, done: bool) -> None:
-        """Ask for the F that were held back up to iteration k, whose final state, of that depth, was rejected."""
+        """Ask for F held back up to iteration k: its final state, reached at `depth`, was rejected."""
         free, self.held = [u for u in self.held if u[0] <= k], [u for u in self.held if u[0] > k]
         for iteration, value, full_accuracy in [] if done else free:
             self._ask(iteration, value._replace(depth=max(value.depth, depth)), full_accuracy)

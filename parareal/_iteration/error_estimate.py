@@ -8,7 +8,7 @@ from parareal._state import NORMS, State, add, subtract
 
 
 class Update(NamedTuple):
-    """What U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) ) was made of."""
+    """The parts of U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
 
     now: Value
     """U(k, n)"""

@@ -1,4 +1,4 @@
-"""What the error of an iterate is estimated to be, from numbers that the iteration makes anyway (docs/theory.md).
+"""Error model of one slice, from numbers that the iteration makes anyway (docs/theory.md).
 
 To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
 
@@ -21,7 +21,7 @@ from parareal._iteration.messages import Sums, Value
 PREDICTION = 2.0
 """safety factor of the embedded pair's estimate of the prediction; all are set on recorded iterates (docs/theory.md)"""
 FEW = 4
-"""slices below which a prediction is not accepted on its pair's word"""
+"""slices below which a prediction is not accepted by its embedded pair"""
 PAIR = 1.8
 """safety factor of the embedded pair in the first update"""
 SCALE = 6.0

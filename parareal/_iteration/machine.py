@@ -5,7 +5,7 @@ propagations that are ready, `receive` brings their results back in any order, v
 come in through `enter`, and those of the right one are read from `outlet`. Which of the ready propagations
 run, where, and how many at a time is the driver's choice and changes no iterate.
 
-The iteration itself is in `recurrence.py`. A machine carries values from slice to slice (Algorithm 1's loop over n),
+The iteration itself is in `recurrence.py`. A machine carries values from slice to slice (the algorithm's loop over n),
 holds iterations back in the synchronous schedule, and admits slices through the window.
 """
 
@@ -40,13 +40,13 @@ class Machine:
         self.rules = rules = replace(rules, correction=rules.correction.begin(rules.layout, len(slices)))
         guesses = [None] * len(slices) if guess is None else guess
         self.updates: list[UpdateRecord] = []  # those made, for the driver to take out
-        self.scope = Scope()  # its requests belong to it; closing it drops those that nobody waits for
+        self.scope = Scope()  # of its requests
         shared = outer, self.scope, self.updates
         self._slices = [Slice(rules, sample, n, u, *shared) for n, u in zip(slices, guesses, strict=True)]
         self._first = slices.start
         self._ready: list[Request] = []
-        self._running: Counter[int] = Counter()
-        self._deepest: dict[int, float] = {}
+        self._running: Counter[int] = Counter()  # per iteration: propagations under way (synchronous schedule)
+        self._deepest: dict[int, float] = {}  # per iteration: the largest depth so far (synchronous schedule)
         self._rejected = -1  # the newest iteration whose final state was seen and rejected
         self._open = 0  # in the synchronous schedule, the iteration that may be made
         self._head = 0  # the first slice that is not final: the head of the window
@@ -81,7 +81,7 @@ class Machine:
         if self.rules.window is None:
             return False
         head = self._slices[self._head].output
-        stuck = head is not None and not head.final  # and with it the window
+        stuck = head is not None and not head.final  # the window cannot move on
         return stuck and all(s.done for s in self._slices[self._head : self._admitted])
 
     def enter(self, value: Value) -> None:

@@ -8,14 +8,14 @@ from parareal._state import Memory, State, Time
 
 
 class Kind(Enum):
-    """Which propagator a request is for."""
+    """The propagator of a request."""
 
     COARSE = "coarse"
     FINE = "fine"
 
 
 class Sums(NamedTuple):
-    """What the increments of one iteration would have added up to at a boundary, were there no cancellation."""
+    """Norms of the sum of one iteration's increments at a boundary, if nothing cancelled."""
 
     aligned: float = 0.0
     """norm, if what each slice adds had one direction"""
@@ -39,9 +39,9 @@ class Value(NamedTuple):
     iteration: int
     state: State
     memory: Memory = None
-    """what the fine stepper remembers here; it belongs to the state and is corrected with it"""
+    """memory of the fine stepper, part of the state and corrected with it"""
     coarse_memory: Memory = None
-    """what the coarse stepper remembers here; it flows rightwards within the iteration, uncorrected"""
+    """memory of the coarse stepper; it flows rightwards within the iteration, uncorrected"""
     exact: bool = False
     """the state is the sequential solution's"""
     settled: bool = False
@@ -78,7 +78,7 @@ _numbers = count(1)
 
 @final
 class Scope:
-    """A solve that requests belong to. Closing it drops them all, wherever they wait."""
+    """The solve that a group of requests belongs to. Closing it cancels them, wherever they wait."""
 
     __slots__ = ("closed",)
     closures: ClassVar[int] = 0

@@ -7,7 +7,10 @@ Parareal (Lions, Maday, Turinici 2001; docs/theory.md, eq. 1), for slice n, with
 
 C is the correction, for Parareal itself G. The operations are made in this order, and the bracket is skipped where
 U(k, n) and U(k-1, n) agree bitwise, infinities included. So U(k, n) is the sequential solution from k = n on, bit by
-bit. Algorithm 1 of the paper is `enter` for every input and `advance` for every output:
+bit. Algorithm 1 (predict; then for every k, for every n: fine in parallel, coarse, correct) has no loop over k here: a
+slice makes output k as soon as its parts are there.
+
+Algorithm 1, for one slice:
 
     U(k, n) arrives:     ask for G(k, n), if C uses it, and for F(k, n), if U(k, n) is not settled     `enter`
     a result arrives:    keep it until the outputs that need it are made                               `receive`
@@ -27,7 +30,7 @@ from parareal._state import Layout, Memory, State, add, same
 
 
 class _Input(NamedTuple):
-    """What a slice needs to know of an input after its propagations have been asked for."""
+    """An input of a slice, as far as it is needed after its propagations have been asked for."""
 
     value: Value
     source: int
@@ -108,7 +111,7 @@ class Slice:
         return value
 
     def _predict(self) -> Value | None:
-        """U(0, n+1) = G(0, n). In a window, 0 stands for the iteration that admits the slice."""
+        """U(0, n+1) = G(0, n). With a window, the iteration that admits the slice takes the place of 0."""
         if self.first not in self.inputs:
             return None
         k = int(self.first)
@@ -123,7 +126,7 @@ class Slice:
         )
 
     def _next(self, k: int, barrier: float) -> Value | None:
-        """Make the output of iteration k, if its input is here; a final input stands for all later ones."""
+        """Make the output of iteration k, if its input is here; a final input serves all later iterations."""
         newest = self.newest
         if k not in self.inputs and newest is not None and newest.value.final:
             if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
@@ -221,5 +224,5 @@ _NO_COARSE: tuple[Result, float] = (Result(None, None, 0.0), 0.0)
 
 
 def _agree(a: Value, b: Value) -> bool:
-    """Whether F gives the same from both; coarse memory affects speed only, so it does not count."""
+    """Return whether F has the same result for both; coarse memory changes speed only, so it does not count."""
     return same(a.state, b.state) and same(a.memory, b.memory)

@@ -24,7 +24,7 @@ class Outcome(Enum):
     CONVERGED = "The criterion accepted the final state."
     ITERATIONS_DONE = "The requested number of iterations was made."
     ITERATION_LIMIT = "max_iterations was reached before the criterion accepted the final state."
-    CANCELLED = "The callback cancelled the solve; the states are the best so far."
+    CANCELLED = "The solve was cancelled; the states are the best so far."
     NON_FINITE = "A state stopped being finite; boundaries that were done keep their states."
     WORKER_LOST = "A propagator raised an error; boundaries that were done keep their states."
 

@@ -80,7 +80,7 @@ class Run:
         began, norm = time.perf_counter(), NORMS[self.rules.criterion.norm]
         for sample, (machine, state) in enumerate(zip(self.machines, self.problem.samples, strict=True)):
             machine.enter(Value(0, state, exact=True, size=norm(state)))
-            self._take_out(machine, sample)
+            self._collect(machine, sample)
         while not self.cancelled and not self.done:
             try:
                 reached = yield from self._until_iteration(began)
@@ -113,7 +113,7 @@ class Run:
             if ready := machine.take():
                 self.runner.add(ready)
             if machine.done:  # a slice that the window admitted met a state that is not finite
-                self._take_out(machine, sample)
+                self._collect(machine, sample)
         self._touched.clear()
         if self.done:
             return True
@@ -123,7 +123,7 @@ class Run:
         self.history.propagated(results, began)
         self.wall_time, advanced = time.perf_counter() - began, False
         for request, result, _ in results:
-            if request.outer is not None:  # its own level has taken it
+            if request.outer is not None:  # the runner has given it to its inner solve
                 continue
             if request.kind is Kind.FINE:
                 self.costs.record(request, result)
@@ -132,11 +132,11 @@ class Run:
                 before = machine.reached
                 machine.receive(request, result)
                 self._touched.add(request.sample)
-                self._take_out(machine, request.sample)
+                self._collect(machine, request.sample)
                 advanced |= machine.reached > before or machine.done
         return advanced
 
-    def _take_out(self, machine: Machine, sample: int) -> None:
+    def _collect(self, machine: Machine, sample: int) -> None:
         """Record a machine's updates, and release what it does not need any more."""
         for record in machine.updates:
             self.history.updated(record)
