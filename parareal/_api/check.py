@@ -10,6 +10,7 @@ import torch
 
 from parareal._api.sequential import sequential
 from parareal._api.solve import solve
+from parareal._corrections.elementary import Zero
 from parareal._criteria import Iterations
 from parareal._execution.choose import runner_for
 from parareal._execution.executors import SerialExecutor
@@ -49,16 +50,19 @@ class Report:
 
 
 def check(
-    fine: Propagator, coarse: Propagator, initial: State, boundaries: Boundaries, *, batch_dims: int = 0
+    fine: Propagator, coarse: Propagator | None, initial: State, boundaries: Boundaries, *, batch_dims: int = 0
 ) -> Report:
     """Test whether propagators are fit for `solve`; arguments as there. It makes one sequential solve on the way.
+
+    Without a coarse propagator (None, for corrections that use none) only the fine one is tested.
 
     Four experiments: `deterministic` (two calls on one input agree bit by bit, and the input is left alone),
     `structure` (results are like the state that was given), `batched` (a row's result does not depend on the rows
     beside it, up to rounding), and `from solution` (started from the sequential solution, no increment is made).
     """
     fine, boundaries, _ = unroll(fine, check_boundaries(boundaries))  # of nested levels, the one that does the work
-    problem = Problem.checked(fine, coarse, initial, boundaries, batch_dims)
+    correction = Zero() if coarse is None else None
+    problem = Problem.checked(fine, coarse, initial, boundaries, batch_dims, correction=correction)
     experiments: list[tuple[str, Callable[[Problem], str]]] = [
         ("structure", _structure),
         ("deterministic", _deterministic),
@@ -90,15 +94,20 @@ def _run(problem: Problem, kind: Kind, states: list[State], slices: list[int], t
     return [ends[n] for n in slices]
 
 
+def _propagators(problem: Problem) -> list[tuple[Kind, Propagator]]:
+    coarse = [] if problem.coarse is None else [(Kind.COARSE, problem.coarse)]
+    return [(Kind.FINE, problem.fine), *coarse]
+
+
 def _structure(problem: Problem) -> str:
-    for kind in Kind:
+    for kind, _ in _propagators(problem):
         _run(problem, kind, problem.samples[:1], [0], together=False)
     return ""
 
 
 def _deterministic(problem: Problem) -> str:
     start = problem.samples[0]
-    for kind in Kind:
+    for kind, _ in _propagators(problem):
         kept = copy(start)
         first, second = (_run(problem, kind, [start], [0], together=False)[0] for _ in range(2))
         if not same(kept, start):
@@ -110,7 +119,7 @@ def _deterministic(problem: Problem) -> str:
 
 def _batched(problem: Problem) -> str:
     norm = NORMS["rms"]
-    for kind, propagator in ((Kind.FINE, problem.fine), (Kind.COARSE, problem.coarse)):
+    for kind, propagator in _propagators(problem):
         if not isinstance(propagator, Vectorized | Steps):
             continue
         path = [problem.samples[0]]
@@ -133,7 +142,7 @@ def _from_solution(problem: Problem, initial: State) -> str:
         return ""  # a guess holds states only, so a method that remembers more must correct it
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}
     guess = sequential(fine, initial, problem.boundaries, **options).states
-    options |= {"guess": guess, "criterion": Iterations(problem.slices), "throw": False}
-    solution = solve(fine, coarse, initial, problem.boundaries, **options)
+    options |= {"guess": guess, "criterion": Iterations(problem.slices), "correction": problem.correction}
+    solution = solve(fine, coarse, initial, problem.boundaries, throw=False, **options)
     worst = np.nanmax(solution.increments[1:], initial=0.0)
     return f"started from the sequential solution, iteration 1 still changes a boundary by {worst:.2g}" if worst else ""

@@ -150,3 +150,16 @@ def test_steppers_in_every_configuration(method, schedule, window, levels, most,
         assert identical(solution.final_state, reference)
     torch.testing.assert_close(solution.final_state, reference, rtol=1e-12, atol=1e-13)
     assert solution.stats.sequential_span == solution.stats.sequential_work / samples
+
+
+def test_a_fine_propagator_can_be_checked_alone():
+    assert parareal.check(lambda u, t0, t1: u * 0.5, None, 1.0, range(4)).ok
+    state = []
+
+    def counts(u, t0, t1):
+        state.append(0)
+        return u + len(state)
+
+    report = parareal.check(counts, None, 1.0, range(4))
+    assert not report.ok
+    assert "fine gives two results for one input" in str(report)
