@@ -11,7 +11,7 @@ imported from outside.
 - Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
   `StructureError`.
 - To choose slices where the user leaves them open (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
-  `WORTHWHILE`, `PATIENCE`, `expected_iterations`.
+  `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`.
 - Divisions of an interval: `divide`, `divide_grid`.
 - Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
 """
@@ -32,6 +32,7 @@ from parareal._iteration.messages import Request as Request
 from parareal._iteration.messages import Result as Result
 from parareal._iteration.messages import Scope as Scope
 from parareal._iteration.messages import Value as Value
+from parareal._planning.advisor import FAILED_NOTE as FAILED_NOTE
 from parareal._planning.advisor import PATIENCE as PATIENCE
 from parareal._planning.advisor import SEQUENTIAL_NOTE as SEQUENTIAL_NOTE
 from parareal._planning.advisor import Advisor as Advisor

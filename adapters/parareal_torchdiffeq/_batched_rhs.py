@@ -39,7 +39,7 @@ def one(func: Func, shapes: list[Size] | None) -> Func:
 
 
 def batched(func: Func, shapes: list[Size] | None, y: Tensor) -> Iterator[RowsOf]:
-    """Yield the forms that make one call, the cheapest first; the module `_probe` describes them."""
+    """Yield the forms that make one call, the cheapest first; the module `_batching_probe` describes them."""
     ranks = {y.ndim} if shapes is None else {len(shape) for shape in shapes}
     if len(ranks) == 1:
         ones = [1] * ranks.pop()

@@ -15,7 +15,7 @@ from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
 from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._problem import Problem
 from parareal_torchdiffeq._sequential import step_by_step
-from parareal_torchdiffeq._slice_count import advised, learn
+from parareal_torchdiffeq._slice_count import advised, learn, note
 from parareal_torchdiffeq._state_format import Arrays
 
 
@@ -96,7 +96,7 @@ def odeint(
         check_start(problem.y0)
         found, rows = advised(func, problem)
         if found == 1:
-            ys, solution = step_by_step(problem, y0, throw, return_solution)
+            ys, solution = step_by_step(problem, y0, throw, return_solution, note(func, problem))
             return (ys, solution) if return_solution else ys
         slices = found
     boundaries = divide_grid(slices, levels, problem.steps)
@@ -126,7 +126,7 @@ def odeint(
             except parareal.PararealError as error:
                 if planned and error.solution.outcome is parareal.Outcome.NON_FINITE:  # coarse steps were too long
                     learn(func, problem, float("inf"))
-                    ys, solution = step_by_step(problem, y0, throw, return_solution)
+                    ys, solution = step_by_step(problem, y0, throw, return_solution, note(func, problem))
                     return (ys, solution) if return_solution else ys
                 solution = error.solution
                 if throw:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 import parareal
-from parareal.driver import SEQUENTIAL_NOTE, finite
+from parareal.driver import finite
 from parareal_torchdiffeq._methods import STAGES
 from parareal_torchdiffeq._problem import Problem
 
 
-def step_by_step(problem: Problem, y0: Any, throw: bool, wanted: bool) -> tuple[Any, parareal.Solution | None]:
+def step_by_step(
+    problem: Problem, y0: Any, throw: bool, wanted: bool, note: str
+) -> tuple[Any, parareal.Solution | None]:
     """Return torchdiffeq's result, and, where it is wanted, a solution of one slice whose F is torchdiffeq's loop.
 
     Args:
@@ -20,6 +22,7 @@ def step_by_step(problem: Problem, y0: Any, throw: bool, wanted: bool) -> tuple[
         y0: the initial state as the user gave it.
         throw: raise `parareal.PararealError` where the final state is not finite.
         wanted: whether a solution is.
+        note: a sentence for its message.
     """
     ys, before = None, 0.0
     if not wanted:  # to keep books takes as long as some steps
@@ -36,7 +39,7 @@ def step_by_step(problem: Problem, y0: Any, throw: bool, wanted: bool) -> tuple[
 
     solution = parareal.sequential(fine, y0, [0, problem.steps], throw=False)
     stats = replace(solution.stats, wall_time=solution.stats.wall_time + before)
-    solution = replace(solution, stats=stats, message=f"{solution.message} {SEQUENTIAL_NOTE}")
+    solution = replace(solution, stats=stats, message=f"{solution.message} {note}")
     if throw and solution.outcome.failed:
         raise parareal.PararealError("the final state of torchdiffeq's loop is not finite", solution)
     return ys, solution

@@ -55,6 +55,11 @@ def learn(func: Any, problem: Problem, seconds: float) -> None:
         advisor.learn_time(problem.length, seconds)
 
 
+def note(func: Any, problem: Problem) -> str:
+    """Return the sentence that says why a problem was solved sequentially."""
+    return _advisor(func, problem).note(problem.length)
+
+
 def _advisor(func: Any, problem: Problem) -> Advisor:
     y = problem.y0
     return advisor_for(func, (y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()))

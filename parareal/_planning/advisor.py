@@ -15,6 +15,9 @@ from parareal._planning.span_law import ABOVE, TickTime, estimate, slices_around
 SEQUENTIAL_NOTE = "Solved sequentially: parallel-in-time was not predicted to be faster."
 """the sentence that `Solution.message` ends with where an advisor chose the sequential solve"""
 
+FAILED_NOTE = "Solved sequentially: parallel-in-time failed before on an interval of this length, or was slower."
+"""the same where a parallel solve was tried"""
+
 PATIENCE = 2
 """parallel solves in a row that must have been slower than the sequential one before no more are tried"""
 
@@ -118,6 +121,10 @@ class Advisor:
         """
         return length >= self._failed or (self._latest is not None and not self._latest.worthwhile)
 
+    def note(self, length: float) -> str:
+        """Return the sentence for `Solution.message` that says why such a length was solved sequentially."""
+        return FAILED_NOTE if 0 < self._failed <= length else SEQUENTIAL_NOTE
+
     def advise(
         self,
         steps: int,
@@ -210,7 +217,7 @@ def advisor_for(owner: Any, key: Hashable) -> Advisor:
     Args:
         owner: the model or function that problems of this kind call. Of a bound method it is the object that it is
             bound to, because Python makes a new method at each access. For an object to which there are no weak
-            references, or that has no hash, the advisor is a fresh one.
+            references, or that has no hash, the advisor is a fresh one; owners that are equal share theirs.
         key: tells apart the kinds of problems of one owner.
     """
     if ismethod(owner):

@@ -32,7 +32,7 @@ def test_the_engine_has_these_names_and_no_others():
 def test_every_name_stands_on_the_api_page():
     shown = re.findall(r"^::: parareal\.(?:driver\.)?(\w+)$", PAGE, re.M)
     aliases = {"State", "Stack", "Nodes", "Memory", "Time", "Function", "Propagator"}
-    constants = {"SCHEDULES", "NORMS", "SEQUENTIAL_NOTE", "WORTHWHILE", "PATIENCE"}
+    constants = {"SCHEDULES", "NORMS", "SEQUENTIAL_NOTE", "FAILED_NOTE", "WORTHWHILE", "PATIENCE"}
     assert public(parareal) <= set(shown)
     assert public(parareal.driver) - aliases - constants <= set(shown) | {"add", "subtract", "finite"}
     for name in shown:

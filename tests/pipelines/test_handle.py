@@ -1,6 +1,7 @@
 """On and off again: what a parallelized pipeline keeps, and what it gives back."""
 
 import copy
+import gc
 import inspect
 import threading
 import time
@@ -14,6 +15,7 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize, sample
+from parareal_diffusers._pipelines.loop import Drive
 from parareal_diffusers._pipelines.stand_ins.network import gated
 
 import parareal
@@ -440,3 +442,32 @@ def test_a_plan_changes_nothing_that_was_said():
             handle.plan()
             assert np.array_equal(pictures(pipe, cases.PIXELS), first)
             assert len(handle.solution.boundaries) - 1 == slices
+
+
+def test_a_call_that_failed_leaves_the_plan_of_those_before():
+    pipe = tiny.pixels(diffusers.DDIMPipeline)
+    with parallelize(pipe, slices=4) as handle:
+        pictures(pipe, cases.PIXELS)
+        slices = {c.slices for c in handle.plan().candidates}
+
+        def fails(*_):
+            raise RuntimeError("out of order")
+
+        hook = pipe.unet.register_forward_pre_hook(fails)
+        with pytest.raises(Exception, match="out of order"):
+            pictures(pipe, {**cases.PIXELS, "num_inference_steps": 9})
+        hook.remove()
+        assert {c.slices for c in handle.plan().candidates} == slices
+
+
+def test_a_call_leaves_nothing_to_the_collector():
+    pipe = tiny.pixels(diffusers.DDIMPipeline)
+    with parallelize(pipe, slices=4):
+        pictures(pipe, cases.PIXELS)
+        gc.collect()
+        gc.disable()
+        try:
+            pictures(pipe, cases.PIXELS)
+            assert not [x for x in gc.get_objects() if type(x) is Drive]
+        finally:
+            gc.enable()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS
+from problems import METHODS, STAGES
 
 import parareal
 
@@ -190,3 +190,45 @@ def test_levels_wait_too():
     found = real(96, None, 1, levels=(6, 4), speculate_until=1, criterion=parareal.Tolerance(0.5))
     assert found.iterations == 1
     assert found.stats.work == one.stats.work
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    steps=st.integers(48, 100),
+    method=st.sampled_from(["euler", "heun", "rk4"]),
+    iterations=st.integers(1, 2),
+    falling=st.booleans(),
+    schedule=st.sampled_from(["pipelined", "synchronous"]),
+)
+def test_a_solve_that_follows_a_plan_takes_what_was_predicted(steps, method, iterations, falling, schedule):
+    stages = STAGES[method]
+    costs = {"stages": stages, "coarse_stages": stages}
+    plan = parareal.plan(
+        steps, iterations=iterations, batch_time={1: 1.0, 64: 1.2}, schedules=[schedule], max_batches=[None], **costs
+    )
+    assert plan.worthwhile
+    stepper = METHODS[method](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, steps + 1))
+    solution = parareal.solve(
+        parareal.Steps(stepper),
+        parareal.Steps(stepper, 1),
+        np.array([0.7, -0.3]),
+        (steps, 0) if falling else (0, steps),
+        slices=plan.slices,
+        criterion=parareal.Iterations(iterations),
+        schedule=schedule,
+        speculate_until=plan.speculate_until,
+    )
+    assert solution.stats.span == plan.predicted_span
+    if plan.speculate_until is not None:  # nothing is done that turns out not to be needed, as in the plan
+        assert solution.stats.work == plan.predicted_work
+    assert solution.stats.work <= plan.predicted_work
+
+
+def test_iterations_may_depend_on_the_slices():
+    found = {}
+    for few in (True, False):
+        plan = parareal.plan(
+            100, batch_time={1: 1.0, 64: 1.2}, iterations=lambda slices, few=few: 1 if (slices < 15) == few else 6
+        )
+        found[few] = plan.slices
+    assert found[True] < 15 <= found[False]

@@ -127,7 +127,10 @@ class Handle:
 
     @property
     def solution(self) -> parareal.Solution | None:
-        """The solution of the last call, of latents as the loop has them; None before the first."""
+        """The solution of the last call, of latents as the loop has them.
+
+        None before the first, and after a call that failed before its loop had an iterate.
+        """
         return self._solution
 
     def plan(self) -> parareal.Plan:
@@ -145,7 +148,8 @@ class Handle:
         Raises:
             ValueError: before a call has come to its end.
         """
-        return self._learned.plan(self.settings)
+        with self._lock:
+            return self._learned.plan(self.settings)
 
     @property
     def enabled(self) -> bool:
@@ -178,11 +182,11 @@ class Handle:
             self._check_scheduler(given)
             if self._verifier is not None:
                 self._verifier.check(self.pipe, self._kind, self._family, self.settings, given, self._run_quietly)
-            return self.driven(self.settings, given, bound)
+            return self._driven(self.settings, given, bound)
 
     def _run_quietly(self, settings: Settings, bound: inspect.BoundArguments) -> Any:
         """Call the pipeline in parallel in time, its callback being told nothing."""
-        return self.driven(settings, dict(bound.arguments), bound, quiet=True)
+        return self._driven(settings, dict(bound.arguments), bound, quiet=True)
 
     def _check_scheduler(self, given: dict[str, Any]) -> None:
         """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""
@@ -199,7 +203,7 @@ class Handle:
         parameters = inspect.signature(self._kind.__call__).parameters
         return {name: given.get(name, parameters[name].default) for name in STEP_OPTIONS if name in parameters}
 
-    def driven(
+    def _driven(
         self, settings: Settings, given: dict[str, Any], bound: inspect.BoundArguments, quiet: bool = False
     ) -> Any:
         """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
@@ -225,9 +229,10 @@ class Handle:
             drive.close()
             if drive.replicas is not None:
                 drive.replicas.close()
-            self._solution = drive.solution
             if not quiet:
+                self._solution = drive.solution
                 self._learned.add(drive)
+            drive.release()
 
     @contextmanager
     def _in_place(self, drive: Drive) -> Iterator[None]:

@@ -21,17 +21,16 @@ class Learned:
         self.plans: dict[int, parareal.Plan] = {}
         """by steps; later calls follow them"""
         self.steps = 0
-        """of the last call"""
+        """of the last call that came to its end"""
 
     def add(self, drive: Drive) -> None:
         """Record times and iterations; the iterations of a call in one slice count only if no others are known."""
-        self.steps = drive.steps
         for rows, seconds in drive.took.items():
             self.took.setdefault(rows, []).extend(seconds)
         solution = drive.solution
         if solution is None or solution.slice_iterations[-1].min() < 0:  # its last boundary was never reached
             return
-        slices = len(solution.slice_iterations)
+        self.steps, slices = drive.steps, len(solution.slice_iterations)
         if slices > 1 or drive.steps not in self.made:
             self.made[drive.steps] = {slices: [int(n) for n in solution.slice_iterations[-1]]}
 

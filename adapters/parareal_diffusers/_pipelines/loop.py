@@ -134,7 +134,7 @@ class Drive:
                 "the pipeline does not iterate its scheduler's timesteps: it cannot be sampled in parallel in time"
             )
         assert isinstance(self.loop, WaitingLoop)
-        self.loop = self.loop.running(latents, output.dtype, options, self.on_iteration)
+        self.loop = self.loop.begun(latents, output.dtype, options, self.on_iteration)
         self.loop.begin(output)
 
     # Calls of the gates.
@@ -190,6 +190,11 @@ class Drive:
                 "the pipeline left its loop before the end: it cannot be sampled in parallel in time with these "
                 "arguments"
             )
+
+    def release(self) -> None:
+        """Let go of the run, and of those who hold this object, which only the collector would free otherwise."""
+        self.loop = self.scheduler = None
+        self.on_iteration, self.on_pass = [], []
 
     def close(self) -> None:
         """Let go of a run that has not come to its end."""

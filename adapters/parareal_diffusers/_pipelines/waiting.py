@@ -22,7 +22,7 @@ class WaitingLoop:
     """The loop before its first `step`: all parts of a run but its states.
 
     The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its `step` shows
-    the states, the network's dtype and the generator, so that the run is made there, by `running`.
+    the states, the network's dtype and the generator, so that the run is made there, by `begun`.
 
     Args:
         scheduler: the pipeline's, with its timesteps set and nothing begun.
@@ -42,14 +42,14 @@ class WaitingLoop:
         scale = self.method.grid.input_scale
         return latents if scale is None else latents / scale[self.method.first].to(latents.device)
 
-    def running(
-        self, latents: Tensor, output: torch.dtype, options: dict[str, Any], listeners: Sequence[Listener]
+    def begun(
+        self, latents: Tensor, output_dtype: torch.dtype, options: dict[str, Any], listeners: Sequence[Listener]
     ) -> RunningLoop:
         """Return the loop with its run, from the arguments of its first `step`.
 
         Args:
             latents: of the first pass, all samples.
-            output: the dtype of the network's output.
+            output_dtype: of the network's output.
             options: keyword arguments of `step`, as a generator.
             listeners: as of `RunningLoop`.
         """
@@ -59,7 +59,7 @@ class WaitingLoop:
         initial = latents.to(torch.promote_types(latents.dtype, torch.float32))
         check_generator(generator, initial)
         steps = range(method.first, method.edges[-1])
-        random = noise_of(method.fine, method.grid, initial, generator, output, steps)
+        random = noise_of(method.fine, method.grid, initial, generator, output_dtype, steps)
         run = self._run(initial, random)
         timesteps = self.scheduler.timesteps.to(latents.device)
         return RunningLoop(run, method, timesteps, initial, latents.dtype, random, listeners, self.note)

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 import parareal
 from parareal_diffusers._noise import Generators
-from parareal_diffusers._sampling.advice import advise, learn
+from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.prepared import prepare
 from parareal_diffusers._sampling.sample import sample
 
@@ -50,7 +50,7 @@ def plan(
     Raises:
         ValueError, TypeError: as `sample`.
     """
-    for name in ("criterion", "boundaries", "levels", "speculate_until"):
+    for name in ("criterion", "boundaries", "levels", "speculate_until", "eager"):
         if name in options:
             raise TypeError(f"plan has no option {name!r}: it chooses that, or needs a tolerance")
     if not tolerance > 0:
@@ -65,11 +65,12 @@ def plan(
     ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in problem_options})
     steps = ready.grid.steps
     counts = slices or sorted({n for f in FACTORS if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
+    advice = SampleAdvice(ready, latents[:1])
     for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):
         random = _copy(generator)
         edges = ready.boundaries(count)
-        learn(ready, sample(model, latents, solver, boundaries=edges, generator=random, speculate_until=1, **given))
-    return advise(ready, latents[:1], **{name: options[name] for name in ("schedule", "window") if name in options})
+        advice.learn(sample(model, latents, solver, boundaries=edges, generator=random, speculate_until=1, **given))
+    return advice.plan(1, **{name: options[name] for name in ("schedule", "window") if name in options})
 
 
 def _copy(generator: Generators) -> Generators:

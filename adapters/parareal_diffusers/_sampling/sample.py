@@ -9,7 +9,7 @@ from torch import Tensor
 import parareal
 from parareal.driver import SEQUENTIAL_NOTE, renamed
 from parareal_diffusers._noise import Generators, NoiseSampler
-from parareal_diffusers._sampling.advice import advise_sample
+from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.coarse_stepper import propagators
 from parareal_diffusers._sampling.denoiser import Denoised, Guidance
 from parareal_diffusers._sampling.noise_source import check_generator, check_sampler, entered, noise_of, sampled_noise
@@ -115,7 +115,7 @@ def sample(
     settings = {"schedule": schedule, "window": window, "speculate_until": speculate_until}
     advice = None
     if slices == "auto" and boundaries is None and levels is None:
-        advice = advise_sample(ready, latents, max_iterations=max_iterations, **settings)
+        advice = SampleAdvice(ready, latents).for_call(max_iterations=max_iterations, **settings)
     if advice is not None:
         settings["speculate_until"] = advice.speculate_until if speculate_until is None else speculate_until
         boundaries = ready.boundaries(advice.slices)

@@ -139,13 +139,15 @@ class Replay:
 
     def __call__(self, start: Tensor, stop: Tensor, sample: Tensor, scale: Tensor) -> Tensor:
         """Return the noise of each row's jump, of shape (R, *sample), whatever its scale."""
-        rows = zip(start.tolist(), stop.tolist(), sample.tolist(), strict=True)
-        return torch.stack([self.jump(a, b)[i] for a, b, i in rows])
+        ends = list(zip(start.tolist(), stop.tolist(), strict=True))
+        jumps = {key: self.jump(*key) for key in sorted(set(ends))}  # in order: neighbours share the noise of steps
+        return torch.stack([jumps[key][i] for key, i in zip(ends, sample.tolist(), strict=True)])
 
     def std(self, start: Tensor, stop: Tensor, scale: Tensor) -> Tensor:
         """Return the standard deviation of each row's noise, in the shape of `scale`."""
-        found = [float(self.jump(a, b).square().mean().sqrt()) for a, b in zip(start.tolist(), stop.tolist())]
-        return per_row(torch.tensor(found).to(scale), scale)
+        ends = list(zip(start.tolist(), stop.tolist(), strict=True))
+        sizes = {key: float(self.jump(*key).square().mean().sqrt()) for key in sorted(set(ends))}
+        return per_row(torch.tensor([sizes[key] for key in ends]).to(scale), scale)
 
 
 def _jump(like: Tensor, noise: Callable[[int], Tensor], decay: Sequence[float], a: int, b: int) -> Tensor:

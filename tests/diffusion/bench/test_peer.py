@@ -5,12 +5,14 @@ from contextlib import contextmanager
 
 import diffusers
 import pytest
-import tiny
 from parareal_diffusers import Guidance
 from parareal_diffusers.bench import Problem, paradigms
 from parareal_diffusers.bench.cases.problems import noise
 from parareal_diffusers.bench.cases.record import Stop, Target
 from parareal_diffusers.testing import relative_error
+
+pytest.importorskip("transformers")
+import tiny
 
 SCHEDULE = {
     "beta_start": 0.00085,

@@ -1,10 +1,12 @@
 """Planning for a network: what is timed, learned and kept, and what sample makes of it."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import plan, sample
-from parareal_diffusers._sampling.advice import batch_time
+from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.prepared import prepare
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
@@ -40,11 +42,11 @@ def linear(rows):
 def test_calls_are_timed_once():
     net = Net(flat)
     ready = prepare(net, LATENTS, SCHEDULER, num_inference_steps=20)
-    first = batch_time(ready, LATENTS, seconds=0.2)
+    first = SampleAdvice(ready, LATENTS).batch_time(seconds=0.2)
     made = len(net.calls)
-    assert batch_time(ready, LATENTS, seconds=0.2) is first
+    assert SampleAdvice(ready, LATENTS).batch_time(seconds=0.2) is first
     assert len(net.calls) == made
-    batch_time(ready, LATENTS[:, :, :4], seconds=0.1)  # another shape
+    SampleAdvice(ready, LATENTS[:, :, :4]).batch_time(seconds=0.1)  # another shape
     assert len(net.calls) > made
 
 
@@ -87,6 +89,7 @@ def test_a_plan_leaves_the_generator_alone():
     [
         ({"tolerance": 0.0}, ValueError, "positive tolerance"),
         ({"levels": (2, 2)}, TypeError, "levels"),
+        ({"eager": 2}, TypeError, "plan has no option 'eager'"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     ],
 )
@@ -153,3 +156,37 @@ def test_sqrt_is_the_same_number_of_slices_in_every_run():
     found = [sample(Net(flat), LATENTS, SCHEDULER, num_inference_steps=25, slices="sqrt") for _ in range(2)]
     assert [len(solution.boundaries) for solution in found] == [6, 6]
     assert torch.equal(found[0].final_state, found[1].final_state)
+
+
+def test_a_network_that_fails_is_left_to_the_solve():
+    """Whatever chooses the slices, its error has one type, and `throw=False` holds."""
+
+    def fails(x, t):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    for slices in ("auto", "sqrt"):
+        with pytest.raises(parareal.PararealError, match="mat1 and mat2") as error:
+            sample(fails, LATENTS, SCHEDULER, num_inference_steps=10, slices=slices)
+        assert isinstance(error.value.__cause__, RuntimeError)
+        solution = sample(fails, LATENTS, SCHEDULER, num_inference_steps=10, slices=slices, throw=False)
+        assert solution.outcome is parareal.Outcome.WORKER_LOST
+
+
+@dataclass
+class Unhashable:
+    """A model that cannot be looked up again."""
+
+    calls: int = 0
+
+    def __call__(self, x, t):
+        self.calls += 1
+        return torch.tanh(x) * 0.9
+
+
+def test_a_model_that_cannot_be_looked_up_is_timed_once_per_call():
+    known, unknown = Net(lambda rows: 0.0), Unhashable()
+    for net in (known, unknown):
+        sample(net, LATENTS, SCHEDULER, num_inference_steps=10)
+    assert unknown.calls < 1.5 * len(known.calls)
+    advice = plan(unknown, LATENTS, SCHEDULER, num_inference_steps=30, slices=[5, 7])
+    assert {c.slices for c in advice.candidates} == {5, 7}  # those that were run, with the iterations that they made
