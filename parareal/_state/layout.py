@@ -1,0 +1,147 @@
+"""Layouts: the library, dtype, shape and device of a state's leaves, and results brought into that form."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+
+from parareal._state.trees import ARRAY, LEAF, REAL, Stack, State, tree_leaves, tree_map
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What two leaves must share to be added: the library, the dtype, the shape and the device."""
+
+    library: str
+    dtype: Any
+    shape: tuple[int, ...]
+    device: str = ""
+
+    def __str__(self) -> str:
+        """Describe the leaf for an error message."""
+        if self.library == "python":
+            return f"a Python {self.dtype}"
+        place = f" on {self.device}" if self.device not in ("", "cpu") else ""
+        return f"a {self.library} array of shape {self.shape} and dtype {self.dtype}{place}"
+
+
+def leaf(x: Any) -> Leaf:
+    """Describe one leaf. Raises `TypeError` for anything but a number, a NumPy array or a torch tensor."""
+    if isinstance(x, torch.Tensor):
+        return Leaf("torch", x.dtype, tuple(x.shape), str(x.device))
+    if isinstance(x, REAL):
+        return Leaf("python", "float", ())
+    if isinstance(x, complex):
+        return Leaf("python", "complex", ())
+    if isinstance(x, np.ndarray | np.generic):
+        return Leaf("numpy", x.dtype, x.shape)
+    raise TypeError(
+        f"a state must be a Python number, a NumPy array, a torch tensor or a pytree of them, not {type(x).__name__}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The structure of a state and what each of its leaves is."""
+
+    tree: Any
+    leaves: tuple[Leaf, ...]
+
+    @staticmethod
+    def of(state: State) -> "Layout":
+        """Describe `state`."""
+        if isinstance(state, ARRAY):
+            return Layout(LEAF, (leaf(state),))
+        leaves, tree = optree.tree_flatten(state)
+        return Layout(tree, tuple(leaf(x) for x in leaves))
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a state has."""
+        return sum(math.prod(kind.shape) for kind in self.leaves)
+
+    def __str__(self) -> str:
+        """Describe the layout for an error message."""
+        if len(self.leaves) == 1 and self.tree.is_leaf():
+            return str(self.leaves[0])
+        return f"a tree of {', '.join(map(str, self.leaves)) or 'nothing'}"
+
+    def fits(self, state: State) -> bool:
+        """Return whether a state is one NumPy array, as this layout has it; False for all others, right or wrong."""
+        if type(state) is not np.ndarray or len(self.leaves) != 1 or self.tree is not LEAF:
+            return False
+        kind = self.leaves[0]
+        return kind.library == "numpy" and state.dtype == kind.dtype and state.shape == kind.shape
+
+    def row(self, stack: Stack, index: int) -> State:
+        """Return a copy of one row of a stack, which then does not keep the whole stack alive."""
+        if self.tree == LEAF and len(self.leaves) == 1:
+            return _row(stack, index, self.leaves[0])
+        rows = [_row(x, index, kind) for x, kind in zip(tree_leaves(stack), self.leaves, strict=True)]
+        return optree.tree_unflatten(self.tree, rows)
+
+
+def canonical(state: State) -> State:
+    """Turn integers into floats and NumPy scalars into arrays, so that results can keep the type."""
+    return tree_map(_canonical, state)
+
+
+def conform(state: State, layout: "Layout") -> State:
+    """Return a result with its numbers written as the layout has them: Python's, or arrays without dimensions."""
+    if isinstance(state, torch.Tensor):
+        return state
+    leaves, tree = optree.tree_flatten(state)
+    if len(leaves) != len(layout.leaves):
+        return state
+    return optree.tree_unflatten(tree, [_conform(x, kind) for x, kind in zip(leaves, layout.leaves, strict=True)])
+
+
+def _conform(x: Any, kind: Leaf) -> Any:
+    if kind.library == "numpy" and isinstance(x, np.generic | float | complex):
+        return np.asarray(x)
+    if kind.dtype == "complex" and isinstance(x, int | float):
+        return complex(x)
+    return _canonical(x)
+
+
+def _canonical(x: Any) -> Any:
+    if isinstance(x, REAL):
+        return float(x)
+    if isinstance(x, complex):
+        return complex(x)
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    return np.asarray(x) if isinstance(x, np.generic) else x
+
+
+def copy(state: State) -> State:
+    """Return a copy that shares no memory with the state."""
+    if isinstance(state, np.ndarray):
+        return state.copy()
+    return tree_map(_copy, state)
+
+
+def _copy(x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x.clone()
+    return x.copy() if isinstance(x, np.ndarray) else x
+
+
+def _row(x: Any, index: int, kind: Leaf) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x[index].clone()
+    return x[index].item() if kind.library == "python" else np.array(x[index])
+
+
+def epsilon(layout: Layout) -> float:
+    """Return the spacing at 1 of the coarsest floating dtype in a state; double precision where there is none."""
+    spacings = [float(np.finfo(np.float64).eps)]
+    for kind in layout.leaves:
+        if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):
+            spacings.append(torch.finfo(kind.dtype).eps)
+        elif kind.library == "numpy" and np.issubdtype(kind.dtype, np.inexact):
+            spacings.append(float(np.finfo(kind.dtype).eps))
+    return float(max(spacings))

@@ -1,0 +1,61 @@
+"""Norms of states: plain numbers on the host, with neither overflow nor underflow of squares."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from parareal._state.trees import ARRAY, State, tree_leaves
+
+
+def _vector_norm(x: Any, order: float) -> tuple[float, int]:
+    """Return the norm of one leaf and its number of entries, with neither overflow nor underflow of squares."""
+    if isinstance(x, torch.Tensor):
+        x = x if x.is_floating_point() or x.is_complex() else x.double()
+        value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()
+    else:
+        x = np.asarray(x).ravel()
+        if order == 2 and x.dtype.kind in "fc":
+            square = float(np.vdot(x, x).real)
+            if 1e-30 < square < 1e30:  # far from overflow and underflow in single and double precision
+                return math.sqrt(square), x.size
+        with np.errstate(over="ignore"):
+            value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size
+    if value in (0.0, math.inf) and order != math.inf:
+        largest, _ = _vector_norm(x, math.inf)
+        if 0 < largest < math.inf:
+            value = largest * _vector_norm(x / largest, order)[0]
+    return value, size
+
+
+def _mean_norm(order: float) -> Callable[[State], float]:
+    def norm(state: State) -> float:
+        if isinstance(state, ARRAY):
+            value, size = _vector_norm(state, order)
+            return value / size ** (1 / order) if size else 0.0
+        parts = [_vector_norm(x, order) for x in tree_leaves(state)]
+        largest = _largest(value for value, _ in parts)
+        if largest == 0.0 or not math.isfinite(largest):
+            return largest
+        total = sum((value / largest) ** order for value, _ in parts)
+        return largest * (total / sum(size for _, size in parts)) ** (1 / order)
+
+    return norm
+
+
+def _maximum(state: State) -> float:
+    return _largest(_vector_norm(x, math.inf)[0] for x in tree_leaves(state))
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Return the largest value, or NaN if there is one, which `max` would overlook."""
+    return float(np.max([0.0, *values]))
+
+
+NORMS: dict[str, Callable[[State], float]] = {
+    "rms": _mean_norm(2),  # root of the mean square
+    "l1": _mean_norm(1),  # mean of the absolute values
+    "max": _maximum,
+}
