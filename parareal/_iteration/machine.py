@@ -107,11 +107,10 @@ class Machine:
         self._flow([at])
 
     def _ask(self, here: Slice) -> None:
-        if here.demand.ready:
-            ready = here.demand.take()
-            self._ready += ready
-            if self.rules.synchronous:
-                self._running.update(r.iteration for r in ready)
+        ready = here.demand.take()
+        self._ready += ready
+        if self.rules.synchronous:
+            self._running.update(r.iteration for r in ready)
 
     def _flow(self, start: Iterable[int]) -> None:
         """Make every output that can be made, from the given slices rightwards."""
@@ -125,7 +124,9 @@ class Machine:
                     pending.append(at + 1)
                 if here.done:
                     self.newly_done.append(here.index)
-            self._ask(here)
+                    break
+            if here.demand.ready:
+                self._ask(here)
             if not pending and self.rules.synchronous and self._ended(self._open):
                 self._open += 1
                 pending.extend(range(self._head, self._admitted))
