@@ -16,7 +16,7 @@ from parareal._state import Layout
 
 
 class AbstractExecutor(ABC):
-    """Where propagations run. It changes no iterate but for rounding, and within windows.
+    """Where propagations run. It changes no iterate, except by rounding and within windows.
 
     An implementer makes the queues of one solve: `functions` is asked once per plain function and kind (fine or
     coarse), `steppers` once if any propagator is `Steps`. A queue of your own is a `parareal.driver.Queue`; return

@@ -16,7 +16,7 @@ from parareal._state import Layout, copy, has_rows, stack, structure, subtract, 
 
 @final
 class CallingConvention:
-    """How a plain function is called for a request: its arguments, and the result that its answer stands for.
+    """The calling convention of a plain function: the arguments for a request, and the result for an answer.
 
     A function counts one unit of work per propagation, or the number in its attribute `cost`, or what it returns
     beside the state as `Costed`.

@@ -2,7 +2,7 @@
 
 The engine asks for evaluations of rows. The pipeline's own loop makes them: each pass of the loop's body evaluates the
 rows that the loop's latents are at the moment, with the pipeline's guidance, control and adapters. Then `step`
-exchanges the guided output for the next rows or, at the end, for the final state. So nothing that a pipeline does
+takes the guided output and returns the next rows or, at the end, the final state. So nothing that a pipeline does
 between its latents and `scheduler.step` is written a second time.
 
 A loop has two phases: `WaitingLoop` from its first timestep to its first `step`, `RunningLoop` from there on.
