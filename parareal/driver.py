@@ -11,7 +11,8 @@ imported from outside.
 - Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
   `StructureError`.
 - To choose slices where the user leaves them open (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
-  `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`.
+  `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`;
+  a `Candidate` is one setting of a `parareal.Plan`.
 - Divisions of an interval: `divide`, `divide_grid`.
 - Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
 """
@@ -39,6 +40,7 @@ from parareal._planning.advisor import Advisor as Advisor
 from parareal._planning.advisor import advisor_for as advisor_for
 from parareal._planning.advisor import expected_iterations as expected_iterations
 from parareal._planning.candidates import WORTHWHILE as WORTHWHILE
+from parareal._planning.candidates import Candidate as Candidate
 from parareal._problem.boundaries import divide as divide
 from parareal._problem.boundaries import divide_grid as divide_grid
 from parareal._problem.problem import Problem as Problem
