@@ -1,1 +1,1 @@
-"""Where propagations are computed, and how many at once."""
+"""The places where propagations are computed, and the number computed at once."""

@@ -70,7 +70,7 @@ class InnerSolves:
     def drop(self, path: Path) -> None:
         """Drop the solves that are part of the one with this path: of a sample, or of a slice further out."""
         depth = len(path)
-        # solves are indexed by what they are directly part of; only where levels lie between, all are looked at
+        # solves are indexed by the solve directly above them; all are searched only where levels lie between
         parents = [path] if path in self.paths else [p for p in self.paths if len(p) > depth and p[:depth] == path]
         for inner in [p for parent in parents for p in self.paths.pop(parent)]:
             solve = self.solves.pop(id(self.queues.pop(inner)[0]))

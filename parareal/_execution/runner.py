@@ -35,8 +35,6 @@ class Runner:
         coarse = [queue for (kind, _), queue in self._functions.items() if kind is Kind.COARSE]
         fine = [queue for (kind, _), queue in self._functions.items() if kind is Kind.FINE]
         self._queues = [*coarse, *([] if self._steppers is None else [self._steppers]), *fine]
-        # a generator for every call of a plain function would cost as much as everything else here
-        self._yielding = {type(queue) for queue in self._queues if type(queue).ticking is not Queue.ticking}
 
     def _destinations(self, fine: Propagator, coarse: Propagator | None, rules: Rules | None) -> dict[Kind, Send]:
         """Return where the fine and coarse requests of one level go."""
@@ -108,7 +106,7 @@ class Runner:
             # Only what a propagator does is caught here. What goes wrong in `_delivered`, where criteria of inner
             # solves are asked, is not its fault.
             try:
-                results = (yield from queue.ticking()) if type(queue) in self._yielding else queue.tick()
+                results = yield from queue.ticking()
             except (StructureError, PropagatorFailure):
                 raise
             except Exception as error:

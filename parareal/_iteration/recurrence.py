@@ -140,7 +140,7 @@ class Slice:
     def _correct(self, k: int, barrier: float) -> Value | None:
         """U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
         now, then = self.inputs[k], self.inputs[k - 1]
-        answer = self.fine.get(self.demand.answering(self.inputs[k - 1].source, k - 1))
+        answer = self.fine.get(self.demand.answering(then.source, k - 1))
         coarse, before = _NO_COARSE, _NO_COARSE
         if self.rules.correction.uses_coarse:  # inputs that agree share one F and one G, kept by the first of them
             coarse, before = self.coarse.get(now.source), self.coarse.get(then.source)

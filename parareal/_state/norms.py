@@ -9,9 +9,6 @@ import torch
 
 from parareal._state.trees import ARRAY, State, tree_leaves
 
-_SAFE = (1e-30, 1e30)
-"""squares that are far from overflow and underflow in single and double precision"""
-
 
 def _vector_norm(x: Any, order: float) -> tuple[float, int]:
     """Return the norm of one leaf and its number of entries, with neither overflow nor underflow of squares."""
@@ -22,7 +19,7 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
         x = np.asarray(x).ravel()
         if order == 2 and x.dtype.kind in "fc":
             square = float(np.vdot(x, x).real)
-            if _SAFE[0] < square < _SAFE[1]:
+            if 1e-30 < square < 1e30:  # far from overflow and underflow in single and double precision
                 return math.sqrt(square), x.size
         with np.errstate(over="ignore"):
             value, size = float(np.linalg.norm(x, order)) if x.size else 0.0, x.size
@@ -35,10 +32,6 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
 
 def _mean_norm(order: float) -> Callable[[State], float]:
     def norm(state: State) -> float:
-        if order == 2 and type(state) is np.ndarray and state.dtype.char in "fd" and state.size:
-            square = float(np.vdot(state, state))
-            if _SAFE[0] < square < _SAFE[1]:  # the usual case, at the price of two calls
-                return math.sqrt(square) / state.size**0.5
         if isinstance(state, ARRAY):
             value, size = _vector_norm(state, order)
             return value / size ** (1 / order) if size else 0.0

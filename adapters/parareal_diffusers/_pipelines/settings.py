@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import parareal
-from parareal.driver import SCHEDULES, divide_grid, one_of, whole_number
+from parareal.driver import SCHEDULES, divide_grid, one_of, optional_whole_number, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
@@ -45,12 +45,8 @@ class Settings:
             whole_number("slices", self.slices, 1)
         if self.levels is not None:
             divide_grid(self.slices, self.levels, 1)
-        for name in ("window", "max_batch"):
-            if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name), 1)
-        for name in ("max_iterations", "speculate_until"):
-            if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name), 0)
+        for name, least in (("window", 1), ("max_batch", 1), ("max_iterations", 0), ("speculate_until", 0)):
+            optional_whole_number(name, getattr(self, name), least)
         one_of("schedule", self.schedule, SCHEDULES)
         if isinstance(self.coarse, str):
             one_of("coarse", self.coarse, ["auto", "same", *COARSE])

@@ -9,7 +9,7 @@ from parareal.driver import divide_grid, whole_number
 def criterion_of(
     criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
 ) -> parareal.AbstractCriterion:
-    """Return the criterion, by default that for a tolerance; 0 runs to the end of so many steps."""
+    """Return the criterion, by default that for a tolerance; a tolerance of 0 runs all the steps to the end."""
     if criterion is not None:
         return criterion
     if not tolerance >= 0:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
-from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
 import torch
@@ -160,13 +159,8 @@ def is_flow(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
 
 
-def any_grid(scheduler: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Grid:
-    """Return the grid of any scheduler; errors as of `AnyScheduler.grid`."""
-    return AnyScheduler(scheduler, options).grid()
-
-
 def _sigma_grid(scheduler: Any, sigmas: Tensor, scale: Tensor) -> Grid:
-    """Return the grid of a scheduler that shows sigmas, N + 1 of them, by what it divides states by."""
+    """Return the grid of a scheduler that shows its N + 1 sigmas; `scale` is what it divides states by."""
     timesteps = scheduler.timesteps.cpu()
     if is_flow(scheduler):
         start, stop = (Levels.of_sigma(x, flow=True) for x in (sigmas[:-1], sigmas[1:]))

@@ -25,7 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from parareal.driver import one_of, whole_number
 from parareal_diffusers._grid.grid import Grid, Levels, predicted_kind
-from parareal_diffusers._schedulers.fallback import AnyScheduler, any_grid
+from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.k_diffusion import check_no_sampler
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
@@ -103,7 +103,7 @@ def grid_of(scheduler: Any) -> Grid:
         ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
     """
     if not has_native(scheduler):
-        return any_grid(scheduler)
+        return AnyScheduler(scheduler).grid()
     config = scheduler.config
     clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
     flows = config.get("use_flow_sigmas", False) and clean

@@ -115,7 +115,7 @@ class Replay:
 
     @property
     def copies(self) -> int:
-        """How many samples draw from the same generator, side by side."""
+        """The number of samples that draw from the same generator, side by side."""
         recording = self.recording
         return len(recording.like) if len(recording.generators) == 1 or recording.path is not None else 1
 

@@ -32,7 +32,7 @@ class Driver(Protocol):
         ...
 
     def sizes(self, copies: int) -> tuple[int | None, list[int]]:
-        """Return the most rows of one call, and sizes to fill calls up to, for so many copies of the rows."""
+        """Return the most rows of one call and the sizes to fill calls up to; a call holds each row `copies` times."""
         ...
 
 
