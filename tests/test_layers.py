@@ -1,4 +1,4 @@
-"""The rooms of the house: which may import which. `docs/architecture.md` shows the same table as a picture."""
+"""The rooms of the house: which may import which. `docs/explained/architecture.md` shows the same table as a picture."""
 
 import ast
 import re

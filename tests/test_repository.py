@@ -18,7 +18,11 @@ import parareal
 from parareal._api import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{p}.md" for p in ("diffusion", "solvers", "odes", "levels", "windows", "executors"))]
+PAGES = [
+    "README.md",
+    "docs/reference/solvers.md",
+    *(f"docs/how-to/{p}.md" for p in ("diffusion", "odes", "levels", "windows", "pools")),
+]
 SNIPPETS = [
     (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
 ]
@@ -35,7 +39,7 @@ def snippets(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-@pytest.mark.parametrize("page", ["docs/planning.md", "docs/pipelines.md"])
+@pytest.mark.parametrize("page", ["docs/how-to/plan.md", "docs/how-to/pipelines.md"])
 def test_snippets_of_plans_run(page, capsys):
     exec(compile(snippets(page)[1], page, "exec"), {})
     assert "The " in capsys.readouterr().out  # an outcome's sentence
@@ -44,9 +48,9 @@ def test_snippets_of_plans_run(page, capsys):
 def test_the_tutorial_on_solvers_runs():
     """Its snippets go on from each other; the solver takes less than 30 lines and is right."""
     names: dict = {}
-    solver, check, stochastic, bare = snippets("docs/new-solver.md")
+    solver, check, stochastic, bare = snippets("docs/how-to/new-solver.md")
     for code in (solver, check, stochastic, bare):
-        exec(compile(code, "docs/new-solver.md", "exec"), names)
+        exec(compile(code, "docs/how-to/new-solver.md", "exec"), names)
         assert "report" not in names or names["report"].ok, str(names["report"])
     assert names["solution"].outcome is parareal.Outcome.CONVERGED
     assert len(re.findall(r"@dataclass.*?\n\n\n", solver, re.S)[0].strip().splitlines()) < 30
@@ -55,10 +59,10 @@ def test_the_tutorial_on_solvers_runs():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("number", range(11))
 def test_upstream_is_as_we_say(number):
-    """The reproductions of docs/upstream.md hold for the pinned diffusers; each asserts what it shows."""
-    code = snippets("docs/upstream.md")
+    """The reproductions of docs/reference/upstream.md hold for the pinned diffusers; each asserts what it shows."""
+    code = snippets("docs/reference/upstream.md")
     assert len(code) == 11
-    exec(compile(code[number], f"docs/upstream.md, snippet {number}", "exec"), {})
+    exec(compile(code[number], f"docs/reference/upstream.md, snippet {number}", "exec"), {})
 
 
 def test_the_readme_shows_its_examples():
@@ -74,7 +78,7 @@ def test_versions_agree():
 
 
 def test_pictures_the_pages_show_exist():
-    for page in [*PAGES, "docs/index.md", "docs/architecture.md"]:
+    for page in [*PAGES, "docs/index.md", "docs/explained/architecture.md"]:
         path = ROOT / page
         for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{page} shows {link}"

@@ -1,4 +1,4 @@
-"""The table "Where do I ..." of docs/architecture.md: every row names a file that exists and a symbol it defines."""
+"""The table "Where do I ..." of docs/explained/architecture.md: every row names a file that exists and a symbol it defines."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explained" / "architecture.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| `([\w/]+\.py)` \| `(\w+)` \|$", PAGE, re.M)
 SUBJECTS = ("algorithm", "solver", "criterion", "executor", "correction", "adapter", "pipeline class", "error message")
 
@@ -44,7 +44,7 @@ def test_the_table_is_read_whole():
 def test_the_tree_shows_every_room():
     for path in (ROOT / "parareal").iterdir():
         if path.name not in ("__pycache__", "py.typed"):
-            assert path.name in PAGE, f"docs/architecture.md does not show {path.name}"
+            assert path.name in PAGE, f"docs/explained/architecture.md does not show {path.name}"
 
 
 def test_importing_the_engine_stays_light():

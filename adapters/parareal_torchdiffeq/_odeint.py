@@ -49,7 +49,7 @@ def odeint(
 
     Args:
         func: the right-hand side `func(t, y)` for a scalar t and a state y, unchanged; how it takes many rows at once
-            is found out by a few calls (docs/odes.md). It must be deterministic.
+            is found out by a few calls (docs/how-to/odes.md). It must be deterministic.
         y0: the state at t[0]: a tensor of a floating or complex dtype, or a tuple of tensors.
         t: times at which the solution is wanted, rising or falling, of shape (points,) and a floating dtype.
         rtol, atol: when to stop, as of `parareal.Increment`; rtol is raised to 8 units in the last place where the
@@ -61,7 +61,7 @@ def odeint(
         slices: a number, `"sqrt"` or `"auto"`. `"auto"` is decided by timing, so results of one program can differ
             within the tolerance between runs: `"sqrt"`, the rounded root of the number of steps N, is deterministic.
             `"auto"` is what an advisor chooses from the times of some steps of one row and of many, taken once per
-            function (docs/planning.md). If torchdiffeq's own loop is predicted to be faster it is used instead, and
+            function (docs/how-to/plan.md). If torchdiffeq's own loop is predicted to be faster it is used instead, and
             `Solution.message` says so. The same applies if parallel solves of this function over an interval at most
             this long failed, or were slower twice in a row. With `levels`, `criterion`, `max_iterations`, `executor`,
             `window`, `callback` or a coarse propagator of your own nothing is timed, and it is round(sqrt(3 N)).

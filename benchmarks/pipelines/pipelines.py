@@ -1,7 +1,7 @@
-"""What `parallelize` makes of pipelines, tasks, features and solvers: the tables of docs/pipelines.md.
+"""What `parallelize` makes of pipelines, tasks, features and solvers: the tables of docs/how-to/pipelines.md.
 
     python benchmarks/pipelines/pipelines.py            # prints the tables, in a minute or two
-    python benchmarks/pipelines/pipelines.py --write    # and puts them into docs/pipelines.md
+    python benchmarks/pipelines/pipelines.py --write    # and puts them into docs/how-to/pipelines.md
 
 The cases are those that the tests hold to 1e-5 (tests/pipelines/cases.py): tiny networks with random weights in real
 pipelines, 12 steps, float32. They prove equality and say nothing of how fast a trained network converges.
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "pipelines"))
 import cases  # noqa: E402
 
-PAGE = DOCS / "pipelines.md"
+PAGE = DOCS / "how-to/pipelines.md"
 
 
 def drawn(pipe: Any, call: dict[str, Any], kind: str = "np") -> np.ndarray:
@@ -87,7 +87,7 @@ def refused() -> list[dict[str, str]]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/pipelines.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/how-to/pipelines.md")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     features = markdown([row(case) for case in tqdm(cases.CASES)])

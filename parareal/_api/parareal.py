@@ -29,7 +29,7 @@ class Parareal(Level):
         criterion: when an inner solve stops; None to follow the outer one (`AbstractCriterion.nested`).
         inner_iterations: how many iterations an inner solve makes, at most, in one outer iteration; None for as many
             as its criterion asks. Few are best: the outer level's error would undo what more of them gain
-            (docs/levels.md). A criterion that fixes the number has the last word.
+            (docs/how-to/levels.md). A criterion that fixes the number has the last word.
         correction: as for `solve`; None to follow the outer level.
     """
 

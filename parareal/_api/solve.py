@@ -41,7 +41,7 @@ def solve(
     throw: bool = True,
     eager: int | None = None,
 ) -> Solution:
-    """Solve an initial value problem in parallel in time (Parareal; docs/theory.md, eq. 1).
+    """Solve an initial value problem in parallel in time (Parareal; docs/explained/theory.md, eq. 1).
 
     The result converges to what `sequential` returns, slice by slice `fine`, whatever `coarse` is.
 
@@ -50,7 +50,7 @@ def solve(
             marked `vectorized`; `Steps(stepper)`; or `Parareal(...)`. It must be deterministic and must not change its
             input. Plain functions are called one after the other; only the other forms are batched. In work and span a
             function counts 1 per call, or what its attribute `cost` or a returned `Costed` says. If it takes
-            `iteration`, it may answer approximately when given a number, but not when given None (docs/executors.md).
+            `iteration`, it may answer approximately when given a number, but not when given None (docs/how-to/pools.md).
         coarse: decides how fast the answer is reached; of any of these forms, and cheap. None for a correction that
             uses none: the prediction is then `guess`, or `initial` at every boundary.
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.

@@ -22,7 +22,7 @@ class AbstractCorrection(ABC):
 
     The bracket predicts F(U(k, n)) - F(U(k-1, n)) before F(U(k, n)) is known. Whatever it is, the iteration ends with
     the sequential solution after as many iterations as there are slices, because the bracket is skipped where the two
-    iterates agree bitwise; a better prediction ends it sooner. Choices of C (docs/theory.md): a coarse propagator
+    iterates agree bitwise; a better prediction ends it sooner. Choices of C (docs/explained/theory.md): a coarse propagator
     (Parareal), the identity (Picard), zero (Jacobi); a derivative of F (Newton), or a model of F - G fitted to pairs.
 
     To implement one:
@@ -35,7 +35,7 @@ class AbstractCorrection(ABC):
     3. `begin(layout, slices)`, where something is learned during a solve: the object that one sample's solve uses, or
        one inner solve of nested levels, whose `slices` are its own. Solves that shall learn from each other share what
        they know through the object that makes them.
-    4. `estimates_errors` and `value`: set `estimates_errors = True` only if the error estimates of docs/theory.md,
+    4. `estimates_errors` and `value`: set `estimates_errors = True` only if the error estimates of docs/explained/theory.md,
        eq. 15 to 19, have been measured to hold for it. They assume that an iterate is much better than the one before
        it. Without them estimates are infinite, and `Tolerance` is refused. `value(point)` is C(U), where C is a map
        that can be evaluated: the estimate of the first iteration needs it.

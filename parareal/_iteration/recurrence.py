@@ -1,6 +1,6 @@
 """One slice of the iteration: its inputs U(k, n), what the propagators make of them, and its outputs U(k, n+1).
 
-Parareal (Lions, Maday, Turinici 2001; docs/theory.md, eq. 1), for slice n, with F(k, n) = F(U(k, n)):
+Parareal (Lions, Maday, Turinici 2001; docs/explained/theory.md, eq. 1), for slice n, with F(k, n) = F(U(k, n)):
 
     U(0, n+1) = G(0, n)                                            the prediction      (1a)  `_predict`
     U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )          the iteration       (1b)  `_correct`

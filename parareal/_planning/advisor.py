@@ -22,7 +22,7 @@ PATIENCE = 2
 """parallel solves in a row that must have been slower than the sequential one before no more are tried"""
 
 NO_TOLERANCE = 3
-"""iterations to expect where there is no tolerance: often made at torchdiffeq's default tolerances (docs/odes.md)"""
+"""iterations to expect where there is no tolerance: often made at torchdiffeq's default tolerances (docs/how-to/odes.md)"""
 
 
 def expected_iterations(tolerance: float | None) -> int:

@@ -9,7 +9,7 @@ from parareal._corrections.correction import AbstractCorrection
 WORTHWHILE = 1.1
 """The predicted speed-up from which a parallel solve is advised.
 
-Predicted times are too short by 12 % in the median (docs/planning.md), and 1.1 * 0.88 = 0.97: a solve at this threshold
+Predicted times are too short by 12 % in the median (docs/how-to/plan.md), and 1.1 * 0.88 = 0.97: a solve at this threshold
 is then hardly slower than the sequential one, as `"auto"` promises. A smaller gain is not worth that risk.
 """
 

@@ -68,7 +68,7 @@ def simulate(
     """Predict a solve's time, work and span, on one device or many.
 
     The engine itself runs on a virtual clock, with a small problem that never converges by itself: so counts are the
-    engine's own, and for a fixed number of iterations those of docs/theory.md, eq. 9 to 13. Devices are dealt the
+    engine's own, and for a fixed number of iterations those of docs/explained/theory.md, eq. 9 to 13. Devices are dealt the
     slices in turn; each makes batched calls of the rows that wait there, as one real device does.
 
     Args:

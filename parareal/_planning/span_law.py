@@ -14,7 +14,7 @@ TickTime = Callable[[int, int], float]
 
 
 def slices_around_least_span(steps: int, iterations: int, factors: Sequence[float], most: int) -> list[int]:
-    """Return numbers of slices around sqrt(p N), which has the least span (docs/theory.md, eq. 9).
+    """Return numbers of slices around sqrt(p N), which has the least span (docs/explained/theory.md, eq. 9).
 
     Args:
         steps: fine steps N.

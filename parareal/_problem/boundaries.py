@@ -58,7 +58,7 @@ def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
         return [0, steps]
     if isinstance(slices, str):
         one_of("slices", slices, ("auto", "sqrt", "steps"))
-        # p iterations have span pN/M + M - p, least at M = sqrt(pN) (docs/theory.md, eq. 9); p is often 2 to 3
+        # p iterations have span pN/M + M - p, least at M = sqrt(pN) (docs/explained/theory.md, eq. 9); p is often 2 to 3
         slices = {"steps": steps, "sqrt": round(steps**0.5), "auto": min(steps, round((3 * steps) ** 0.5))}[slices]
     count = whole_number("slices", slices, 1)
     if count > steps:

@@ -40,7 +40,7 @@ _FAILED = {Outcome.ITERATION_LIMIT, Outcome.NON_FINITE, Outcome.CANCELLED, Outco
 @final
 @dataclass(frozen=True)
 class Stats:
-    """Cost of a solve, in the terms of docs/theory.md."""
+    """Cost of a solve, in the terms of docs/explained/theory.md."""
 
     work: float
     """evaluations, rows of all samples counted; a plain function counts propagations, or the cost it declares"""

@@ -7,7 +7,7 @@ from pathlib import Path
 import parareal
 import parareal.driver
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
 
 CONTRACT = """
     solve refine sequential check Parareal plan simulate citation vectorized Stepper Steps Costed

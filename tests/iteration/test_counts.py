@@ -1,4 +1,4 @@
-"""Which F and G run, how often, and what they cost: by counting states, and by the laws of docs/theory.md."""
+"""Which F and G run, how often, and what they cost: by counting states, and by the laws of docs/explained/theory.md."""
 
 import numpy as np
 import pytest

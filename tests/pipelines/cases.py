@@ -1,4 +1,4 @@
-"""What is tested of pipelines, one case each: also the rows of the table in docs/pipelines.md."""
+"""What is tested of pipelines, one case each: also the rows of the table in docs/how-to/pipelines.md."""
 
 import copy
 import functools

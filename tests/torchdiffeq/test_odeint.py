@@ -307,7 +307,7 @@ def test_a_form_that_the_solution_refutes_is_given_up(func):
 @pytest.mark.parametrize("coarse", ["auto", "euler"])
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 def test_counts_follow_the_laws(method, coarse, iterations):
-    """Equations 10 and 11 of docs/theory.md for steps of s evaluations, coarse ones of c, the first of them shared."""
+    """Equations 10 and 11 of docs/explained/theory.md for steps of s evaluations, coarse ones of c, the first of them shared."""
     slices, steps, s, p = 6, 10, STAGES[method], iterations
     c = 1 if coarse == "euler" else s
     t = torch.linspace(0, 3, slices * steps + 1, dtype=torch.float64)

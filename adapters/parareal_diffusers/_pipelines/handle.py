@@ -51,7 +51,7 @@ def parallelize(
         handle.disable()
 
     or `with parallelize(pipe) as handle: ...`. The pipeline's own loop still makes every evaluation of its network,
-    with its guidance, control and adapters, for more rows at a time (docs/pipelines.md).
+    with its guidance, control and adapters, for more rows at a time (docs/how-to/pipelines.md).
 
     Args:
         pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`; its scheduler and
@@ -69,7 +69,7 @@ def parallelize(
         devices: where the denoiser's calls are made, each device having a share of the rows: `["cuda:0", "cuda:1"]`.
             All else stays on the pipeline's own device. None for that alone. `max_batch` is then for each device.
         verify: compare with the pipeline as it was, over a few steps, before the first call of each kind. Needed for
-            pipelines that are not in the table of docs/pipelines.md.
+            pipelines that are not in the table of docs/how-to/pipelines.md.
 
     Raises:
         TypeError, ValueError: for a pipeline that cannot be right, an option that makes no sense, or a pipeline that is

@@ -106,7 +106,7 @@ def loop_method(
     if isinstance(fine, LMS) and first:
         raise ValueError(
             f"LMSDiscreteScheduler, begun at step {first} as here, uses weights for slopes that it does not have yet "
-            "(docs/upstream.md): use DEISMultistepScheduler, or all steps"
+            "(docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)

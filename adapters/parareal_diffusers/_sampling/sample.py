@@ -62,7 +62,7 @@ def sample(
         slices: a number, `"sqrt"`, `"steps"` or `"auto"`. `"auto"` is decided by timing, so results of one program can
             differ within the tolerance between runs: `"sqrt"`, the rounded root of N, is deterministic. `"auto"` is
             what an advisor chooses from the times of the network's calls, measured once, and the iterations seen or
-            to expect (`plan`, docs/planning.md): one slice where more are not predicted to be faster. `"steps"` is one
+            to expect (`plan`, docs/how-to/plan.md): one slice where more are not predicted to be faster. `"steps"` is one
             per step.
         boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
         levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
@@ -70,7 +70,7 @@ def sample(
         coarse: the solver of the coarse jumps: a name (`"auto"`, `"same"`, `"ddim"`, `"ddpm"`, `"dpmpp_2m"`,
             `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"extrapolated"`, `"identity"`), one of our solvers, or a diffusers
             scheduler. It decides how fast the answer is reached, not which. `"auto"` is what converged fastest on the
-            shipped network for this kind of fine solver (docs/solvers.md).
+            shipped network for this kind of fine solver (docs/reference/solvers.md).
         tolerance: relative error of the final state to stop at, per sample, by estimates that each slice makes
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential answer to rounding.
@@ -85,7 +85,7 @@ def sample(
             left where that loop leaves it.
         noise_sampler: for a solver on `Sigmas`, what it gets its noise from instead, as in k-diffusion: called as
             `noise_sampler(sigma, sigma_next)`, once for each step that adds noise, in the loop's order, it returns
-            standard noise like latents; for instance increments of a Brownian path (docs/solvers.md).
+            standard noise like latents; for instance increments of a Brownian path (docs/reference/solvers.md).
 
     Returns:
         A `parareal.Solution`; its `final_state` has the shape of `latents`.

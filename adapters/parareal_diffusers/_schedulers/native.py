@@ -116,7 +116,7 @@ def solver_of(scheduler: Any) -> Solver:
     """Return the solver that a scheduler is.
 
     Raises:
-        ValueError: for options that cannot be right (docs/upstream.md).
+        ValueError: for options that cannot be right (docs/reference/upstream.md).
     """
     if not has_native(scheduler):
         return AnyScheduler(scheduler)
@@ -134,7 +134,7 @@ def _singlestep(scheduler: Any) -> Solver:
     if config["thresholding"] and config["algorithm_type"] == "dpmsolver":
         raise ValueError(
             "DPMSolverSinglestepScheduler with algorithm_type='dpmsolver' cannot threshold: its own loop looks levels "
-            "up at a timestep that it is not given (docs/upstream.md); use 'dpmsolver++' or thresholding=False"
+            "up at a timestep that it is not given (docs/reference/upstream.md); use 'dpmsolver++' or thresholding=False"
         )
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     return DPMSolverSinglestep(*common, config["lower_order_final"])

@@ -26,6 +26,6 @@ def check_finite(coefficients: dict[str, Tensor], grid: Grid) -> None:
             ends = [f"{float(x):.6g}" for x in (grid.start.half_log_snr[i], grid.stop.half_log_snr[i])]
             raise ValueError(
                 f"step {i} of {grid.steps} has no finite {name}: it, or a step whose prediction it uses, goes from "
-                f"log-SNR/2 {ends[0]} to {ends[1]}. The scheduler's own loop returns NaN here (docs/upstream.md): take "
+                f"log-SNR/2 {ends[0]} to {ends[1]}. The scheduler's own loop returns NaN here (docs/reference/upstream.md): take "
                 "fewer steps, another timestep_spacing, or a lower order"
             )

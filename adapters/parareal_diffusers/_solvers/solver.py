@@ -37,7 +37,7 @@ class Solver(ABC):
     """A sampler as an object: its options, and one step from level s to level t, vectorised over rows.
 
     `scheduler`, a diffusers scheduler, says over which nodes a *fine* solver steps; a coarse one jumps over the fine
-    one's nodes and needs none. What an implementer owes (docs/new-solver.md writes one in 15 lines):
+    one's nodes and needs none. What an implementer owes (docs/how-to/new-solver.md writes one in 15 lines):
 
     1. a frozen dataclass that derives from this class and whose fields are the method's options;
     2. `step(x, memory, leg)`: a generator that asks the network by `yield from leg.predict(x)` and returns the state at

@@ -137,7 +137,7 @@ def test_costs_of_iterations_are_those_of_the_theory():
     slices, length = 5, 5
     for p in (0, 1, 2, 3):
         stats = costs(slices * length, p, (("slices", slices), ("coarse", "same")))
-        assert stats.span == (p * length + slices - p if p else slices)  # docs/theory.md, eq. 9
+        assert stats.span == (p * length + slices - p if p else slices)  # docs/explained/theory.md, eq. 9
         work = slices + sum((slices - j + 1) * (length - 1) + slices - j for j in range(1, p + 1))
         assert stats.work == work
 

@@ -19,7 +19,7 @@ SCHEDULE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "clip_sample": False,
-    "set_alpha_to_one": True,  # DDIMParallelScheduler ignores the other choice (docs/upstream.md)
+    "set_alpha_to_one": True,  # DDIMParallelScheduler ignores the other choice (docs/reference/upstream.md)
     "steps_offset": 1,
 }
 PROMPT, SCALE, STEPS, WINDOW = "a cat", 7.5, 12, 5

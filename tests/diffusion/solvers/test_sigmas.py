@@ -161,7 +161,7 @@ class DPMPP3M:
     """SDE-DPM-Solver++(3M) as k-diffusion has it, its integrals by quadrature.
 
     With v = log(s / sigma) the step over h is exp(-2h) x + the integral of 2 exp(2 (v - h)) D(v); D is a polynomial
-    through the last predictions, but of its term in v^2 only half is taken (docs/upstream.md).
+    through the last predictions, but of its term in v^2 only half is taken (docs/reference/upstream.md).
     """
 
     def __init__(self):

@@ -73,7 +73,7 @@ class DDIM(Solver):
         if bad:
             raise ValueError(
                 f"step {bad[0]} of {grid.steps} with eta={self.eta} takes the root of a number that rounding has made "
-                "negative: the scheduler's own loop returns NaN here (docs/upstream.md); use a smaller eta, or a "
+                "negative: the scheduler's own loop returns NaN here (docs/reference/upstream.md); use a smaller eta, or a "
                 "schedule that does not start at zero signal"
             )
 

@@ -39,7 +39,7 @@ class DDPM(Solver):
         if self.variance_type == "fixed_large_log":
             raise ValueError(
                 "variance_type 'fixed_large_log' cannot be reproduced: DDPMScheduler takes the square root of the "
-                "variance's logarithm, which is negative, and returns NaN (docs/upstream.md); use 'fixed_large'"
+                "variance's logarithm, which is negative, and returns NaN (docs/reference/upstream.md); use 'fixed_large'"
             )
         one_of("variance_type", self.variance_type, VARIANCES)
 

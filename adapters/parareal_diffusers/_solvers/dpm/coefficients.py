@@ -20,7 +20,7 @@ class Coefficients(NamedTuple):
     """A step over h in lambda: state * x + d0 * D0 + (midpoint or heun) * D1 + d2 * D2 + noise * z.
 
     D0 is the prediction, D1 approximates h times its first derivative by lambda and D2 h^2 times its second one, the
-    multistep solver's half of it (docs/upstream.md); sources: DPM-Solver, arXiv 2206.00927, and DPM-Solver++, arXiv
+    multistep solver's half of it (docs/reference/upstream.md); sources: DPM-Solver, arXiv 2206.00927, and DPM-Solver++, arXiv
     2211.01095, and for the third order the code of diffusers. All in the schedulers' order of operations, for with many
     steps the differences in them are mostly rounding. Each has shape (R, 1, ..), float32.
     """
@@ -37,7 +37,7 @@ class Coefficients(NamedTuple):
         """Compute them for steps from level s to level t.
 
         `as_scheduler`, the third order of the SDE is the scheduler's, whose last 1/2 has the other sign than in the
-        expansion of the exact solution (docs/upstream.md), else that of k-diffusion's `sample_dpmpp_3m_sde`.
+        expansion of the exact solution (docs/reference/upstream.md), else that of k-diffusion's `sample_dpmpp_3m_sde`.
         """
         h = t.half_log_snr - s.half_log_snr
         zero = torch.zeros_like(h)

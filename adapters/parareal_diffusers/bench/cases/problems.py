@@ -56,7 +56,7 @@ class Problem:
         return replace(_mapped(self, lambda x: x.to(device)), model=model)
 
     def scheduler_for(self, steps: int) -> Any:
-        """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/upstream.md)."""
+        """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/reference/upstream.md)."""
         if len(prepared(self.scheduler, steps).timesteps) == steps:
             return self.scheduler
         return type(self.scheduler).from_config(self.scheduler.config, timestep_spacing="leading")
