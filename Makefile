@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11 or newer, make and a package index:
-#   make demo    draw ten pictures four ways, and write a report
+#   make demo    draw ten images four ways, and write a report
 #   make test    run the tests
 # Each makes the environment .venv first, from the pinned versions in requirements/dev.txt.
 
@@ -34,7 +34,7 @@ types: $(VENV)/ready
 	$(BIN)/pyright
 
 docs: $(VENV)/ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/engine/overhead.py

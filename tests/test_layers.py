@@ -1,4 +1,4 @@
-"""The rooms of the house: which may import which. `docs/explained/architecture.md` shows the same table as a picture."""
+"""Layers: the rooms of each package, and which may import which (docs/explained/architecture.md)."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ PACKAGES = {
     "parareal_diffusers": ROOT / "adapters" / "parareal_diffusers",
 }
 
-# Each room may import those to its right, and nothing else of its package. The package's own __init__ may import all.
+# Each room may import the rooms to its right and no others of its package. Only __init__ of the package imports all.
 ENGINE = {
     "driver": "_planning _run _execution _results _iteration _problem _corrections _criteria _state _checks",
     "_api": "_planning _run _execution _results _iteration _problem _corrections _criteria _state _checks",
@@ -52,15 +52,15 @@ MOST_ENTRIES = 14
 
 def modules(package: str) -> dict[str, Path]:
     """Return the files of a package by their dotted names; a folder's name stands for its __init__."""
-    root, found = PACKAGES[package], {}
+    root, files = PACKAGES[package], {}
     for path in sorted(root.rglob("*.py")):
         parts = (package, *path.relative_to(root).with_suffix("").parts)
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield all that a file imports, within functions and for type checkers, too."""
+    """Yield everything that a file imports, also within functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,7 +71,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def graph(package: str) -> dict[str, set[str]]:
-    """Return which files of a package import which; the package itself, which re-exports, is left out."""
+    """Return the imports of each file of a package, without the package itself, which re-exports."""
     files = modules(package)
     return {
         name: {n for n in imports(path) if n in files and n not in (name, package)}
@@ -80,19 +80,19 @@ def graph(package: str) -> dict[str, set[str]]:
     }
 
 
-def in_circles(arrows: dict[str, set[str]]) -> set[str]:
-    """Return the nodes from which some way leads back."""
+def find_circles(arrows: dict[str, set[str]]) -> set[str]:
+    """Return the nodes that can be reached from themselves."""
 
-    def reached(start: str) -> set[str]:
-        seen, todo = set(), list(arrows.get(start, ()))
-        while todo:
-            node = todo.pop()
-            if node not in seen:
-                seen.add(node)
-                todo += arrows.get(node, ())
-        return seen
+    def follow(start: str) -> set[str]:
+        visited, pending = set(), list(arrows.get(start, ()))
+        while pending:
+            node = pending.pop()
+            if node not in visited:
+                visited.add(node)
+                pending += arrows.get(node, ())
+        return visited
 
-    return {node for node in arrows if node in reached(node)}
+    return {node for node in arrows if node in follow(node)}
 
 
 def folder(package: str, name: str) -> str:
@@ -102,7 +102,7 @@ def folder(package: str, name: str) -> str:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_circle_between_files(package):
-    assert not in_circles(graph(package))
+    assert not find_circles(graph(package))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -112,11 +112,11 @@ def test_no_circle_between_folders(package):
         here = folder(package, name)
         arrows.setdefault(here, set()).update({folder(package, n) for n in used} - {here, package})
     arrows.pop(package, None)
-    assert not in_circles(arrows)
+    assert not find_circles(arrows)
 
 
-def test_a_circle_would_be_found():
-    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+def test_a_circle_is_found():
+    assert find_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
 
 
 @pytest.mark.parametrize(("package", "table"), [("parareal", ENGINE), ("parareal_diffusers", DIFFUSERS)])
@@ -144,7 +144,7 @@ def test_folders_within_a_room_import_only_those_below(room):
     for name, used in graph(package).items():
         for other in used if name.startswith(f"{room}.") else ():
             if other.startswith(f"{room}."):
-                assert floor(other) >= floor(name), f"{name} imports {other}, which is further up"
+                assert floor(other) >= floor(name), f"{name} imports {other}, which is on a higher floor"
 
 
 def test_adapters_use_the_engines_two_interfaces_only():
@@ -155,7 +155,7 @@ def test_adapters_use_the_engines_two_interfaces_only():
 
 
 def chains(path: Path) -> set[str]:
-    """Return the dotted names that a file uses, as `parareal._run.loop.Run`."""
+    """Return the dotted names that a file uses, such as `parareal._run.loop.Run`."""
     return {
         ast.unparse(node)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -165,7 +165,7 @@ def chains(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_imported_past_the_table(package):
-    """Not by way of the package itself, which re-exports everything, nor by name at run time."""
+    """No import goes through the package itself, which re-exports everything, or by name at run time."""
     for name, path in modules(package).items():
         source = path.read_text(encoding="utf-8")
         assert not re.search(r"\b(import_module|__import__)\(", source), name
@@ -206,7 +206,7 @@ def test_a_floor_can_be_seen_at_a_glance(package):
 
 
 def test_the_engine_is_made_of_small_pieces():
-    """Median file at most 130 lines, longest function at most 60, its docstring aside."""
+    """The median file has at most 130 lines, the longest function at most 60 without its docstring."""
     lengths, longest = [], ("", 0)
     for name, path in modules("parareal").items():
         source = path.read_text(encoding="utf-8")

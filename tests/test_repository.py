@@ -21,8 +21,13 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/reference/solvers.md",
-    *(f"docs/how-to/{p}.md" for p in ("diffusion", "odes", "levels", "windows", "pools")),
+    *(f"docs/start/{name}.md" for name in ("ode", "sample", "pipeline")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("stop", "memory", "cite", "diffusion", "odes", "levels", "windows", "pools")
+    ),
 ]
+GOOD = {parareal.Outcome.CONVERGED, parareal.Outcome.EXACT}
 SNIPPETS = [
     (p, i, s) for p in PAGES for i, s in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.S))
 ]
@@ -30,9 +35,12 @@ SNIPPETS = [
 
 @pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{p}-{i}" for p, i, _ in SNIPPETS])
 def test_snippets_run(page, number, code, capsys):
+    """A snippet that defines `solution` has an answer; where it shows an error, that error carries the solution."""
     names = {}
     exec(compile(code, f"{page}, snippet {number}", "exec"), names)
-    assert names["solution"].outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
+    if "solution" in names:
+        expected = {parareal.Outcome.WORKER_LOST} if page.endswith("memory.md") else GOOD
+        assert names["solution"].outcome in expected
 
 
 def snippets(page):
@@ -65,8 +73,14 @@ def test_upstream_is_as_we_say(number):
     exec(compile(code[number], f"docs/reference/upstream.md, snippet {number}", "exec"), {})
 
 
-def test_the_readme_shows_its_examples():
-    assert len([s for s in SNIPPETS if s[0] == "README.md"]) == 5
+def test_the_readme_is_short():
+    """At most 130 lines of 100 characters, and three examples of at most six lines."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    assert max(map(len, lines)) <= 100
+    examples = [code.strip().splitlines() for page, _, code in SNIPPETS if page == "README.md"]
+    assert len(examples) == 3
+    assert max(map(len, examples)) <= 6
 
 
 def test_versions_agree():
@@ -78,10 +92,9 @@ def test_versions_agree():
 
 
 def test_pictures_the_pages_show_exist():
-    for page in [*PAGES, "docs/index.md", "docs/explained/architecture.md"]:
-        path = ROOT / page
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text()):
-            assert (path.parent / link).exists(), f"{page} shows {link}"
+            assert (path.parent / link).exists(), f"{path} shows {link}"
 
 
 def test_the_model_loads_and_is_small():
@@ -112,7 +125,7 @@ def test_the_trained_model_denoises():
     assert (right - wrong).abs().max() > 1e-2
 
 
-def test_slow_contraction_is_priced_or_admitted():
+def test_slow_contraction_is_estimated_or_reported():
     """Picard contracts slowly on a real score: the carried estimate sees it, the largest increment."""
     net, scheduler = models.load("fashion-mnist")
     x, labels = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([3])
@@ -130,8 +143,8 @@ def test_slow_contraction_is_priced_or_admitted():
 
 def test_the_demo_writes_its_report(tmp_path, capsys):
     assert cli.main(["demo", "--steps", "16", "--slices", "4", "--seed", "3", "--out", str(tmp_path)]) == 0
-    shown = capsys.readouterr()
-    assert "40/40" in shown.err
+    printed = capsys.readouterr()
+    assert "40/40" in printed.err
     for word in (
         "method",
         "slices",
@@ -143,14 +156,14 @@ def test_the_demo_writes_its_report(tmp_path, capsys):
         "ratio",
         "worst relative error",
     ):
-        assert word in shown.out
+        assert word in printed.out
     for name in [f"strip-{i}" for i in range(10)]:
         (strip,) = tmp_path.glob(f"{name}-*.png")
         assert strip.stat().st_size > 10_000
     for name in ("convergence.png", "timeline.png", "report.md", "trace.json"):
         assert (tmp_path / name).stat().st_size > 1000
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    rows = [line for line in shown.out.splitlines() if line.startswith("| parareal")]
+    rows = [line for line in printed.out.splitlines() if line.startswith("| parareal")]
     assert float(rows[0].split("|")[-2]) < 1e-2
 
 
@@ -234,7 +247,7 @@ def test_the_example_of_a_pipeline_draws_a_picture(tmp_path, monkeypatch, capsys
 
 
 class _Bar(list):
-    def set_postfix(self, **shown):
+    def set_postfix(self, **postfix):
         pass
 
 

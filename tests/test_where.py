@@ -1,4 +1,4 @@
-"""The table "Where do I ..." of docs/explained/architecture.md: every row names a file that exists and a symbol it defines."""
+"""The table "Where do I ..." of docs/explained/architecture.md names files that exist and symbols that they define."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ ROWS = re.findall(r"^\| ([^|]+) \| `([\w/]+\.py)` \| `(\w+)` \|$", PAGE, re.M)
 SUBJECTS = ("algorithm", "solver", "criterion", "executor", "correction", "adapter", "pipeline class", "error message")
 
 
-def defined(path: Path) -> set[str]:
+def list_names(path: Path) -> set[str]:
     """Return the names that a file defines or re-exports at its top."""
     names: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -29,12 +29,12 @@ def defined(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("what", "file", "symbol"), ROWS, ids=[what for what, _, _ in ROWS])
-def test_the_place_is_there(what, file, symbol):
+def test_the_place_exists(what, file, symbol):
     assert (ROOT / file).exists(), f"{what}: {file} does not exist"
-    assert symbol in defined(ROOT / file), f"{what}: {file} defines no {symbol}"
+    assert symbol in list_names(ROOT / file), f"{what}: {file} defines no {symbol}"
 
 
-def test_the_table_is_read_whole():
+def test_every_row_of_the_table_is_read():
     table = PAGE.split("## Where do I ...")[1].split("## ")[0]
     assert len(ROWS) == table.count("\n| ") - 1
     for subject in SUBJECTS:
@@ -52,11 +52,11 @@ def test_importing_the_engine_stays_light():
     heavy = ("matplotlib", "diffusers", "transformers", "torchdiffeq", "scipy", "torch._dynamo", "sympy.core")
     code = f"import parareal, sys; print([name for name in {heavy} if name in sys.modules])"
     before = f"import torch, sys; print([name for name in {heavy} if name in sys.modules])"
-    shown = [
+    outputs = [
         subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True, cwd=ROOT).stdout
         for c in (code, before)
     ]
-    assert shown[0] == shown[1]
+    assert outputs[0] == outputs[1]
 
 
 def texts() -> list[Path]:
