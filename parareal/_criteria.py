@@ -25,13 +25,13 @@ class Evidence(NamedTuple):
     previous: float = float("inf")
     """norm of the increment of the iteration before; infinite in the first"""
     error: float = float("inf")
-    """estimated norm of U(k, n) - u(n), u being the sequential solution (docs/explained/theory.md); infinite if there is none"""
+    """estimated norm of U(k, n) - u(n), u being the sequential solution (docs/explained/estimates.md); infinite if there is none"""
     last: bool = False
     """whether this is the last boundary"""
 
 
 def propagated_error(evidence: Evidence) -> float:
-    """Return the estimated relative error of an iterate, as it comes through the slices (docs/explained/theory.md, eq. 15 to 19).
+    """Return the estimated relative error of an iterate, as it comes through the slices (docs/explained/estimates.md, eq. 15 to 19).
 
     Every slice passes on what reaches it, times its measured gain, and adds what its own correction has left, from the
     measured rate at which it contracts, less what cancels; in the first iterations an embedded pair of coarse
@@ -176,7 +176,7 @@ class Tolerance(AbstractCriterion):
     `rtol` when all boundaries have settled: `Solution.error_estimate` has it, and `Solution.message` says so.
 
     `estimator` maps an `Evidence` to an estimate. The default, `propagated_error`, costs no evaluation; how often it
-    errs, and how many iterations it wastes, is measured (docs/explained/theory.md). `worst_increment` is simple and pessimistic:
+    errs, and how many iterations it wastes, is measured (docs/results/coverage.md). `worst_increment` is simple and pessimistic:
     the largest relative increment of any boundary, which may ask for an iteration more than needed.
     """
 

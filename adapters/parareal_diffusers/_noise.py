@@ -153,7 +153,7 @@ class Noise:
 
     A jump from node a to node b gets what the steps' noises add up to if the predicted clean sample is held fixed,
     the sum over i of std_i * (decay_{i+1} .. decay_{b-1}) * z_i. It has exactly the variance of one DDPM step from a to
-    b where each step has the posterior's (docs/reference/solvers.md).
+    b where each step has the posterior's (docs/explained/history-and-noise.md).
 
     Args:
         tape: with the noise of every step that draws any.

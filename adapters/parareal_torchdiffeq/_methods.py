@@ -86,7 +86,7 @@ def _damped(second: Array, first: Array) -> Array:
 
     Four stages have no embedded method of third order but their own. The errors of orders 1 and 2 go down by a factor;
     going on by it gives the size of an error of order 3. By its root the estimate is between the two, which was found
-    to be safer (docs/explained/theory.md).
+    to be safer (docs/explained/estimates.md).
     """
     axes = tuple(range(1, second.ndim))
     two, one = ((abs(x) ** 2).sum(axes) ** 0.5 if axes else abs(x) for x in (second, first))

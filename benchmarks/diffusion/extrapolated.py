@@ -5,7 +5,7 @@
 Errors relative to the sequential solution, worst and mean over the samples, of the sketch and of two iterations, on the
 shipped network and on the exact score of a Gaussian mixture, with slices even in steps and spaced by
 `boundaries(..., log_snr=0.4)`. Some minutes on one core; `--write` puts the tables into docs/results/extrapolated.md,
-and one setting of each into docs/reference/solvers.md.
+and one setting of each into docs/results/solvers.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ JUMPS: dict[str, Any] = {
 }
 SLICES = {25: 12, 50: 12, 100: 14, 150: 15}
 SHOWN = {"steps": "50", "log_snr": "0.4"}
-"""the setting that docs/reference/solvers.md shows"""
+"""the setting that docs/results/solvers.md shows"""
 
 Row = dict[str, str]
 
@@ -77,7 +77,7 @@ def tables(found: dict[str, list[Row]], only: Row) -> str:
 def write(found: dict[str, list[Row]]) -> None:
     """Put all tables on their page, and what is shown of them among the coarse solvers."""
     put(DOCS / "results/extrapolated.md", "extrapolated, in full", tables(found, {}))
-    put(DOCS / "reference/solvers.md", "extrapolated", tables(found, SHOWN))
+    put(DOCS / "results/solvers.md", "extrapolated", tables(found, SHOWN))
 
 
 if __name__ == "__main__":

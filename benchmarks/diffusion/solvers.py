@@ -1,7 +1,7 @@
 """How fast each solver converges, from which coarse solver, and what history and noise coupling are worth.
 
     python benchmarks/diffusion/solvers.py                      # prints all tables, in some fifteen minutes
-    python benchmarks/diffusion/solvers.py --write              # and puts them into docs/reference/solvers.md
+    python benchmarks/diffusion/solvers.py --write              # and puts them into docs/results/solvers.md
     python benchmarks/diffusion/solvers.py --only noise         # some of: solvers coarse history noise flow
     python benchmarks/diffusion/solvers.py --only solvers --rows LMS UniPC --write      # these rows alone
 
@@ -43,7 +43,7 @@ from tqdm.auto import tqdm
 import parareal
 from benchmarks.tools.pages import DOCS, put
 
-PAGE = DOCS / "reference/solvers.md"
+PAGE = DOCS / "results/solvers.md"
 FINEST = 8  # iterations after which a search for a tolerance is given up
 Row = dict[str, str]
 
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="of the table solvers, these alone")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/reference/solvers.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/results/solvers.md")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     machine = f"{platform.machine()}, {given.threads} threads, torch {torch.__version__}"

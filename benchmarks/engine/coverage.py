@@ -5,7 +5,7 @@
 For every setting, tolerance and sample: the error of the sample at which the solve stopped, relative to the sequential
 one, and the first iteration whose error is within the tolerance, which an oracle would have stopped at. Coverage is the
 share of samples whose error is within the tolerance, cost the mean number of iterations beyond the oracle's. It takes
-some minutes; `--write` puts the table into docs/explained/theory.md.
+some minutes; `--write` puts the table into docs/results/coverage.md.
 """
 
 import argparse
@@ -197,7 +197,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", help="a part of the name of the rows to run")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/explained/theory.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/coverage.md")
     given = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {given.samples} samples", flush=True)
     lines = [
@@ -216,4 +216,4 @@ if __name__ == "__main__":
             print(lines[-1], flush=True)
         promised += found
     if given.write:
-        put(DOCS / "explained/theory.md", "coverage", "\n".join(lines))
+        put(DOCS / "results/coverage.md", "coverage", "\n".join(lines))

@@ -35,7 +35,7 @@ class AbstractCorrection(ABC):
     3. `begin(layout, slices)`, where something is learned during a solve: the object that one sample's solve uses, or
        one inner solve of nested levels, whose `slices` are its own. Solves that shall learn from each other share what
        they know through the object that makes them.
-    4. `estimates_errors` and `value`: set `estimates_errors = True` only if the error estimates of docs/explained/theory.md,
+    4. `estimates_errors` and `value`: set `estimates_errors = True` only if the error estimates of docs/explained/estimates.md,
        eq. 15 to 19, have been measured to hold for it. They assume that an iterate is much better than the one before
        it. Without them estimates are infinite, and `Tolerance` is refused. `value(point)` is C(U), where C is a map
        that can be evaluated: the estimate of the first iteration needs it.

@@ -1,4 +1,4 @@
-"""Error estimates for the outputs of one slice (docs/explained/theory.md, eq. 15 to 19)."""
+"""Error estimates for the outputs of one slice (docs/explained/estimates.md, eq. 15 to 19)."""
 
 from typing import NamedTuple, final
 

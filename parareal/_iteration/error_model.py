@@ -1,4 +1,4 @@
-"""Error model of one slice, from numbers that the iteration makes anyway (docs/explained/theory.md).
+"""Error model of one slice, from numbers that the iteration makes anyway (docs/explained/estimates.md).
 
 To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
 
@@ -19,7 +19,7 @@ from typing import final
 from parareal._iteration.messages import Sums, Value
 
 PREDICTION = 2.0
-"""safety factor of the embedded pair's estimate of the prediction; all are set on recorded iterates (docs/explained/theory.md)"""
+"""safety factor of the embedded pair's estimate of the prediction; all are set on recorded iterates (docs/explained/estimates.md)"""
 FEW = 4
 """slices below which a prediction is not accepted by its embedded pair"""
 PAIR = 1.8
@@ -33,7 +33,7 @@ CONTRACTED = 3.0
 
 
 def contracted(moved: float, before: float) -> float:
-    """Return the relative error extrapolated from the decay of the increments (docs/explained/theory.md, eq. 18b).
+    """Return the relative error extrapolated from the decay of the increments (docs/explained/estimates.md, eq. 18b).
 
     `moved` is the largest on the way to a boundary, `before` that of the iteration before. Infinite where there are no
     two, as in the first iteration, or where they do not shrink.

@@ -23,7 +23,7 @@ class Sums(NamedTuple):
     """norm, if all were at right angles, as what is independent is in many dimensions"""
 
     def share(self, increment: float, dimensions: int) -> float:
-        """Return the share of a sum of norms that remains, as it does of the increment (docs/explained/theory.md, eq. 18a)."""
+        """Return the share of a sum of norms that remains, as it does of the increment (docs/explained/estimates.md, eq. 18a)."""
         if not self.aligned > 0:
             return 1.0
         # in few dimensions one sum may cancel by accident, and another not

@@ -23,7 +23,7 @@ from parareal_diffusers._sampling.sample import sample
 from parareal_diffusers.testing import relative_error
 
 BEST = "extrapolated"
-"""the coarse solver of our best setting (docs/reference/solvers.md)"""
+"""the coarse solver of our best setting (docs/results/solvers.md)"""
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:

@@ -73,7 +73,7 @@ def of_first_order(fine: Solver) -> bool:
 
 
 def automatic(fine: Solver, grid: Grid) -> Solver:
-    """Return the coarse solver that converged fastest on the shipped network (docs/reference/solvers.md)."""
+    """Return the coarse solver that converged fastest on the shipped network (docs/results/solvers.md)."""
     if not fine.stochastic:
         far = grid.steps <= FEW_STEPS or not grid.chained  # from the ODE that others approximate
         return COARSE["extrapolated" if far and of_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]

@@ -22,7 +22,7 @@ class Jumps(parareal.Stepper):
     Args:
         solver, grid, denoiser, random: as of a `SolverStepper`.
         embedded: another solver, which is given the same evaluations; by what the two disagree by errors are estimated
-            (docs/explained/theory.md). Both must make one evaluation a step.
+            (docs/explained/estimates.md). Both must make one evaluation a step.
         records: remember what the network said, by which a fine solver corrects its history.
     """
 

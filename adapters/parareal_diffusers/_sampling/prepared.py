@@ -22,7 +22,7 @@ from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver
 
 LOG_SNR = 0.4
-"""how slices are spaced by default, as of `boundaries`: with it errors were least (docs/reference/solvers.md)"""
+"""how slices are spaced by default, as of `boundaries`: with it errors were least (docs/results/extrapolated.md)"""
 
 
 @final
@@ -41,7 +41,7 @@ class Ready:
     def boundaries(self, count: int) -> list[int]:
         """Return the nodes that bound `count` slices, where the user leaves them open.
 
-        Extrapolated jumps gain by shorter slices where the noise ends, others do not (docs/reference/solvers.md).
+        Extrapolated jumps gain by shorter slices where the noise ends, others do not (docs/results/extrapolated.md).
         """
         bases = list(self.fine.bases(self.grid))
         even = boundaries_of(None, count, None, bases)

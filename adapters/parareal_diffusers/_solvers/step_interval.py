@@ -124,6 +124,6 @@ class Leg:
     def noise(self, scale: Tensor) -> Tensor | float:
         """Return the noise that the steps add: `scale`, of shape (R, 1, ..) or (R, *sample), times standard noise.
 
-        For a jump over many nodes it is what their steps' noises add up to, whatever the scale (docs/reference/solvers.md).
+        For a jump over many nodes it is what their steps' noises add up to, whatever the scale (docs/explained/history-and-noise.md).
         """
         return 0.0 if self.random is None else self.random(self.start, self.stop, self.sample, scale)

@@ -27,13 +27,13 @@ class Extrapolated(Solver):
     where v is a straight line over nodes through its values at s, where the jump starts, and r, where the one before
     did. A, W and D are sums over the very steps that the fine solver makes, where they start and land, so that a jump
     has their discretisation error, too; other coarse solvers approximate the ODE instead, from which few steps are far.
-    One evaluation a jump. It is an Adams-Bashforth method whose quadrature is the fine solver (docs/explained/theory.md, eq. 20).
+    One evaluation a jump. It is an Adams-Bashforth method whose quadrature is the fine solver (docs/explained/history-and-noise.md, eq. 20).
 
     Args:
         scheduler: as for any solver; not needed for a coarse one.
         order: 1 holds v constant, 2 extrapolates it.
         of: what v is: `"velocity"`, which is smoothest on trained networks, or `"clean"`, the clean sample, which was
-            on the exact score of a Gaussian mixture (docs/reference/solvers.md).
+            on the exact score of a Gaussian mixture (docs/results/solvers.md).
 
     Raises:
         ValueError: for another order, or another `of`.
