@@ -15,7 +15,7 @@ FIGURE = re.compile(
     r"|\|\s*\d+\.\d+|!\[[^\]]*\]\([^)]*\)"
 )
 SOURCE = re.compile(
-    r"(?:benchmarks|examples|tests)/[\w./-]+\.(?:py|ipynb)|\bmake (?:demo|test)\b|\bparareal (?:bench|plan)\b"
+    r"(?:benchmarks|examples|tests)/[\w./-]+\.(?:py|ipynb)|\bmake (?:demo|test)\b|\bparareal (?:bench|plan)\b|python -X importtime"
 )
 
 
@@ -45,7 +45,7 @@ def test_figures_name_their_source(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_scripts_exist(page):
     for name in SOURCE.findall(page.read_text(encoding="utf-8")):
-        assert name.startswith(("make", "parareal")) or (ROOT / name).exists(), name
+        assert name.startswith(("make", "parareal", "python")) or (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("text", ["It is 3.2 x faster", "takes 12 ms", "| 0.5 | 2 |", "![a](b.png)"])
