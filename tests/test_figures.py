@@ -15,7 +15,8 @@ FIGURE = re.compile(
     r"|\|\s*\d+\.\d+|!\[[^\]]*\]\([^)]*\)"
 )
 SOURCE = re.compile(
-    r"(?:benchmarks|examples|tests)/[\w./-]+\.(?:py|ipynb)|\bmake (?:demo|test)\b|\bparareal (?:bench|plan)\b|python -X importtime"
+    r"(?:benchmarks|examples|tests)/[\w./-]+\.(?:py|ipynb)"
+    r"|\bmake (?:demo|test)\b|\bparareal (?:bench|plan)\b|\bpython -X importtime\b"
 )
 
 
