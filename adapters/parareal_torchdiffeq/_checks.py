@@ -60,8 +60,8 @@ def check_func_and_state(func: Any, y0: Any) -> None:
 def check_times(t: Any) -> None:
     """Raise `ValueError` unless t is a sequence of times."""
     if not isinstance(t, Tensor) or t.ndim != 1 or not t.is_floating_point() or len(t) < 2:
-        got = f"a tensor of {t.dtype} and shape {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
-        raise ValueError(f"t must be a tensor of floating dtype and shape (points,), two points or more, not {got}")
+        actual = f"a tensor of {t.dtype} and shape {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"t must be a tensor of floating dtype and shape (points,), two points or more, not {actual}")
     times = t.tolist()
     rises, falls = (all(before(a, b) for a, b in pairwise(times)) for before in (lt, gt))
     if not (all(map(isfinite, times)) and (rises or falls)):

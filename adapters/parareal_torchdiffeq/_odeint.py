@@ -154,7 +154,7 @@ def odeint(
                         str(error), state_format.convert_solution(solution)
                     ) from error.__cause__
             times = problem.user_times(solution.boundaries)
-            # A func that has raised is not called again: neither for the check of its form nor for the outputs.
+            # A func that has raised is not called again, for the check of its form or for the outputs.
             complete = solution.outcome is not parareal.Outcome.WORKER_LOST
             states = state_format.to_tensor(solution.states)
             if not complete or matches_single_calls(rhs, func, problem.shapes, times, states):

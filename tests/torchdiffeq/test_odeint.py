@@ -230,7 +230,7 @@ PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.f
         (lambda t, y: torch.cos(t), VECTOR, "broadcast"),  # a scalar slope, which torchdiffeq adds to every entry
         (lambda t, y: torch.ones(2, dtype=y.dtype), VECTOR, "broadcast"),
         (pair, PAIR, "broadcast"),
-        (squeeze_axis, VECTOR, "vmap"),  # right for three rows, but for one row it squeezes the axis of rows
+        (squeeze_axis, VECTOR, "vmap"),  # right for three rows; a single row loses its axis
         (last_axis, VECTOR, "vector"),
         (first_axis, VECTOR, "vmap"),
         (matrix, VECTOR, "vmap"),
@@ -281,7 +281,7 @@ def test_the_warning_names_the_reasons():
         odeint(lambda t, y: torch.rand_like(y), VECTOR, t, method="euler")
 
 
-def speed_limit(t, y):
+def limit_speed(t, y):
     """A limiter that is inactive at the start. Its norm is taken over all rows of a batch, which is wrong."""
     speed = torch.stack([y[..., 1], -y[..., 0]], -1) * 3 + 0.5 * y
     return speed * torch.clamp(5 / speed.norm(), max=1.0)
@@ -295,7 +295,7 @@ def weakly_coupled(t, y):
     return -y + 1e-7 * y.sum()
 
 
-@pytest.mark.parametrize("func", [speed_limit, branch_elsewhere, weakly_coupled])
+@pytest.mark.parametrize("func", [limit_speed, branch_elsewhere, weakly_coupled])
 def test_a_form_that_is_wrong_at_the_solution_is_rejected(func):
     y0, t = torch.tensor([0.1, 0.0], dtype=torch.float64), torch.linspace(0, 6, 7, dtype=torch.float64)
     options = {"method": "rk4", "options": {"step_size": 0.05}}
