@@ -204,7 +204,7 @@ def squeeze_axis(t, y):
     return torch.stack([y[..., 1], -y[..., 0].squeeze()], -1)
 
 
-def numbers(t, y):
+def python_numbers(t, y):
     return torch.tensor([y[1].item(), -y[0].item()], dtype=y.dtype)
 
 
@@ -239,7 +239,7 @@ PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.f
         (branch_taken_later, VECTOR, "rows"),
         (branch_on_time, VECTOR, "rows"),
         (branch_on_equality, VECTOR, "rows"),
-        (numbers, VECTOR, "rows"),
+        (python_numbers, VECTOR, "rows"),
     ],
 )
 def test_the_probe_selects_the_form_of_func(func, y0, form):
@@ -282,20 +282,22 @@ def test_the_warning_names_the_reasons():
 
 
 def limit_speed(t, y):
-    """A limiter that is inactive at the start. Its norm is taken over all rows of a batch, which is wrong."""
+    """Return a slope with a limiter that is inactive at the start; its norm couples the rows of a batch."""
     speed = torch.stack([y[..., 1], -y[..., 0]], -1) * 3 + 0.5 * y
     return speed * torch.clamp(5 / speed.norm(), max=1.0)
 
 
-def branch_elsewhere(t, y):
+def couple_rows_later(t, y):
+    """Return a slope that couples the rows of a batch by its sum, but only at states that the probe does not try."""
     return torch.where(y > 3, -y.sum() * torch.ones_like(y), 0.5 * y + 1)
 
 
-def weakly_coupled(t, y):
+def couple_rows_weakly(t, y):
+    """Return a slope that couples the rows of a batch by a small term, which the probe must detect."""
     return -y + 1e-7 * y.sum()
 
 
-@pytest.mark.parametrize("func", [limit_speed, branch_elsewhere, weakly_coupled])
+@pytest.mark.parametrize("func", [limit_speed, couple_rows_later, couple_rows_weakly])
 def test_a_form_that_is_wrong_at_the_solution_is_rejected(func):
     y0, t = torch.tensor([0.1, 0.0], dtype=torch.float64), torch.linspace(0, 6, 7, dtype=torch.float64)
     options = {"method": "rk4", "options": {"step_size": 0.05}}
@@ -559,7 +561,7 @@ def test_auto_is_sequential_where_batching_gains_nothing(state):
     assert calls == [1] * 80
 
 
-def test_auto_of_a_single_step():
+def test_auto_is_sequential_for_a_single_step():
     ys = odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4")
     assert torch.equal(ys, torchdiffeq.odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4"))
 
@@ -572,13 +574,13 @@ class SlowRhs(CallRecorder):
         return super().__call__(t, y)
 
 
-def slows_down(t, u):
+def cubic_decay(t, u):
     return -(u**3)
 
 
-def test_auto_tries_slices_that_failed_only_on_shorter_intervals():
+def test_slices_that_failed_are_tried_again_on_shorter_intervals_only():
     """Coarse steps much longer than 2 overshoot, by a factor that grows from step to step."""
-    func, u = SlowRhs(slows_down), VECTOR
+    func, u = SlowRhs(cubic_decay), VECTOR
 
     def solve(end):
         func.shapes.clear()
@@ -596,7 +598,7 @@ def test_auto_tries_slices_that_failed_only_on_shorter_intervals():
 
 
 def test_auto_stops_using_slices_that_were_slower_twice_in_a_row():
-    func, t = SlowRhs(slows_down), torch.tensor([0.0, 2.0], dtype=torch.float64)
+    func, t = SlowRhs(cubic_decay), torch.tensor([0.0, 2.0], dtype=torch.float64)
     problem = FixedGridProblem.create(func, VECTOR, t, 1e-7, 1e-9, "euler", {"step_size": 2 / 256})
     assert _slice_count.choose_slices(func, problem)[0] > 1
     for seconds in (1e9, 1e-9, 1e9):
@@ -623,10 +625,8 @@ def test_a_repeated_sequential_call_evaluates_func_as_often_as_torchdiffeq(metho
     owner, other = SlopeOwner(), SlopeOwner()
     t = torch.tensor([0.0, 0.33, 0.9, 1.0], dtype=torch.float64)
     t = t.flip(0) if backwards else t
-    arguments = {
-        "method": method,
-        "options": {"step_size": 0.3, "interp": "cubic"},
-    }  # four steps are too few for slices
+    # four steps are too few for slices
+    arguments = {"method": method, "options": {"step_size": 0.3, "interp": "cubic"}}
     odeint(owner.slope, VECTOR, t, **arguments)
     owner.calls = 0
     ours, solution = odeint(owner.slope, VECTOR, t, **arguments, return_solution=True)
