@@ -1,3 +1,3 @@
-"""torchdiffeq's fixed-grid solvers, parallel in time."""
+"""Parallel-in-time versions of torchdiffeq's fixed-grid ODE solvers."""
 
 from parareal_torchdiffeq._odeint import odeint as odeint

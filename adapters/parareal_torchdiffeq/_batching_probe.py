@@ -1,18 +1,19 @@
-"""Finding out how a right-hand side written for one state takes many rows at once.
+"""Selection of the form in which a right-hand side written for one state evaluates many rows.
 
-The user's `func(t, y)` is written for a scalar t and one state y. Tried in this order, on a few rows of different times
-and states, and compared with as many calls of one row each:
+The user's `func(t, y)` is written for a scalar t and one state y. The probe calls it with a few rows of different times
+and states, in one form after the other, and compares the result with one call per row:
 
-1. `broadcast`: y with a leading axis of rows, t of shape (rows, 1, ..., 1) with as many dimensions as y;
-2. `vector`: the same y, t of shape (rows,);
+1. `broadcast`: y with a leading axis of rows; t of shape (rows, 1, ..., 1), of the same rank as y;
+2. `vector`: the same y; t of shape (rows,);
 3. `vmap`: `torch.vmap` over both;
-4. `rows`: one row after the other, with a warning.
+4. `rows`: one call per row, with a warning.
 
-A tuple's leaves get the leading axis each. Where they differ in rank no shape of t suits all of them, so that 1 and 2
-are left out. Values of NaN in both count as equal.
+Every leaf of a tuple has the leading axis. If the leaves differ in rank, no shape of t suits all of them, so 1 and 2
+are skipped. Where both results are NaN, they count as equal.
 
-A function may take another branch where the probe has not looked (a limiter, `torch.where`), so the form is held
-against the solution's own states at the end, by `agrees`; where it fails, the next form solves anew.
+A function may take another branch at states that the probe did not try (a limiter, `torch.where`). After the solve the
+form is therefore compared again, at the states of the solution, by `matches_single_calls`. If it fails there, the solve
+is repeated with the next form.
 """
 
 import warnings
@@ -25,105 +26,134 @@ import torch
 from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
 
-from parareal_torchdiffeq._batched_rhs import Func, RowsOf, batched, filled, one, one_by_one
+from parareal_torchdiffeq._batched_rhs import (
+    BatchedRhs,
+    Func,
+    call_per_row,
+    expand_slope,
+    flatten_rhs,
+    iterate_batched_forms,
+)
 
-_READS = {torch.equal, torch.allclose, torch.is_nonzero} | {
+_READING_OPERATIONS = {torch.equal, torch.allclose, torch.is_nonzero} | {
     getattr(Tensor, name)
     for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__complex__", "__index__", "equal", "allclose")
 }
+"""operations that turn values of a tensor into a Python value, on which a function can branch"""
 
 
-def find(func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor, refuted: Collection[str] = ()) -> RowsOf:
-    """Return the first form that agrees with calls of one row each.
+def find_form(
+    func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor, rejected_forms: Collection[str] = ()
+) -> BatchedRhs:
+    """Return the first form whose result agrees with one call per row.
 
     Args:
         func: the user's function.
-        shapes: those of a tuple's leaves, None where the state is a tensor.
-        t: times to try, shape (3,) or more; where shorter they repeat.
-        y: a state.
-        refuted: forms that are known not to agree.
+        shapes: shapes of the leaves of a tuple; None if the state is a tensor.
+        t: times for the rows, shape (times,); repeated if more rows are needed.
+        y: a state; the rows are small perturbations of it.
+        rejected_forms: forms that are known to disagree, which are skipped.
 
     Raises:
-        ValueError: where func returns something that is no derivative of its state.
+        ValueError: if func does not return a tensor of the dtype and shape of its state.
     """
-    single = one(func, shapes)
-    t, rows = _sample(t, y, [y.shape] if shapes is None else shapes)
-    expected = torch.stack([_checked(single(*row), y) for row in zip(t, rows, strict=True)])
-    reasons = [f"{form}: rows differ from calls of one row each, in the solution" for form in refuted]
-    for candidate in batched(func, shapes, y):
+    single = flatten_rhs(func, shapes)
+    t, rows = _build_probe_rows(t, y, [y.shape] if shapes is None else shapes)
+    expected = torch.stack([_check_slope(single(*row), y) for row in zip(t, rows, strict=True)])
+    reasons = [f"{form}: rows differ from calls of one row each, in the solution" for form in rejected_forms]
+    for candidate in iterate_batched_forms(func, shapes, y):
         form = candidate.form
-        if form in refuted:
+        if form in rejected_forms:
             continue
         try:
-            with nullcontext() if form == "vmap" else _NoBranches():  # vmap refuses branches itself
-                found = [candidate(t[:count], rows[:count]) for count in (len(t), 1)]
-        except Exception as error:  # whatever a function not written for rows may raise
+            # A function that reads a value could branch on it, and the branch would be taken for all rows at once.
+            with nullcontext() if form == "vmap" else _BranchGuard():  # torch.vmap refuses such reads itself
+                # One row alone, too: the engine also makes calls of one row, and some functions fail only there.
+                results = [candidate(t[:count], rows[:count]) for count in (len(t), 1)]
+        except Exception as error:  # a function that was not written for rows may raise anything
             reasons.append(f"{form}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
             continue
-        if all(_close(f, expected[: len(f)]) for f in found):
+        if all(_is_close(result, expected[: len(result)]) for result in results):
             return candidate
         reasons.append(f"{form}: rows differ from calls of one row each")
     warnings.warn(
-        "func takes no rows, so they are evaluated one after the other, which gains nothing: write it with operations "
-        f"on the last axes only, or such that torch.vmap takes it. Tried {'; '.join(reasons)}",
+        "func cannot evaluate several rows in one call, so rows are evaluated one after the other and nothing is "
+        "gained. Write func with operations on the last axes only, or such that torch.vmap accepts it. "
+        f"Tried {'; '.join(reasons)}",
         UserWarning,
         stacklevel=3,
     )
-    return one_by_one(func, shapes)
+    return call_per_row(func, shapes)
 
 
-def agrees(rows: RowsOf, func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> bool:
-    """Return whether a form still agrees on many rows of the solution itself, where the probe may not have looked.
+def matches_single_calls(rhs: BatchedRhs, func: Func, shapes: list[Size] | None, t: Tensor, y: Tensor) -> bool:
+    """Return whether a form agrees with one call per row at states of the solution, which the probe did not try.
 
-    All rows y, of shape (rows, *state), at times t are evaluated in one call, some of them alone.
+    Args:
+        rhs: the form to check; it evaluates all rows in one call.
+        func: the user's function, called for at most eight of the rows.
+        shapes: shapes of the leaves of a tuple; None if the state is a tensor.
+        t: times, shape (rows,).
+        y: states, shape (rows, *state). Rows that are not finite are ignored.
     """
-    known = y.reshape(len(y), -1).isfinite().all(1)
-    t, y = t[known], y[known]
-    if rows.form == "rows" or not len(y):
+    finite_rows = y.reshape(len(y), -1).isfinite().all(1)
+    t, y = t[finite_rows], y[finite_rows]
+    if rhs.form == "rows" or not len(y):
         return True
-    some = torch.linspace(0, len(y) - 1, min(len(y), 8)).round().long()
-    single = one(func, shapes)
-    alone = torch.stack([filled(single(t[i], y[i]), y[i]) for i in some.tolist()])
-    return _close(rows(t, y)[some], alone)
+    indices = torch.linspace(0, len(y) - 1, min(len(y), 8)).round().long()
+    single = flatten_rhs(func, shapes)
+    expected = torch.stack([expand_slope(single(t[i], y[i]), y[i]) for i in indices.tolist()])
+    # All rows in one call, although only some are compared: a result may depend on which rows share the call.
+    return _is_close(rhs(t, y)[indices], expected)
 
 
-def _sample(t: Tensor, y: Tensor, shapes: list[Size]) -> tuple[Tensor, Tensor]:
-    """Return times and slightly different states; their number is no dimension of the state, so that mix-ups show."""
+def _build_probe_rows(t: Tensor, y: Tensor, shapes: list[Size]) -> tuple[Tensor, Tensor]:
+    """Return times and states of the probe: three rows or a few more, each state slightly different."""
+    # The number of rows must differ from all dimensions of the state. Otherwise a function that broadcasts rows
+    # against an axis of the state would return the expected shape.
     dimensions = {n for shape in shapes for n in shape}
     count = next(n for n in range(3, len(dimensions) + 4) if n not in dimensions)
     t = t[torch.arange(count, device=t.device) % len(t)]
+    # Relative perturbations of about 1 % per row, nonzero where an entry is zero, and different in every entry.
     size = y.abs() + (y.abs().mean() or 1.0)
     pattern = torch.cos(torch.arange(prod(y.shape), device=y.device, dtype=size.dtype)).reshape(y.shape)
     rows = [y + 0.01 * i * pattern * size for i in range(count)]
     return t, torch.stack(rows)
 
 
-def _checked(value: Any, y: Tensor) -> Tensor:
+def _check_slope(value: Any, y: Tensor) -> Tensor:
+    """Return the result of func for the state y in the shape of y, or raise `ValueError`."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"func must return tensors like its state, not {type(value).__name__}")
+        raise ValueError(f"func must return tensors like its state, but returned {type(value).__name__}")
     if value.dtype != y.dtype:
-        raise ValueError(f"func returns {value.dtype} for a state of {y.dtype}: let it return the dtype of its state")
+        raise ValueError(f"func returned {value.dtype} for a state of {y.dtype}: let it return the dtype of its state")
     try:
-        return filled(value, y).detach()
+        return expand_slope(value, y).detach()
     except RuntimeError:
         raise ValueError(
-            f"func returns shape {tuple(value.shape)} for a state of shape {tuple(y.shape)}: "
+            f"func returned shape {tuple(value.shape)} for a state of shape {tuple(y.shape)}: "
             "let it return the shape of its state"
         ) from None
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results agree but for the rounding of other kernels."""
+def _is_close(result: Tensor, expected: Tensor) -> bool:
+    """Return whether two results agree up to the rounding differences between kernels."""
     tolerance = 1e3 * torch.finfo(expected.dtype).eps
+    # Relative to the largest entry: entries that nearly cancel carry the rounding errors of the larger ones.
     scale = expected.abs().nan_to_num(0.0, 0.0).max().item() if expected.numel() else 0.0
-    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    return torch.allclose(result, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
-class _NoBranches(TorchFunctionMode):
-    """Refuse to read a number out of a tensor: a branch that one row takes must not be taken for all of them."""
+class _BranchGuard(TorchFunctionMode):
+    """A mode that raises `TypeError` when a function reads a Python value out of a tensor.
+
+    A branch on such a value would be taken for all rows of a call, although it may be right for one row only.
+    """
+
+    # A function mode, not a dispatch mode: that one imports torch's compiler, which takes a second at the first call.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let everything else pass."""
-        if func in _READS:
+        """Call `func` unless it reads a value."""
+        if func in _READING_OPERATIONS:
             raise TypeError(f"it reads a number out of a tensor, with {func.__name__}")
         return func(*args, **(kwargs or {}))

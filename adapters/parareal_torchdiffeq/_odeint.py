@@ -1,4 +1,4 @@
-"""`odeint`, with torchdiffeq's signature and result."""
+"""`odeint`, with the signature and the result of `torchdiffeq.odeint`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ import torch
 
 import parareal
 from parareal.driver import divide_grid
-from parareal_torchdiffeq._batching_probe import agrees, find
-from parareal_torchdiffeq._checks import check_start, increment, smallest
-from parareal_torchdiffeq._coarse import check_coarse, coarse_propagator
+from parareal_torchdiffeq._batching_probe import find_form, matches_single_calls
+from parareal_torchdiffeq._checks import build_increment_criterion, check_initial_state, smallest_tolerance
+from parareal_torchdiffeq._coarse import build_coarse_propagator, check_coarse
 from parareal_torchdiffeq._outputs import Outputs
-from parareal_torchdiffeq._problem import Problem
-from parareal_torchdiffeq._sequential import step_by_step
-from parareal_torchdiffeq._slice_count import advised, learn, note
-from parareal_torchdiffeq._state_format import Arrays
+from parareal_torchdiffeq._problem import FixedGridProblem
+from parareal_torchdiffeq._sequential import solve_sequentially
+from parareal_torchdiffeq._slice_count import choose_slices, explain_sequential, record_time
+from parareal_torchdiffeq._state_format import StateFormat
 
 
 def odeint(
@@ -44,63 +44,78 @@ def odeint(
 ) -> Any:
     """Integrate an ordinary differential equation as `torchdiffeq.odeint` does, in parallel in time.
 
-    The result is that of torchdiffeq on the same grid: to rounding when run to the end, with
-    `criterion=parareal.Iterations(slices)`, and otherwise as close as the criterion asks. Nothing is differentiated.
+    The result is that of torchdiffeq on the same grid, by the Parareal iteration (docs/explained/theory.md, eq. 1). Run
+    to the end, with `criterion=parareal.Iterations(slices)`, it equals torchdiffeq's to rounding. Otherwise it is as
+    close as the criterion requires. The result is not differentiable.
 
     Args:
-        func: the right-hand side `func(t, y)` for a scalar t and a state y, unchanged; how it takes many rows at once
-            is found out by a few calls (docs/how-to/odes.md). It must be deterministic.
-        y0: the state at t[0]: a tensor of a floating or complex dtype, or a tuple of tensors.
-        t: times at which the solution is wanted, rising or falling, of shape (points,) and a floating dtype.
-        rtol, atol: when to stop, as of `parareal.Increment`; rtol is raised to 8 units in the last place where the
-            dtype resolves no less. Of tolerances for each leaf of a tuple the smallest counts.
-        method: `"euler"`, `"midpoint"`, `"heun2"`, `"heun3"` or `"rk4"`. There is no default, because torchdiffeq's
-            cannot be cut into slices.
-        options: as of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
-        event_fn: not supported.
-        slices: a number, `"sqrt"` or `"auto"`. `"auto"` is decided by timing, so results of one program can differ
-            within the tolerance between runs: `"sqrt"`, the rounded root of the number of steps N, is deterministic.
-            `"auto"` is what an advisor chooses from the times of some steps of one row and of many, taken once per
-            function (docs/how-to/plan.md). If torchdiffeq's own loop is predicted to be faster it is used instead, and
-            `Solution.message` says so. The same applies if parallel solves of this function over an interval at most
-            this long failed, or were slower twice in a row. With `levels`, `criterion`, `max_iterations`, `executor`,
-            `window`, `callback` or a coarse propagator of your own nothing is timed, and it is round(sqrt(3 N)).
-        levels: numbers of slices within slices, the outer ones first, in place of `slices`.
-        coarse: `"auto"` or None takes one step of the same method a slice; the name of a method of the same or a lower
-            order takes one of that; a function `f(y, t0, t1)`, or `parareal.vectorized` of one, is given the user's
-            states and times; `parareal.Steps` over the grid's nodes is used as it is, on tensors.
-        criterion: another criterion of the engine, instead of `rtol` and `atol`.
+        func: right-hand side `func(t, y)` for a scalar t and one state y, as for torchdiffeq. It must be deterministic.
+            A few calls before the solve find out in which form it evaluates many rows at once (docs/how-to/odes.md).
+        y0: state at t[0]: a tensor of a floating or complex dtype of single or double precision, or a tuple of tensors.
+        t: times at which the solution is returned, strictly rising or falling, of shape (points,) and a floating dtype.
+        rtol, atol: relative and absolute tolerance of the default criterion, `parareal.Increment`. A positive rtol is
+            raised to 8 units in the last place of the dtype of the state if it is smaller. A tuple holds one tolerance
+            per leaf; the smallest is used for all leaves.
+        method: `"euler"`, `"midpoint"`, `"heun2"`, `"heun3"` or `"rk4"`. It is required, because torchdiffeq's default
+            is adaptive and cannot be divided into slices.
+        options: options of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
+        event_fn: unsupported; must be None.
+        slices: number of slices, `"sqrt"` or `"auto"`. `"sqrt"` is the square root of the number of steps N, rounded,
+            and deterministic. `"auto"` times some steps of one row and of many, once per function, and takes the number
+            that is predicted to be fastest (docs/how-to/slices.md). Since it depends on timing, results can differ
+            within the tolerance between runs of one program. If torchdiffeq's own loop is predicted to be faster it is
+            used instead, and `Solution.message` says so. The same applies if parallel solves of this function over an
+            interval at most this long failed, or were slower twice in a row. With `levels`, `criterion`,
+            `max_iterations`, `executor`, `window`, `callback` or your own coarse propagator nothing is timed, and the
+            number is round(sqrt(3 N)).
+        levels: numbers of slices of nested levels, outermost first, instead of `slices`.
+        coarse: coarse propagator. `"auto"` or None is one step of `method` per slice. The name of a method of the same
+            or a lower order is one step of that method per slice. A function `f(y, t0, t1)`, or `parareal.vectorized`
+            of one, receives states in the form of y0, and times. `parareal.Steps` over the nodes of the grid is used
+            unchanged, on tensors.
+        criterion: stopping criterion of the engine, instead of `rtol` and `atol`.
         max_iterations, schedule, executor, window, progress, throw: as for `parareal.solve`.
-        callback: as for `parareal.solve`, with states as y0.
-        return_solution: return the pair of the result and the `parareal.Solution`, whose states are those at the
-            boundaries of slices, and whose boundaries are nodes of the grid.
+        callback: as for `parareal.solve`; states have the form of y0.
+        return_solution: return the pair of the result and the `parareal.Solution`. The states of the solution are those
+            at the boundaries of slices, in the form of y0, and its boundaries are nodes of the grid.
 
     Returns:
-        The solution at t: a tensor of shape (points, *y0.shape), or a tuple of them, in the dtype of y0. Points that
-        are no boundaries of slices cost one more pass over their slices, which the solution's counts do not include.
+        The solution at t, in the dtype of y0: a tensor of shape (points, *y0.shape), or a tuple of such tensors. If
+        points of t are not boundaries of slices, their slices are integrated a second time after the solve, which the
+        counts of the solution do not include.
 
     Raises:
-        TypeError, ValueError: before any work, with a sentence that says what to change.
-        parareal.PararealError: as `parareal.solve`.
+        TypeError, ValueError: for an argument that is invalid or unsupported, before the solve; the message names the
+            remedy.
+        parareal.PararealError: as for `parareal.solve`; with `slices="auto"` also if the final state of torchdiffeq's
+            own loop is not finite.
     """
     if event_fn is not None:
-        raise ValueError("event_fn: where it ends is known only once all before is solved: call torchdiffeq.odeint")
-    problem = Problem.checked(func, y0, t, rtol, atol, method, options)
+        raise ValueError(
+            "event_fn is unsupported, because the end time is known only after everything before it is solved: pass "
+            "None, or call torchdiffeq.odeint"
+        )
+    problem = FixedGridProblem.create(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
-    own = not (coarse is None or isinstance(coarse, str))
-    others = (levels, criterion, executor, window, callback, max_iterations)
-    planned = slices == "auto" and not own and all(x is None for x in others)
-    criterion = increment(smallest(rtol), smallest(atol), problem.y0.dtype) if criterion is None else criterion
-    rows, began = None, time.perf_counter()
-    if planned:
-        check_start(problem.y0)
-        found, rows = advised(func, problem)
-        if found == 1:
-            ys, solution = step_by_step(problem, y0, throw, return_solution, note(func, problem))
+    own_coarse = not (coarse is None or isinstance(coarse, str))
+    # The advisor times and predicts the default settings only, so any of these turns it off.
+    settings = (levels, criterion, executor, window, callback, max_iterations)
+    timed = slices == "auto" and not own_coarse and all(x is None for x in settings)
+    if criterion is None:
+        criterion = build_increment_criterion(smallest_tolerance(rtol), smallest_tolerance(atol), problem.y0.dtype)
+    rhs, start_time = None, time.perf_counter()
+    if timed:
+        # The engine refuses some states that torchdiffeq's loop would accept. Both must be treated alike, whatever
+        # the timing decides, so the state is checked before.
+        check_initial_state(problem.y0)
+        slice_count, rhs = choose_slices(func, problem)
+        if slice_count == 1:
+            note = explain_sequential(func, problem)
+            ys, solution = solve_sequentially(problem, y0, throw, return_solution, note)
             return (ys, solution) if return_solution else ys
-        slices = found
+        slices = slice_count
     boundaries = divide_grid(slices, levels, problem.steps)
-    arrays = Arrays.suited(problem, len(boundaries) - 1, own=own)
+    state_format = StateFormat.choose(problem, len(boundaries) - 1, own_coarse=own_coarse)
     options = {
         "criterion": criterion,
         "max_iterations": max_iterations,
@@ -108,35 +123,45 @@ def odeint(
         "executor": executor,
         "window": window,
         "levels": levels,
-        "callback": None if callback is None else arrays.callback(callback),
+        "callback": None if callback is None else state_format.wrap_callback(callback),
         "progress": progress,
     }
-    refuted: list[str] = []
+    rejected_forms: list[str] = []
     with torch.no_grad(), np.errstate(all="ignore"):  # torch does not warn of infinities either
+        # The solve is repeated with the next form while the solution shows that the form is wrong. The last form, one
+        # call per row, is never rejected, so the loop ends.
         while True:
-            if rows is None or refuted:
-                rows = find(func, problem.shapes, problem.some_times(), problem.y0, refuted)
-            fine = arrays.method(problem, rows)
+            if rhs is None or rejected_forms:
+                rhs = find_form(func, problem.shapes, problem.probe_times(), problem.y0, rejected_forms)
+            fine = state_format.build_method(problem, rhs)
             embedded = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-            coarse_steps = coarse_propagator(coarse, fine, problem, arrays, embedded)
+            coarse_steps = build_coarse_propagator(coarse, fine, problem, state_format, embedded)
             try:
                 solution = parareal.solve(
-                    parareal.Steps(fine), coarse_steps, arrays.of(problem.y0), boundaries, **options
+                    parareal.Steps(fine), coarse_steps, state_format.from_tensor(problem.y0), boundaries, **options
                 )
             except parareal.PararealError as error:
-                if planned and error.solution.outcome is parareal.Outcome.NON_FINITE:  # coarse steps were too long
-                    learn(func, problem, float("inf"))
-                    ys, solution = step_by_step(problem, y0, throw, return_solution, note(func, problem))
+                # The slices were chosen here, and their coarse steps were too long to be stable. torchdiffeq's loop
+                # gives the answer, and intervals as long as this one are not tried in slices again.
+                if timed and error.solution.outcome is parareal.Outcome.NON_FINITE:
+                    record_time(func, problem, float("inf"))
+                    note = explain_sequential(func, problem)
+                    ys, solution = solve_sequentially(problem, y0, throw, return_solution, note)
                     return (ys, solution) if return_solution else ys
                 solution = error.solution
                 if throw:
-                    raise parareal.PararealError(str(error), arrays.solution(solution)) from error.__cause__
+                    raise parareal.PararealError(
+                        str(error), state_format.convert_solution(solution)
+                    ) from error.__cause__
             times = problem.user_times(solution.boundaries)
-            whole = solution.outcome is not parareal.Outcome.WORKER_LOST
-            if not whole or agrees(rows, func, problem.shapes, times, arrays.tensor(solution.states)):
+            # A func that has raised is not called again, for the check of its form or for the outputs.
+            complete = solution.outcome is not parareal.Outcome.WORKER_LOST
+            states = state_format.to_tensor(solution.states)
+            if not complete or matches_single_calls(rhs, func, problem.shapes, times, states):
                 break
-            refuted.append(rows.form)
-        ys = arrays.user(Outputs(problem, fine, arrays, np.array(solution.boundaries)).solution(solution.states, whole))
-    if planned:
-        learn(func, problem, time.perf_counter() - began)
-    return (ys, arrays.solution(solution)) if return_solution else ys
+            rejected_forms.append(rhs.form)
+        outputs = Outputs(problem, fine, state_format, np.array(solution.boundaries))
+        ys = state_format.to_user(outputs.compute(solution.states, integrate=complete))
+    if timed:
+        record_time(func, problem, time.perf_counter() - start_time)
+    return (ys, state_format.convert_solution(solution)) if return_solution else ys

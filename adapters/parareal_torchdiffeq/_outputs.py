@@ -1,4 +1,4 @@
-"""The solution at the times that were asked for, which need not lie on the boundaries of slices."""
+"""The solution at the output times, which need not lie on boundaries of slices."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -7,91 +7,117 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal_torchdiffeq._methods import Method
-from parareal_torchdiffeq._problem import Problem
-from parareal_torchdiffeq._state_format import Arrays
+from parareal_torchdiffeq._methods import RungeKuttaMethod
+from parareal_torchdiffeq._problem import FixedGridProblem
+from parareal_torchdiffeq._state_format import StateFormat
 
 
 @final
 @dataclass(frozen=True)
 class Outputs:
-    """Where each of the points stands on the grid, and how to get the solution there.
+    """The output times of a problem, and the computation of the solution there.
 
-    A point on a boundary is read off. For all others their slices are stepped through once more, all slices at once
-    and each as far as its last point, and points between nodes are interpolated as torchdiffeq does.
+    The solution at a boundary of slices is the state that the engine returned. For all other output times their slices
+    are integrated once more from the left boundary: all slices in one batch, each as far as its last output time.
+    Between nodes the solution is interpolated as in torchdiffeq.
     """
 
-    problem: Problem
-    method: Method
-    """the fine one"""
-    arrays: Arrays
-    nodes: np.ndarray
-    """those of the boundaries, shape (boundaries,)"""
+    problem: FixedGridProblem
+    method: RungeKuttaMethod
+    """fine method"""
+    state_format: StateFormat
+    boundary_nodes: np.ndarray
+    """nodes of the boundaries, shape (boundaries,)"""
 
-    def solution(self, states: Any, whole: bool) -> Tensor:
-        """Return the solution at `problem.points`, shape (points, *state), from the engine's states at the boundaries.
+    def compute(self, states: Any, integrate: bool) -> Tensor:
+        """Return the solution at the output times, shape (points, *state).
 
-        With `whole` false no slice is stepped through, and points that are no boundaries are NaN.
+        Args:
+            states: the engine's states at the boundaries, shape (boundaries, *state).
+            integrate: integrate the slices of output times that are no boundaries; if False, those are NaN.
         """
-        boundaries = self.arrays.tensor(states)
-        found = boundaries.new_full((len(self.problem.points), *boundaries.shape[1:]), float("nan"))
-        ends, on_node = self._ends()
-        boundary = np.searchsorted(self.nodes, ends)
-        read = on_node & (self.nodes[boundary] == ends)
-        found[np.flatnonzero(read)] = boundaries[boundary[read]]
-        if whole and not read.all():
-            rest = np.flatnonzero(~read)
-            self._step_through(boundaries, found, rest, boundary[rest] - 1, ends[rest])
-        return found
+        boundaries = self.state_format.to_tensor(states)
+        outputs = boundaries.new_full((len(self.problem.output_times), *boundaries.shape[1:]), float("nan"))
+        ends, on_node = self._locate()
+        boundary = np.searchsorted(self.boundary_nodes, ends)
+        on_boundary = on_node & (self.boundary_nodes[boundary] == ends)
+        outputs[np.flatnonzero(on_boundary)] = boundaries[boundary[on_boundary]]
+        if integrate and not on_boundary.all():
+            rest = np.flatnonzero(~on_boundary)
+            # The first boundary at or after the end of a step is the right one of its slice.
+            self._integrate_slices(boundaries, outputs, rest, boundary[rest] - 1, ends[rest])
+        return outputs
 
-    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the node at which the step with each point ends, and whether the point is that node.
-
-        torchdiffeq takes the first step that ends at or after the point; its grid need not rise everywhere.
-        """
-        times, points = self.problem.times, self.problem.points
+    def _locate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return, per output time, the node at which its step ends, and whether it equals the time at that node."""
+        times, points = self.problem.times, self.problem.output_times
         dtype = torch.promote_types(times.dtype, points.dtype)
+        # torchdiffeq takes the first step that ends at or after the output time. A user's grid need not rise
+        # everywhere, so its running maximum is searched: it is sorted, and first reaches a time at the same node.
         ends = 1 + torch.searchsorted(times[1:].to(dtype).cummax(0).values, points.to(dtype))
-        ends[0] = 0
+        ends[0] = 0  # the first output time is the initial time
         return ends.cpu().numpy(), (times[ends] == points).cpu().numpy()
 
-    def _step_through(
-        self, boundaries: Tensor, found: Tensor, points: np.ndarray, slices: np.ndarray, ends: np.ndarray
+    def _integrate_slices(
+        self, boundaries: Tensor, outputs: Tensor, points: np.ndarray, slices: np.ndarray, ends: np.ndarray
     ) -> None:
-        """Fill in `found` at `points`, which lie in `slices`, in steps that end at the nodes `ends`."""
-        rows, row = np.unique(slices, return_inverse=True)
-        steps = ends - self.nodes[slices]
-        last = np.zeros_like(rows)
+        """Fill in `outputs` by integrating slices from their left boundaries.
+
+        Args:
+            boundaries: states at the boundaries.
+            outputs: array to fill in.
+            points: indices of the output times to fill in.
+            slices: the slice of each of these.
+            ends: the node at which the step with each of these ends.
+        """
+        rows, row = np.unique(slices, return_inverse=True)  # one row per slice, and the row of every point
+        steps = ends - self.boundary_nodes[slices]
+        last = np.zeros_like(rows)  # steps to make per row: as far as its last point
         np.maximum.at(last, row, steps)
-        state = self.arrays.of(boundaries[rows])
+        state = self.state_format.from_tensor(boundaries[rows])
         for step in range(1, steps.max() + 1):
             active, here = np.flatnonzero(last >= step), np.flatnonzero(steps == step)
             before = state[active]
-            after, slope = one_step(self.method, before, self.nodes[rows[active]] + step - 1)
+            after, slope = advance_one_step(self.method, before, self.boundary_nodes[rows[active]] + step - 1)
             state[active] = after
             if len(here):
-                at = np.searchsorted(active, row[here])
-                found[points[here]] = self._between(points[here], ends[here], before[at], slope[at], after[at])
+                at = np.searchsorted(active, row[here])  # where the rows of these points stand among the active rows
+                outputs[points[here]] = self._interpolate(points[here], ends[here], before[at], slope[at], after[at])
 
-    def _between(self, points: np.ndarray, ends: np.ndarray, y0: Any, f0: Any, y1: Any) -> Tensor:
-        """Interpolate within steps that end at the nodes `ends`, from the states there and the first slopes."""
+    def _interpolate(self, points: np.ndarray, ends: np.ndarray, y0: Any, f0: Any, y1: Any) -> Tensor:
+        """Return the solution at output times within steps, interpolated as in torchdiffeq.
+
+        Args:
+            points: indices of the output times.
+            ends: the node at which the step of each ends.
+            y0, y1: states at the start and the end of these steps.
+            f0: slopes at the start.
+        """
         solver, times, method = self.problem.solver, self.problem.times, self.method
         cubic = solver.interp == "cubic"
-        f1 = method.evaluate(y1, method.at(method.times[ends])) if cubic else f0
-        y0, f0, y1, f1 = map(self.arrays.tensor, (y0, f0, y1, f1))
+        # torchdiffeq evaluates the slope at the end without `perturb`. Linear interpolation needs no slopes.
+        f1 = method.evaluate(y1, method.cast_time(method.times[ends])) if cubic else f0
+        y0, f0, y1, f1 = map(self.state_format.to_tensor, (y0, f0, y1, f1))
         column = (-1, *[1] * (y0.ndim - 1))
-        t0, t1, t = (x.reshape(column) for x in (times[ends - 1], times[ends], self.problem.points[points]))
+        t0, t1, t = (x.reshape(column) for x in (times[ends - 1], times[ends], self.problem.output_times[points]))
         linear = y0 + (t - t0) / (t1 - t0) * (y1 - y0)
         y = solver._cubic_hermite_interp(t0, y0, f0, t1, y1, f1, t) if cubic else linear
+        # At a node the state itself, without the rounding errors of the interpolation.
         return torch.where(t == t1, y1, y.to(y1.dtype))
 
 
-def one_step(method: Method, state: Any, node: np.ndarray) -> tuple[Any, Any]:
-    """Return the states at the next nodes, and the slopes at these."""
+def advance_one_step(method: RungeKuttaMethod, state: Any, node: np.ndarray) -> tuple[Any, Any]:
+    """Return the states at the next nodes, and the slopes at the given nodes.
+
+    Args:
+        method: the method; its evaluations are made here, outside the engine.
+        state: states, shape (rows, *state).
+        node: the node of each row, shape (rows,).
+    """
     routine = method.step(state, None, node, node + 1)
     first = value = method.evaluate(*next(routine))
     while True:
         try:
             value = method.evaluate(*routine.send(value))
-        except StopIteration as end:
+        except StopIteration as end:  # the return value of the generator is the result of the step
             return end.value[0], first

@@ -1,4 +1,4 @@
-"""torchdiffeq's own loop, where solving in parallel in time is not predicted to be faster, or fails."""
+"""Sequential solves by torchdiffeq's own loop, for problems where parallel-in-time is not faster, or failed."""
 
 import time
 from dataclasses import replace
@@ -9,41 +9,47 @@ import torch
 import parareal
 from parareal.driver import finite
 from parareal_torchdiffeq._methods import STAGES
-from parareal_torchdiffeq._problem import Problem
+from parareal_torchdiffeq._problem import FixedGridProblem
 
 
-def step_by_step(
-    problem: Problem, y0: Any, throw: bool, wanted: bool, note: str
+def solve_sequentially(
+    problem: FixedGridProblem, y0: Any, throw: bool, return_solution: bool, note: str
 ) -> tuple[Any, parareal.Solution | None]:
-    """Return torchdiffeq's result, and, where it is wanted, a solution of one slice whose F is torchdiffeq's loop.
+    """Return torchdiffeq's result, and, if requested, a solution of one slice whose F is torchdiffeq's loop.
 
     Args:
         problem: the problem to solve.
-        y0: the initial state as the user gave it.
-        throw: raise `parareal.PararealError` where the final state is not finite.
-        wanted: whether a solution is.
-        note: a sentence for its message.
+        y0: the initial state as the user passed it.
+        throw: raise `parareal.PararealError` if the final state is not finite.
+        return_solution: return a `parareal.Solution` instead of None.
+        note: the sentence that the message of the solution ends with.
+
+    Raises:
+        parareal.PararealError: as described under `throw`.
     """
-    ys, before = None, 0.0
-    if not wanted:  # to keep books takes as long as some steps
-        began = time.perf_counter()
-        ys = problem.integrated()
-        before = time.perf_counter() - began
-        if not throw or finite(_last(ys)):
+    ys, elapsed = None, 0.0
+    # Without a solution to return the engine is left out, because its bookkeeping takes as long as some steps.
+    if not return_solution:
+        start_time = time.perf_counter()
+        ys = problem.integrate()
+        elapsed = time.perf_counter() - start_time
+        if not throw or finite(_get_final_state(ys)):
             return ys, None
 
+    # An error carries a solution, so a failure gets here, too. It uses the result above: nothing is integrated twice.
     def fine(state: Any, start: int, stop: int) -> parareal.Costed:
         nonlocal ys
-        ys = problem.integrated() if ys is None else ys
-        return parareal.Costed(_last(ys), (stop - start) * STAGES[problem.method])
+        ys = problem.integrate() if ys is None else ys
+        return parareal.Costed(_get_final_state(ys), (stop - start) * STAGES[problem.method])
 
     solution = parareal.sequential(fine, y0, [0, problem.steps], throw=False)
-    stats = replace(solution.stats, wall_time=solution.stats.wall_time + before)
+    stats = replace(solution.stats, wall_time=solution.stats.wall_time + elapsed)
     solution = replace(solution, stats=stats, message=f"{solution.message} {note}")
     if throw and solution.outcome.failed:
         raise parareal.PararealError("the final state of torchdiffeq's loop is not finite", solution)
     return ys, solution
 
 
-def _last(ys: Any) -> Any:
+def _get_final_state(ys: Any) -> Any:
+    """Return the state at the last output time, in the user's form."""
     return ys[-1] if isinstance(ys, torch.Tensor) else tuple(y[-1] for y in ys)

@@ -1,4 +1,4 @@
-"""The number of slices for `slices="auto"`: times of a right-hand side on this machine, handed to an advisor."""
+"""The number of slices for `slices="auto"`, which an advisor chooses from times measured on this machine."""
 
 import time
 from collections.abc import Callable
@@ -12,55 +12,59 @@ import torchdiffeq
 
 import parareal
 from parareal.driver import Advisor, advisor_for
-from parareal_torchdiffeq._batched_rhs import RowsOf
-from parareal_torchdiffeq._batching_probe import find
+from parareal_torchdiffeq._batched_rhs import BatchedRhs
+from parareal_torchdiffeq._batching_probe import find_form
 from parareal_torchdiffeq._methods import METHODS, STAGES
-from parareal_torchdiffeq._outputs import one_step
-from parareal_torchdiffeq._problem import Problem
-from parareal_torchdiffeq._state_format import Arrays
+from parareal_torchdiffeq._outputs import advance_one_step
+from parareal_torchdiffeq._problem import FixedGridProblem
+from parareal_torchdiffeq._state_format import StateFormat
 
-SAMPLE = 16
+TIMED_STEPS = 16
 """sequential steps that are timed"""
 
 
-def advised(func: Any, problem: Problem) -> tuple[int, RowsOf | None]:
-    """Return the number of slices to take, 1 for none, and, if there are any, how func takes rows.
+def choose_slices(func: Any, problem: FixedGridProblem) -> tuple[int, BatchedRhs | None]:
+    """Return the number of slices, 1 for a sequential solve, and the batched form of func.
 
-    Where the advisor declines, func is not called.
+    The form is None for a sequential solve that needed no timing. If the advisor already knows that slices do not pay,
+    func is not called.
 
     Raises:
-        ValueError: where func returns something that is no derivative of its state.
+        ValueError: if func does not return a tensor of the dtype and shape of its state.
     """
-    advisor = _advisor(func, problem)
+    advisor = _get_advisor(func, problem)
     if problem.steps == 1 or advisor.declines(problem.length):
         return 1, None
     with torch.no_grad(), np.errstate(all="ignore"):
-        rows = find(func, problem.shapes, problem.some_times(), problem.y0)
-        if rows.form == "rows":  # they are evaluated one after the other, which gains nothing on any interval
+        rhs = find_form(func, problem.shapes, problem.probe_times(), problem.y0)
+        if rhs.form == "rows":
+            # One call per row gains nothing on an interval of any length, so all lengths from 0 on are declined.
             advisor.learn_failure(0.0)
             return 1, None
-        timer = _Timer(func, problem, rows)
+        timer = _Timer(func, problem, rhs)
         plan = advisor.advise(
-            problem.steps, tick_time=timer.tick_time, sequential_time=timer.sequential_time, kind=rows.form
+            problem.steps, tick_time=timer.measure_tick, sequential_time=timer.measure_sequential, kind=rhs.form
         )
-    return plan.slices, rows
+    return plan.slices, rhs
 
 
-def learn(func: Any, problem: Problem, seconds: float) -> None:
-    """Record the time of a solve in slices, infinite where it failed."""
-    advisor = _advisor(func, problem)
+def record_time(func: Any, problem: FixedGridProblem, seconds: float) -> None:
+    """Record the time of a parallel solve for later calls; infinite if the solve failed."""
+    advisor = _get_advisor(func, problem)
     if seconds == float("inf"):
         advisor.learn_failure(problem.length)
     else:
         advisor.learn_time(problem.length, seconds)
 
 
-def note(func: Any, problem: Problem) -> str:
+def explain_sequential(func: Any, problem: FixedGridProblem) -> str:
     """Return the sentence that says why a problem was solved sequentially."""
-    return _advisor(func, problem).note(problem.length)
+    return _get_advisor(func, problem).note(problem.length)
 
 
-def _advisor(func: Any, problem: Problem) -> Advisor:
+def _get_advisor(func: Any, problem: FixedGridProblem) -> Advisor:
+    """Return the advisor for problems of this function, state, method, number of steps and number of threads."""
+    # The length of the interval is not part of the key: what failed on one interval is known to fail on longer ones.
     y = problem.y0
     return advisor_for(func, (y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()))
 
@@ -68,55 +72,61 @@ def _advisor(func: Any, problem: Problem) -> Advisor:
 @final
 @dataclass(frozen=True)
 class _Timer:
-    """Times of torchdiffeq's steps, and of the engine's."""
+    """Measured times of torchdiffeq's steps and of the engine's ticks for one problem."""
 
     func: Any
-    problem: Problem
-    rows: RowsOf
+    problem: FixedGridProblem
+    rhs: BatchedRhs
 
-    def sequential_time(self) -> float:
-        """Return the seconds of torchdiffeq's own loop, from its first steps."""
-        steps = min(SAMPLE, self.problem.steps)
-        return self._fastest(lambda: self._integrate(steps)) / steps * self.problem.steps
+    def measure_sequential(self) -> float:
+        """Return the seconds of torchdiffeq's own loop, extrapolated from its first steps."""
+        steps = min(TIMED_STEPS, self.problem.steps)
+        return self._measure(lambda: self._integrate_first_steps(steps)) / steps * self.problem.steps
 
-    def tick_time(self, rows: int, slices: int) -> float:
+    def measure_tick(self, rows: int, slices: int) -> float:
         """Return the seconds of one step of `rows` rows, in a solve with `slices` slices."""
         problem = self.problem
-        arrays = Arrays.suited(problem, slices, own=False)
-        fine = arrays.method(problem, self.rows)
-        state = arrays.of(problem.y0.expand(rows, *problem.y0.shape).contiguous())
-        step = self._fastest(lambda: one_step(fine, state, np.zeros(rows, dtype=np.int64)))
-        return step + STAGES[problem.method] * _engine_tick()
+        state_format = StateFormat.choose(problem, slices, own_coarse=False)
+        fine = state_format.build_method(problem, self.rhs)
+        state = state_format.from_tensor(problem.y0.expand(rows, *problem.y0.shape).contiguous())
+        step = self._measure(lambda: advance_one_step(fine, state, np.zeros(rows, dtype=np.int64)))
+        # The engine adds its overhead to every batched call, and a step makes one per stage.
+        return step + STAGES[problem.method] * _measure_engine_overhead()
 
-    def _integrate(self, steps: int) -> None:
-        """Make the first steps as torchdiffeq does."""
+    def _integrate_first_steps(self, steps: int) -> None:
+        """Make the first steps by torchdiffeq's loop."""
         problem = self.problem
         t, y = problem.user_times(range(steps + 1)), problem.y0
+        # The times of the nodes are passed as the grid: the user's grid_constructor must not run for a part of it.
         options = {"grid_constructor": lambda f, y, t: t, "perturb": problem.solver.perturb}
         if problem.shapes is not None:
-            y = Arrays(False, problem.shapes, problem.dtype, None).user(y)
+            y = StateFormat(False, problem.shapes, problem.dtype, None).to_user(y)
         torchdiffeq.odeint(self.func, y, t, method=problem.method, options=options)
 
-    def _fastest(self, call: Callable[[], Any], repeats: int = 3) -> float:
-        taken = []
+    def _measure(self, call: Callable[[], Any], repeats: int = 3) -> float:
+        """Return the shortest time of a few calls in seconds: the one that other processes disturbed least."""
+        seconds = []
         for _ in range(repeats):
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             call()
             if self.problem.y0.device.type == "cuda":
-                torch.cuda.synchronize(self.problem.y0.device)  # a call returns before its kernels do
-            taken.append(time.perf_counter() - began)
-            if taken[0] > 0.2:  # seconds: no more of that
+                torch.cuda.synchronize(self.problem.y0.device)  # a call returns before its kernels have finished
+            seconds.append(time.perf_counter() - start_time)
+            if seconds[0] > 0.2:  # do not spend more time on a slow function
                 break
-        return min(taken)
+        return min(seconds)
 
 
 @cache
-def _engine_tick() -> float:
-    """Return the seconds that the engine itself adds to a tick."""
+def _measure_engine_overhead() -> float:
+    """Return the seconds that the engine itself adds to a batched call, measured once per process.
+
+    The right-hand side of the solve that is timed costs almost nothing, so the time is that of the engine.
+    """
     method = METHODS["euler"](lambda y, t: -y, np.linspace(0, 1, 129), np.dtype("float64"), False)
     fine, coarse = parareal.Steps(method), parareal.Steps(method, 1)
-    taken = []
+    seconds = []
     for _ in range(3):
         stats = parareal.solve(fine, coarse, np.ones(2), range(0, 129, 8), criterion=parareal.Iterations(1)).stats
-        taken.append(stats.wall_time / stats.calls)
-    return min(taken)
+        seconds.append(stats.wall_time / stats.calls)
+    return min(seconds)

@@ -1,4 +1,4 @@
-"""How the user's states are written for the engine, and back."""
+"""Conversion between the user's states and the engine's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,84 +10,102 @@ from torch import Size, Tensor
 from torchdiffeq._impl.misc import _flat_to_shape
 
 import parareal
-from parareal_torchdiffeq._methods import METHODS, Method
-from parareal_torchdiffeq._problem import Problem
+from parareal_torchdiffeq._methods import METHODS, RungeKuttaMethod
+from parareal_torchdiffeq._problem import FixedGridProblem
 
-_SMALL = 1 << 15
+_SINGLE_THREAD_SIZE = 1 << 15
 """entries up to which torch does not use a second thread"""
 
 
 @final
 @dataclass(frozen=True)
-class Arrays:
-    """The engine's states: tensors, or NumPy arrays that share their memory; tuples as one vector, as in torchdiffeq.
+class StateFormat:
+    """The form of the engine's states, and conversions to and from the user's.
 
-    On the CPU, where torch would use one thread, they are NumPy arrays: a call on a small array takes NumPy about a
-    third of torch's time.
+    The engine's states are torch tensors, or NumPy arrays that share memory with tensors. The leaves of a tuple are
+    concatenated into one vector, as in torchdiffeq.
+
+    On the CPU the states are NumPy arrays wherever torch would use one thread only, because a call of NumPy on a small
+    array takes about a third of the time of torch's.
     """
 
     numpy: bool
+    """whether the engine's states are NumPy arrays"""
     shapes: list[Size] | None
-    """those of a tuple's leaves; None where the user's state is a tensor"""
-    dtype: torch.dtype
-    """the user's"""
-
-    real: Any
-    """the real dtype of the engine's states, in the library of these"""
+    """shapes of the leaves of a tuple; None if the user's state is a tensor"""
+    user_dtype: torch.dtype
+    """dtype of the user's states"""
+    real_dtype: Any
+    """real dtype of the engine's states, in their array library"""
 
     @staticmethod
-    def suited(problem: Problem, rows: int, own: bool) -> "Arrays":
-        """Choose the library for so many rows; where the caller has a coarse propagator of his `own`, it is torch."""
-        y = problem.y0
-        known = problem.times.dtype in (torch.float32, torch.float64)  # NumPy lacks some others
-        alone = y.numel() * rows <= _SMALL or torch.get_num_threads() == 1
-        numpy = not own and known and y.device.type == "cpu" and alone
-        real = y.dtype.to_real()
-        return Arrays(numpy, problem.shapes, problem.dtype, np.dtype(str(real)[6:]) if numpy else real)
+    def choose(problem: FixedGridProblem, rows: int, own_coarse: bool) -> "StateFormat":
+        """Return the format for a solve.
 
-    def of(self, tensor: Tensor) -> Any:
-        """Return a tensor as the engine is given it."""
+        Args:
+            problem: the problem to solve.
+            rows: the number of rows in a call.
+            own_coarse: whether the caller supplies the coarse propagator. States are then tensors, as documented.
+        """
+        y = problem.y0
+        numpy_has_dtype = problem.times.dtype in (torch.float32, torch.float64)  # the user's times may be bfloat16
+        single_thread = y.numel() * rows <= _SINGLE_THREAD_SIZE or torch.get_num_threads() == 1
+        numpy = not own_coarse and numpy_has_dtype and y.device.type == "cpu" and single_thread
+        real_dtype = y.dtype.to_real()
+        # "torch.float64" without the first six letters is NumPy's name of the dtype
+        numpy_or_torch_dtype = np.dtype(str(real_dtype)[6:]) if numpy else real_dtype
+        return StateFormat(numpy, problem.shapes, problem.dtype, numpy_or_torch_dtype)
+
+    def from_tensor(self, tensor: Tensor) -> Any:
+        """Return a tensor as an array of the engine's that shares its memory."""
         return tensor.numpy(force=True) if self.numpy else tensor.detach()
 
-    def tensor(self, array: Any) -> Tensor:
+    def to_tensor(self, array: Any) -> Tensor:
         """Return an array of the engine's as a tensor that shares its memory."""
         return torch.from_numpy(array) if self.numpy else array
 
-    def one(self, state: Any, like: Tensor) -> Tensor:
-        """Return what the user's function made of `user(like)` as a tensor of the engine's."""
+    def from_user(self, state: Any, like: Tensor) -> Tensor:
+        """Return a state that the user's function computed from `to_user(like)`, in the form and dtype of `like`."""
         if self.shapes is not None:
             state = torch.cat([x.reshape(*like.shape[:-1], -1) for x in state], dim=-1)
         return state.to(like.dtype)
 
-    def user(self, states: Any) -> Any:
-        """Return states with any leading axes as the user knows them."""
-        y = (states if isinstance(states, Tensor) else torch.from_numpy(states)).to(self.dtype)
+    def to_user(self, states: Any) -> Any:
+        """Return states with any number of leading axes in the user's form and dtype."""
+        y = (states if isinstance(states, Tensor) else torch.from_numpy(states)).to(self.user_dtype)
         return y if self.shapes is None else _flat_to_shape(y, y.shape[:-1], self.shapes)
 
-    def solution(self, solution: parareal.Solution) -> parareal.Solution:
-        """Return a solution with the user's states."""
-        return replace(solution, final_state=self.user(solution.final_state), states=self.user(solution.states))
+    def convert_solution(self, solution: parareal.Solution) -> parareal.Solution:
+        """Return a solution with its states in the user's form."""
+        return replace(solution, final_state=self.to_user(solution.final_state), states=self.to_user(solution.states))
 
-    def callback(self, callback: Callable[[parareal.Refinement], Any]) -> Callable[[parareal.Refinement], Any]:
-        """Return a callback of the engine's that shows the user's states."""
+    def wrap_callback(self, callback: Callable[[parareal.Refinement], Any]) -> Callable[[parareal.Refinement], Any]:
+        """Return a callback for the engine that calls the user's with states in the user's form."""
 
-        def shown(r: parareal.Refinement) -> Any:
-            return callback(replace(r, final_state=self.user(r.final_state), stack_states=lambda: self.user(r.states)))
+        def call_with_user_states(r: parareal.Refinement) -> Any:
+            # A refinement stacks the states of all boundaries only when `states` is read, so their conversion waits.
+            return callback(
+                replace(r, final_state=self.to_user(r.final_state), stack_states=lambda: self.to_user(r.states))
+            )
 
-        return shown
+        return call_with_user_states
 
-    def method(self, problem: Problem, rows: Callable[[Tensor, Tensor], Tensor]) -> Method:
-        """Return the fine method on these."""
-        evaluate = self.evaluate(rows, problem.falling)
-        return METHODS[problem.method](evaluate, self.of(problem.times), self.real, problem.solver.perturb)
+    def build_method(self, problem: FixedGridProblem, rhs: Callable[[Tensor, Tensor], Tensor]) -> RungeKuttaMethod:
+        """Return the fine method for states of this format."""
+        evaluate = self._wrap_rhs(rhs, problem.falling)
+        times = self.from_tensor(problem.times)
+        return METHODS[problem.method](evaluate, times, self.real_dtype, problem.solver.perturb)
 
-    def evaluate(self, rows: Callable[[Tensor, Tensor], Tensor], falling: bool) -> Callable[[Any, Any], Any]:
-        """Return the right-hand side for the engine's rows, whose time always rises: -f(-t, y) for time that falls."""
+    def _wrap_rhs(self, rhs: Callable[[Tensor, Tensor], Tensor], falling: bool) -> Callable[[Any, Any], Any]:
+        """Return the right-hand side for the engine's rows.
+
+        The engine's time always rises. If the user's time falls, the right-hand side is -f(-t, y).
+        """
 
         def evaluate(y: Any, t: Any) -> Any:
             if self.numpy:
                 y, t = torch.from_numpy(y), torch.from_numpy(t)
-            value = -rows(-t, y) if falling else rows(t, y)
-            return self.of(value)
+            slope = -rhs(-t, y) if falling else rhs(t, y)
+            return self.from_tensor(slope)
 
         return evaluate

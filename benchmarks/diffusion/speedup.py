@@ -5,7 +5,8 @@
 For each number of steps and threads: `parareal_diffusers.plan` learns from four others; then each of some samples
 is drawn step by step by the loop over the unmodified scheduler and in parallel in time with `slices="auto"`, in turn.
 Printed are the plan, predicted and measured times (medians), and the ratio to the sequential loop on the threads that
-are best for it. Planning is not in the times; what it took is shown. `--write` puts the table into docs/how-to/plan.md.
+are best for it. Planning is not in the times; what it took is shown. `--write` puts the table into
+docs/results/planning.md.
 """
 
 import argparse
@@ -103,7 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 35, 50, 100, 150, 196, 961])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/how-to/plan.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/planning.md")
     given = parser.parse_args()
     net, scheduler = models.load("fashion-mnist")
     machine = (
@@ -134,4 +135,4 @@ if __name__ == "__main__":
     )
     print(summary)
     if given.write:
-        put(DOCS / "how-to/plan.md", "speedup", "\n".join([*lines, "", summary, f"Machine: {machine}."]))
+        put(DOCS / "results/planning.md", "speedup", "\n".join([*lines, "", summary, f"Machine: {machine}."]))

@@ -1,6 +1,6 @@
 """What nested levels cost and gain: spans, work and errors.
 
-    python benchmarks/engine/levels.py                  # the tables of docs/how-to/levels.md, in some ten minutes
+    python benchmarks/engine/levels.py                  # the tables of docs/results/levels.md, in some ten minutes
     python benchmarks/engine/levels.py --steps 196      # one number of steps only
     python benchmarks/engine/levels.py --picture docs/images/levels.png --steps    # the schedule of 12 x 9 slices
 

@@ -1,4 +1,4 @@
-"""`odeint` is `torchdiffeq.odeint` on the same grid."""
+"""Tests that `odeint` returns the result of `torchdiffeq.odeint` on the same grid."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parareal_torchdiffeq import _batching_probe, _slice_count, odeint
 from parareal_torchdiffeq._methods import METHODS
-from parareal_torchdiffeq._problem import Problem
+from parareal_torchdiffeq._problem import FixedGridProblem
 
 import parareal
 
@@ -23,33 +23,33 @@ SHAPES = {"scalar": (), "vector": (3,), "matrix": (2, 2), "pair": ((2,), (3,)), 
 
 
 def field(t, y):
-    """Return a smooth right-hand side of any shape and dtype, or, of a tuple, one that couples its leaves."""
+    """Return smooth slopes for a state of any shape and dtype; the leaves of a tuple are coupled."""
     if isinstance(y, tuple):
         a, b = y
         return torch.cos(t) - a / (1 + a.abs()), a.mean() - b * 0.5
     return torch.cos(3 * t) - y / (1 + y.abs())
 
 
-def initial(shape, dtype, seed=0):
+def initial_state(shape, dtype, seed=0):
     if shape and isinstance(shape[0], tuple):
-        return tuple(initial(s, dtype, seed + i) for i, s in enumerate(shape))
+        return tuple(initial_state(s, dtype, seed + i) for i, s in enumerate(shape))
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-def leaves(y):
+def get_leaves(y):
     return y if isinstance(y, tuple) else (y,)
 
 
 def assert_equal(ours, theirs, ulps):
-    """Compare dtypes, shapes and, to so many units in the last place of the largest number, values."""
+    """Compare dtypes and shapes exactly, and values to `ulps` units in the last place of the largest number."""
     assert type(ours) is type(theirs)
-    for x, y in zip(leaves(ours), leaves(theirs), strict=True):
+    for x, y in zip(get_leaves(ours), get_leaves(theirs), strict=True):
         assert x.dtype == y.dtype
         assert x.shape == y.shape
         assert (x - y).abs().max() <= ulps * torch.finfo(y.dtype).eps * y.abs().max()
 
 
-def to_the_end(func, y0, t, slices, **arguments):
+def solve_to_the_end(func, y0, t, slices, **arguments):
     return odeint(func, y0, t, slices=slices, criterion=parareal.Iterations(slices), **arguments)
 
 
@@ -79,21 +79,21 @@ def test_equal_to_torchdiffeq(
     if grid == "step_size":
         options["step_size"] = 0.11
         steps = int(torch.ceil((t[-1] - t[0]).abs() / 0.11))
-    elif grid == "grid_constructor":  # with the points at its nodes, between them, and at both ends
+    elif grid == "grid_constructor":  # output times lie at its nodes, between them, and at both ends
         steps = 13
         options["grid_constructor"] = lambda f, y, t: t[0] + (t[-1] - t[0]) * (torch.arange(14).to(t) / 13) ** 1.5
     slices = 1 + round(share * (steps - 1))
-    y0 = initial(SHAPES[shape], dtype)
+    y0 = initial_state(SHAPES[shape], dtype)
     theirs = torchdiffeq.odeint(field, y0, t, method=method, options=options)
-    how = {"coarse": coarse, "schedule": schedule, "executor": executor}
-    ours = to_the_end(field, y0, t, slices, method=method, options=options, **how)
+    solve_options = {"coarse": coarse, "schedule": schedule, "executor": executor}
+    ours = solve_to_the_end(field, y0, t, slices, method=method, options=options, **solve_options)
     assert_equal(ours, theirs, ulps=40)
-    assert all(torch.equal(x[0], y) for x, y in zip(leaves(ours), leaves(y0), strict=True))
+    assert all(torch.equal(x[0], y) for x, y in zip(get_leaves(ours), get_leaves(y0), strict=True))
 
 
 @settings(max_examples=20, deadline=None)
 @given(method=st.sampled_from(list(METHODS)), falling=st.booleans(), perturb=st.booleans())
-def test_jumps_are_met_from_the_side_that_perturb_says(method, falling, perturb):
+def test_perturb_decides_on_which_side_of_a_jump_func_is_evaluated(method, falling, perturb):
     t = torch.linspace(-1, 1, 9, dtype=torch.float64)
     t = t.flip(0) if falling else t
 
@@ -101,9 +101,9 @@ def test_jumps_are_met_from_the_side_that_perturb_says(method, falling, perturb)
         return torch.where(t <= 0, -1.0, 2.0) * torch.ones_like(y)
 
     y0, options = torch.ones(2, dtype=torch.float64), {"perturb": perturb}
-    ours = to_the_end(jump, y0, t, 3, method=method, options=options)
+    ours = solve_to_the_end(jump, y0, t, 3, method=method, options=options)
     assert_equal(ours, torchdiffeq.odeint(jump, y0, t, method=method, options=options), ulps=10)
-    if perturb:  # every step lies on one side, so that all five methods are right
+    if perturb:  # every step sees one side of the jump only, so all five methods are exact
         assert ours[-1, 0].item() == pytest.approx(-0.0 if falling else 2.0, abs=1e-14)
 
 
@@ -114,7 +114,7 @@ def test_jumps_are_met_from_the_side_that_perturb_says(method, falling, perturb)
     method=st.sampled_from(["midpoint", "heun3", "rk4"]),
     slices=st.sampled_from(["auto", "sqrt", 17]),
 )
-def test_as_close_as_the_tolerances_ask(steps, rtol, method, slices):
+def test_results_are_within_the_tolerances(steps, rtol, method, slices):
     t = torch.tensor([0.0, 0.77, 5.0], dtype=torch.float64)
     y0, options = torch.tensor([2.0, 0.0], dtype=torch.float64), {"step_size": 5.0 / steps}
 
@@ -131,7 +131,7 @@ def test_as_close_as_the_tolerances_ask(steps, rtol, method, slices):
     assert solution.final_state.shape == y0.shape
 
 
-def test_single_precision_stops_at_what_it_can_resolve():
+def test_single_precision_stops_at_its_resolution():
     y0, t = torch.ones(2), torch.linspace(0, 2, 65)
     ours, solution = odeint(field, y0, t, method="rk4", return_solution=True)
     assert_equal(ours, torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=40)
@@ -142,7 +142,7 @@ def test_large_states_on_two_threads():
     y0, t = torch.randn(5000, dtype=torch.float64), torch.linspace(0, 1, 41, dtype=torch.float64)
     torch.set_num_threads(2)
     try:
-        ours = to_the_end(field, y0, t, 8, method="rk4")
+        ours = solve_to_the_end(field, y0, t, 8, method="rk4")
     finally:
         torch.set_num_threads(1)
     assert_equal(ours, torchdiffeq.odeint(field, y0, t, method="rk4"), ulps=10)
@@ -152,18 +152,18 @@ def test_a_grid_of_another_dtype_that_does_not_rise_everywhere():
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     grid = torch.tensor([0, 0.25, 0.5, 0.375, 0.375, 0.75, 1.0], dtype=torch.float32)
     options = {"grid_constructor": lambda f, y, t: grid, "interp": "cubic"}
-    ours = to_the_end(field, VECTOR, t, 4, method="heun2", options=options)
+    ours = solve_to_the_end(field, VECTOR, t, 4, method="heun2", options=options)
     assert_equal(ours, torchdiffeq.odeint(field, VECTOR, t, method="heun2", options=options), ulps=10)
 
 
-class Trapped:
-    """A right-hand side that writes down how it is called."""
+class CallRecorder:
+    """A right-hand side that records the shapes of the time and of the first leaf in every call."""
 
     def __init__(self, func):
         self.func, self.shapes = func, []
 
     def __call__(self, t, y):
-        self.shapes.append((tuple(t.shape), tuple(leaves(y)[0].shape)))
+        self.shapes.append((tuple(t.shape), tuple(get_leaves(y)[0].shape)))
         return self.func(t, y)
 
 
@@ -200,11 +200,11 @@ def branch_on_time(t, y):
     return -y if t < 0.6 else -2 * y
 
 
-def squeezed(t, y):
+def squeeze_axis(t, y):
     return torch.stack([y[..., 1], -y[..., 0].squeeze()], -1)
 
 
-def numbers(t, y):
+def python_numbers(t, y):
     return torch.tensor([y[1].item(), -y[0].item()], dtype=y.dtype)
 
 
@@ -227,10 +227,10 @@ PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.f
     [
         (decay, VECTOR, "broadcast"),
         (decay, VECTOR[0], "broadcast"),
-        (lambda t, y: torch.cos(t), VECTOR, "broadcast"),  # a scalar for a vector: torchdiffeq adds it to every entry
+        (lambda t, y: torch.cos(t), VECTOR, "broadcast"),  # a scalar slope, which torchdiffeq adds to every entry
         (lambda t, y: torch.ones(2, dtype=y.dtype), VECTOR, "broadcast"),
         (pair, PAIR, "broadcast"),
-        (squeezed, VECTOR, "vmap"),  # for three rows it broadcasts, for one it does not
+        (squeeze_axis, VECTOR, "vmap"),  # right for three rows; a single row loses its axis
         (last_axis, VECTOR, "vector"),
         (first_axis, VECTOR, "vmap"),
         (matrix, VECTOR, "vmap"),
@@ -239,29 +239,29 @@ PAIR, RANKS = (VECTOR, VECTOR.flip(0)), (VECTOR, torch.tensor(0.5, dtype=torch.f
         (branch_taken_later, VECTOR, "rows"),
         (branch_on_time, VECTOR, "rows"),
         (branch_on_equality, VECTOR, "rows"),
-        (numbers, VECTOR, "rows"),
+        (python_numbers, VECTOR, "rows"),
     ],
 )
-def test_the_form_that_takes_rows_is_found(func, y0, form):
+def test_the_probe_selects_the_form_of_func(func, y0, form):
     t = torch.linspace(0.1, 1.3, 25, dtype=torch.float64)
-    trapped = Trapped(func)
+    recorder = CallRecorder(func)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ours = to_the_end(trapped, y0, t, 5, method="heun3")
+        ours = solve_to_the_end(recorder, y0, t, 5, method="heun3")
         shapes = [x.shape for x in y0] if isinstance(y0, tuple) else None
         flat = torch.cat([x.reshape(-1) for x in y0]) if isinstance(y0, tuple) else y0
-        found = _batching_probe.find(func, shapes, t, flat)
-    assert found.form == form
+        rhs = _batching_probe.find_form(func, shapes, t, flat)
+    assert rhs.form == form
     assert_equal(ours, torchdiffeq.odeint(func, y0, t, method="heun3"), ulps=40)
     assert [w.category for w in caught] == ([UserWarning, UserWarning] if form == "rows" else [])
-    t_shape, y_shape = trapped.shapes[-1]
-    rank = leaves(y0)[0].ndim
+    t_shape, y_shape = recorder.shapes[-1]
+    rank = get_leaves(y0)[0].ndim
     assert len(t_shape) == {"broadcast": rank + 1 if rank else 1, "vector": 1, "vmap": 0, "rows": 0}[form]
     assert len(y_shape) == rank + (form in ("broadcast", "vector"))
 
 
 def test_the_first_call_does_not_import_a_compiler():
-    """Some of torch's hooks do, which takes a second."""
+    """Some of torch's hooks would import it, which takes a second."""
     code = """
 import sys, torch
 from parareal_torchdiffeq import odeint
@@ -271,7 +271,7 @@ assert "torch._dynamo" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
 
 
-def test_the_warning_says_why():
+def test_the_warning_names_the_reasons():
     t = torch.linspace(0, 1, 5)
     with pytest.warns(
         UserWarning, match=r"one after the other.*broadcast: TypeError: it reads a number out of a tensor"
@@ -281,22 +281,24 @@ def test_the_warning_says_why():
         odeint(lambda t, y: torch.rand_like(y), VECTOR, t, method="euler")
 
 
-def limited(t, y):
-    """A speed limit that is not in force at the start; its norm is over all rows of a batch."""
+def limit_speed(t, y):
+    """Return a slope with a limiter that is inactive at the start; its norm couples the rows of a batch."""
     speed = torch.stack([y[..., 1], -y[..., 0]], -1) * 3 + 0.5 * y
     return speed * torch.clamp(5 / speed.norm(), max=1.0)
 
 
-def switched(t, y):
+def couple_rows_later(t, y):
+    """Return a slope that couples the rows of a batch by its sum, but only at states that the probe does not try."""
     return torch.where(y > 3, -y.sum() * torch.ones_like(y), 0.5 * y + 1)
 
 
-def weakly_coupled(t, y):
+def couple_rows_weakly(t, y):
+    """Return a slope that couples the rows of a batch by a small term, which the probe must detect."""
     return -y + 1e-7 * y.sum()
 
 
-@pytest.mark.parametrize("func", [limited, switched, weakly_coupled])
-def test_a_form_that_the_solution_refutes_is_given_up(func):
+@pytest.mark.parametrize("func", [limit_speed, couple_rows_later, couple_rows_weakly])
+def test_a_form_that_is_wrong_at_the_solution_is_rejected(func):
     y0, t = torch.tensor([0.1, 0.0], dtype=torch.float64), torch.linspace(0, 6, 7, dtype=torch.float64)
     options = {"method": "rk4", "options": {"step_size": 0.05}}
     ys = odeint(func, y0, t, slices=12, **options)
@@ -307,13 +309,13 @@ def test_a_form_that_the_solution_refutes_is_given_up(func):
 @pytest.mark.parametrize("coarse", ["auto", "euler"])
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 def test_counts_follow_the_laws(method, coarse, iterations):
-    """Equations 10 and 11 of docs/explained/theory.md for steps of s evaluations, coarse ones of c, the first of them shared."""
+    """Equations 10 and 11 of docs/explained/theory.md, for fine steps of s and coarse steps of c evaluations."""
     slices, steps, s, p = 6, 10, STAGES[method], iterations
     c = 1 if coarse == "euler" else s
     t = torch.linspace(0, 3, slices * steps + 1, dtype=torch.float64)
-    trapped = Trapped(decay)
+    recorder = CallRecorder(decay)
     _, solution = odeint(
-        trapped,
+        recorder,
         VECTOR,
         t[[0, -1]],
         method=method,
@@ -327,15 +329,17 @@ def test_counts_follow_the_laws(method, coarse, iterations):
     assert solution.stats.span == p * s * steps + (slices - p) * c
     assert solution.stats.work == work
     assert solution.stats.sequential_work == s * steps * slices
-    probe, check = 3 + 2, 7 + 1  # the form is held against single calls before, and at all boundaries after
-    assert len(trapped.shapes) == solution.stats.calls + probe + check  # both points are boundaries: no other pass
+    # Besides the solve: the probe makes 3 calls of one row and 2 of its form, the check at the 7 boundaries 7 and 1.
+    # Both output times are boundaries, so no slice is integrated again.
+    probe, check = 3 + 2, 7 + 1
+    assert len(recorder.shapes) == solution.stats.calls + probe + check
 
 
-def test_points_off_the_boundaries_cost_one_pass_as_far_as_the_last_of_them():
+def test_output_times_within_slices_cost_one_more_integration_up_to_the_last_of_them():
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    points, trapped = t[[0, 3, 50, 57, 100]], Trapped(decay)
+    points, recorder = t[[0, 3, 50, 57, 100]], CallRecorder(decay)
     _, solution = odeint(
-        trapped,
+        recorder,
         VECTOR,
         points,
         method="rk4",
@@ -343,15 +347,16 @@ def test_points_off_the_boundaries_cost_one_pass_as_far_as_the_last_of_them():
         slices=10,
         return_solution=True,
     )
-    pass_rows = [y[0] for _, y in trapped.shapes[5 + solution.stats.calls + 9 :]]
-    assert pass_rows == [2] * 4 * 3 + [1] * 4 * 4  # slices 0 and 5 up to step 3, slice 5 on to step 7
+    # after 5 calls of the probe, the solve, and 8 + 1 of the check
+    rows_per_call = [y[0] for _, y in recorder.shapes[5 + solution.stats.calls + 9 :]]
+    assert rows_per_call == [2] * 4 * 3 + [1] * 4 * 4  # slices 0 and 5 up to step 3, then slice 5 up to step 7
 
 
-def test_callbacks_and_solutions_show_the_users_states():
-    seen = []
+def test_callbacks_and_solutions_have_states_in_the_users_form():
+    refinements = []
     t = torch.linspace(0, 1, 17, dtype=torch.float64)
-    ys, solution = odeint(pair, PAIR, t, method="rk4", slices=4, callback=seen.append, return_solution=True)
-    for states in (solution.states, seen[-1].states):
+    ys, solution = odeint(pair, PAIR, t, method="rk4", slices=4, callback=refinements.append, return_solution=True)
+    for states in (solution.states, refinements[-1].states):
         assert isinstance(states, tuple)
         assert [x.shape for x in states] == [(5, 2), (5, 2)]
     for x, y in zip(solution.final_state, ys, strict=True):
@@ -360,23 +365,23 @@ def test_callbacks_and_solutions_show_the_users_states():
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, parareal.vectorized])
-def test_own_coarse_propagators_see_states_and_times(wrap):
-    t, seen = torch.linspace(2, 0, 17, dtype=torch.float64), []
+def test_own_coarse_propagators_receive_the_users_states_and_times(wrap):
+    t, intervals = torch.linspace(2, 0, 17, dtype=torch.float64), []
 
     def coarse(y, t0, t1):
-        seen.append((float(t0.reshape(-1)[0]), float(t1.reshape(-1)[0])))
+        intervals.append((float(t0.reshape(-1)[0]), float(t1.reshape(-1)[0])))
         a, b = y
         h = (t1 - t0).reshape(-1, *[1] * (a.ndim - 1)) if a.ndim > 1 else t1 - t0
         return a + h * b, b - h * a
 
     ys, solution = odeint(pair, PAIR, t, method="rk4", slices=4, coarse=wrap(coarse), return_solution=True)
     assert_equal(ys, torchdiffeq.odeint(pair, PAIR, t, method="rk4"), ulps=1e9)
-    assert seen[:4] == [(2.0, 1.5), (1.5, 1.0), (1.0, 0.5), (0.5, 0.0)]
+    assert intervals[:4] == [(2.0, 1.5), (1.5, 1.0), (1.0, 0.5), (0.5, 0.0)]
     assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
 
 
-def test_own_coarse_steppers_are_used_as_they_are():
-    class Still(parareal.Stepper):
+def test_own_coarse_steppers_are_used_unchanged():
+    class Motionless(parareal.Stepper):
         def __init__(self):
             self.evaluate = lambda y, t: y * 0
 
@@ -385,36 +390,36 @@ def test_own_coarse_steppers_are_used_as_they_are():
             return state + slope, memory
 
     t = torch.linspace(0, 1, 17, dtype=torch.float64)
-    ours = to_the_end(decay, VECTOR, t, 4, method="rk4", coarse=parareal.Steps(Still(), 1))
+    ours = solve_to_the_end(decay, VECTOR, t, 4, method="rk4", coarse=parareal.Steps(Motionless(), 1))
     assert_equal(ours, torchdiffeq.odeint(decay, VECTOR, t, method="rk4"), ulps=10)
 
 
-def test_failures_carry_the_users_states():
+def test_errors_carry_states_in_the_users_form():
     t = torch.linspace(0, 3, 33, dtype=torch.float64)
-    with pytest.raises(parareal.PararealError, match="not finite") as failed:
+    with pytest.raises(parareal.PararealError, match="not finite") as error_info:
         odeint(lambda t, y: 1e30 * y**3, VECTOR, t, method="rk4", slices=4)
-    assert isinstance(failed.value.solution.states, torch.Tensor)
+    assert isinstance(error_info.value.solution.states, torch.Tensor)
 
-    breaks = Trapped(decay)
-    breaks.func = lambda t, y: decay(t, y) if len(breaks.shapes) < 50 else {}["broken"]
-    with pytest.raises(parareal.PararealError, match="broken") as failed:
-        odeint(breaks, VECTOR, t, method="rk4", slices=4)
-    assert isinstance(failed.value.__cause__, KeyError)
-    breaks.shapes.clear()
-    ys = odeint(breaks, VECTOR, t, method="rk4", slices=4, throw=False)
+    failing = CallRecorder(decay)
+    failing.func = lambda t, y: decay(t, y) if len(failing.shapes) < 50 else {}["broken"]
+    with pytest.raises(parareal.PararealError, match="broken") as error_info:
+        odeint(failing, VECTOR, t, method="rk4", slices=4)
+    assert isinstance(error_info.value.__cause__, KeyError)
+    failing.shapes.clear()
+    ys = odeint(failing, VECTOR, t, method="rk4", slices=4, throw=False)
     assert torch.equal(ys[0], VECTOR)
     assert ys[[1, 31]].isnan().all()
     ys = odeint(lambda t, y: y**3, VECTOR, t, method="rk4", slices=4, max_iterations=0, throw=False)
     assert ys.shape == (33, 2)
 
 
-def test_tolerances_of_leaves_count_by_the_smallest():
+def test_the_smallest_tolerance_of_the_leaves_counts():
     t = torch.linspace(0, 2, 65, dtype=torch.float64)
-    made = [
+    iterations = [
         odeint(pair, PAIR, t, method="rk4", slices=16, rtol=rtol, atol=0.0, return_solution=True)[1].iterations
         for rtol in ((1e-2, 1e-12), torch.tensor(1e-12), 1e-12, 1e-2)
     ]
-    assert made[0] == made[1] == made[2] > made[3]
+    assert iterations[0] == iterations[1] == iterations[2] > iterations[3]
 
 
 T = torch.linspace(0, 1, 9, dtype=torch.float64)
@@ -423,14 +428,14 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": None}, ValueError, "the default of torchdiffeq, dopri5, chooses its steps .* 'rk4'"),
-        ({"method": "dopri8"}, ValueError, "'dopri8' chooses its steps by what it has met"),
-        ({"method": "scipy_solver"}, ValueError, "'scipy_solver' chooses its steps"),
+        ({"method": None}, ValueError, "the default of torchdiffeq, dopri5, is adaptive: .* 'rk4'"),
+        ({"method": "dopri8"}, ValueError, "'dopri8' is adaptive: its steps depend on the trajectory"),
+        ({"method": "scipy_solver"}, ValueError, "'scipy_solver' is adaptive"),
         ({"method": "implicit_adams"}, ValueError, "slopes of earlier steps, .* call torchdiffeq.odeint"),
         ({"method": "fixed_adams"}, ValueError, "slopes of earlier steps"),
         ({"method": "explicit_adams"}, ValueError, "slopes of earlier steps"),
         ({"method": "rk5"}, ValueError, "did you mean 'rk4'"),
-        ({"event_fn": lambda t, y: y[0]}, ValueError, "event_fn: .*torchdiffeq.odeint"),
+        ({"event_fn": lambda t, y: y[0]}, ValueError, "event_fn is unsupported.*torchdiffeq.odeint"),
         ({"slice": 3}, TypeError, "unexpected keyword argument 'slice'"),
         ({"options": {"stepsize": 0.1}}, ValueError, "did you mean 'step_size'"),
         ({"options": {"interp": "cubi"}}, ValueError, "did you mean 'cubic'"),
@@ -453,31 +458,31 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
         ({"t": torch.tensor([0.0, float("nan")])}, ValueError, "be finite"),
         ({"t": torch.arange(4)}, ValueError, "floating dtype"),
         ({"func": 1.0}, TypeError, "func must be a function"),
-        ({"func": lambda t, y: y.float()}, ValueError, "returns torch.float32 for a state of torch.float64"),
-        ({"func": lambda t, y: y[:1].repeat(3)}, ValueError, r"returns shape \(3,\) for a state of shape \(2,\)"),
+        ({"func": lambda t, y: y.float()}, ValueError, "returned torch.float32 for a state of torch.float64"),
+        ({"func": lambda t, y: y[:1].repeat(3)}, ValueError, r"returned shape \(3,\) for a state of shape \(2,\)"),
         ({"func": lambda t, y: [1.0, 2.0]}, ValueError, "func must return tensors"),
     ],
 )
-def test_errors_say_what_to_change(arguments, error, message):
-    called = []
-    given = {"func": lambda t, y: called.append(1) or -y, "y0": VECTOR, "t": T, "method": "rk4", **arguments}
+def test_errors_name_the_remedy(arguments, error, message):
+    calls = []
+    call_arguments = {"func": lambda t, y: calls.append(1) or -y, "y0": VECTOR, "t": T, "method": "rk4", **arguments}
     with pytest.raises(error, match=message):
-        odeint(given.pop("func"), given.pop("y0"), given.pop("t"), **given)
-    assert len(called) == 0 or "rtol" in arguments
+        odeint(call_arguments.pop("func"), call_arguments.pop("y0"), call_arguments.pop("t"), **call_arguments)
+    assert len(calls) == 0 or "rtol" in arguments
 
 
-def test_gradients_are_refused_or_given_up_with_a_warning():
+def test_gradients_are_refused_or_dropped_with_a_warning():
     net = torch.nn.Linear(2, 2).double()
     with pytest.warns(UserWarning, match="detached from func's parameters"):
-        ys = odeint(Module(net), VECTOR, T, method="rk4")
+        ys = odeint(TanhNetwork(net), VECTOR, T, method="rk4")
     assert not ys.requires_grad
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = odeint(Module(net), VECTOR.clone().requires_grad_(), T, method="rk4")
+        again = odeint(TanhNetwork(net), VECTOR.clone().requires_grad_(), T, method="rk4")
     assert torch.equal(ys, again)
 
 
-class Module(torch.nn.Module):
+class TanhNetwork(torch.nn.Module):
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -493,8 +498,8 @@ def test_levels_and_windows_give_the_same_answer(options):
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4"])
-def test_a_tolerance_is_kept_with_the_help_of_embedded_methods(method):
-    """Steps of lower order, from the same evaluations, estimate the sketch; the result stays torchdiffeq's."""
+def test_tolerances_are_met_with_embedded_methods(method):
+    """Embedded steps of lower order estimate the error of the coarse prediction; the result stays torchdiffeq's."""
 
     def slope(t, u):
         return torch.stack([u[1], -torch.sin(u[0]) - 0.1 * u[1] + torch.cos(t) / 2])
@@ -509,7 +514,7 @@ def test_a_tolerance_is_kept_with_the_help_of_embedded_methods(method):
             start,
             times,
             criterion=parareal.Tolerance(rtol),
-            callback=lambda r, kept=estimates: kept.append(float(r.error_estimate[0])),
+            callback=lambda r, record=estimates: record.append(float(r.error_estimate[0])),
             return_solution=True,
             **options,
         )
@@ -521,7 +526,7 @@ def test_a_tolerance_is_kept_with_the_help_of_embedded_methods(method):
         assert solution.iterations > 0 or solution.stats.span == counts.span  # the embedded method adds no evaluation
 
 
-def test_auto_takes_slices_where_they_pay():
+def test_auto_uses_slices_where_they_pay():
     def van_der_pol(t, u):
         x, v = u.unbind(-1)
         return torch.stack([v, 2 * (1 - x * x) * v - x], -1)
@@ -534,10 +539,10 @@ def test_auto_takes_slices_where_they_pay():
 
 
 @pytest.mark.parametrize("state", [VECTOR, PAIR], ids=["tensor", "tuple"])
-def test_auto_goes_step_by_step_where_rows_gain_nothing(state):
+def test_auto_is_sequential_where_batching_gains_nothing(state):
     calls = []
 
-    def slow(t, y):  # what another row costs is no less than the first
+    def slow(t, y):  # takes a time proportional to the number of rows
         x = y if isinstance(y, torch.Tensor) else y[0]
         rows = 1 if x.ndim == VECTOR.ndim else len(x)
         calls.append(rows)
@@ -552,59 +557,59 @@ def test_auto_goes_step_by_step_where_rows_gain_nothing(state):
     assert "Solved sequentially" in solution.message
     assert solution.stats.work == solution.stats.sequential_work == 80
     calls.clear()
-    odeint(slow, state, t, method="midpoint")  # what was found is kept: only torchdiffeq's loop calls it
+    odeint(slow, state, t, method="midpoint")  # the advisor is kept: only torchdiffeq's loop calls the function now
     assert calls == [1] * 80
 
 
-def test_auto_of_a_single_step():
+def test_auto_is_sequential_for_a_single_step():
     ys = odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4")
     assert torch.equal(ys, torchdiffeq.odeint(lambda t, y: -y, VECTOR, T[:2], method="rk4"))
 
 
-class Slow(Trapped):
-    """A right-hand side of which a row takes as long as many, so that slices pay."""
+class SlowRhs(CallRecorder):
+    """A right-hand side that takes the same time for one row and for many, so that slices pay."""
 
     def __call__(self, t, y):
         time.sleep(1e-3)
         return super().__call__(t, y)
 
 
-def slows_down(t, u):
+def cubic_decay(t, u):
     return -(u**3)
 
 
-def test_auto_tries_slices_that_failed_only_on_shorter_intervals():
-    """Coarse steps that are much longer than 2 overshoot, and the more so from one to the next."""
-    func, u = Slow(slows_down), VECTOR
+def test_slices_that_failed_are_tried_again_on_shorter_intervals_only():
+    """Coarse steps much longer than 2 overshoot, by a factor that grows from step to step."""
+    func, u = SlowRhs(cubic_decay), VECTOR
 
-    def solved(end):
+    def solve(end):
         func.shapes.clear()
         t, options = torch.tensor([0.0, end], dtype=torch.float64), {"step_size": end / 256}
         ys, solution = odeint(func, u, t, method="euler", options=options, return_solution=True, throw=False)
         assert torch.isfinite(ys).all()
         return solution
 
-    assert "parallel-in-time failed before" in solved(200.0).message
+    assert "parallel-in-time failed before" in solve(200.0).message
     assert len(func.shapes) > 256
     for end in (200.0, 300.0):
-        assert "parallel-in-time failed before" in solved(end).message
-        assert len(func.shapes) == 256  # torchdiffeq's own
-    assert len(solved(2.0).boundaries) > 10
+        assert "parallel-in-time failed before" in solve(end).message
+        assert len(func.shapes) == 256  # the steps of torchdiffeq's loop
+    assert len(solve(2.0).boundaries) > 10
 
 
-def test_auto_gives_up_slices_that_were_slower_twice_in_a_row():
-    func, t = Slow(slows_down), torch.tensor([0.0, 2.0], dtype=torch.float64)
-    problem = Problem.checked(func, VECTOR, t, 1e-7, 1e-9, "euler", {"step_size": 2 / 256})
-    assert _slice_count.advised(func, problem)[0] > 1
+def test_auto_stops_using_slices_that_were_slower_twice_in_a_row():
+    func, t = SlowRhs(cubic_decay), torch.tensor([0.0, 2.0], dtype=torch.float64)
+    problem = FixedGridProblem.create(func, VECTOR, t, 1e-7, 1e-9, "euler", {"step_size": 2 / 256})
+    assert _slice_count.choose_slices(func, problem)[0] > 1
     for seconds in (1e9, 1e-9, 1e9):
-        _slice_count.learn(func, problem, seconds)
-        assert _slice_count.advised(func, problem)[0] > 1
-    _slice_count.learn(func, problem, 1e9)
-    assert _slice_count.advised(func, problem) == (1, None)
+        _slice_count.record_time(func, problem, seconds)
+        assert _slice_count.choose_slices(func, problem)[0] > 1
+    _slice_count.record_time(func, problem, 1e9)
+    assert _slice_count.choose_slices(func, problem) == (1, None)
 
 
-class Model:
-    """A right-hand side that is a method, of which Python makes a new object whenever it is asked for."""
+class SlopeOwner:
+    """An owner of a right-hand side that is a method. Python makes a new method object at every access."""
 
     def __init__(self):
         self.calls = 0
@@ -616,16 +621,17 @@ class Model:
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("method", ["euler", "rk4"])
-def test_a_call_that_goes_step_by_step_again_calls_func_as_often_as_torchdiffeq(method, backwards):
-    model, other = Model(), Model()
+def test_a_repeated_sequential_call_evaluates_func_as_often_as_torchdiffeq(method, backwards):
+    owner, other = SlopeOwner(), SlopeOwner()
     t = torch.tensor([0.0, 0.33, 0.9, 1.0], dtype=torch.float64)
     t = t.flip(0) if backwards else t
-    given = {"method": method, "options": {"step_size": 0.3, "interp": "cubic"}}  # four steps: too few for slices
-    odeint(model.slope, VECTOR, t, **given)
-    model.calls = 0
-    ours, solution = odeint(model.slope, VECTOR, t, **given, return_solution=True)
-    assert torch.equal(ours, torchdiffeq.odeint(other.slope, VECTOR, t, **given))
-    assert model.calls == other.calls
+    # four steps are too few for slices
+    arguments = {"method": method, "options": {"step_size": 0.3, "interp": "cubic"}}
+    odeint(owner.slope, VECTOR, t, **arguments)
+    owner.calls = 0
+    ours, solution = odeint(owner.slope, VECTOR, t, **arguments, return_solution=True)
+    assert torch.equal(ours, torchdiffeq.odeint(other.slope, VECTOR, t, **arguments))
+    assert owner.calls == other.calls
     assert torch.equal(solution.final_state, ours[-1])
     assert solution.stats.wall_time > 0
 
@@ -656,19 +662,19 @@ def test_a_sequential_solve_that_fails_is_made_once():
 
 def test_sqrt_is_the_same_number_of_slices_in_every_run():
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    found = [odeint(field, VECTOR, t, method="rk4", slices="sqrt", return_solution=True) for _ in range(3)]
-    assert {len(solution.boundaries) for _, solution in found} == {11}
-    assert all(torch.equal(ys, found[0][0]) for ys, _ in found)
+    results = [odeint(field, VECTOR, t, method="rk4", slices="sqrt", return_solution=True) for _ in range(3)]
+    assert {len(solution.boundaries) for _, solution in results} == {11}
+    assert all(torch.equal(ys, results[0][0]) for ys, _ in results)
 
 
-@pytest.mark.parametrize("wanted", [False, True])
-def test_step_by_step_to_a_state_that_is_not_finite(wanted):
+@pytest.mark.parametrize("return_solution", [False, True])
+def test_a_sequential_solve_reports_a_final_state_that_is_not_finite(return_solution):
     def explodes(t, y):
         return y**3 * 1e4
 
     t = torch.linspace(0, 1, 4, dtype=torch.float64)
     for _ in range(2):
         with pytest.raises(parareal.PararealError, match="not finite"):
-            odeint(explodes, 1e3 * VECTOR, t, method="rk4", return_solution=wanted)
-        ys = odeint(explodes, 1e3 * VECTOR, t, method="rk4", return_solution=wanted, throw=False)
-        assert not torch.isfinite((ys[0] if wanted else ys)[-1]).all()
+            odeint(explodes, 1e3 * VECTOR, t, method="rk4", return_solution=return_solution)
+        ys = odeint(explodes, 1e3 * VECTOR, t, method="rk4", return_solution=return_solution, throw=False)
+        assert not torch.isfinite((ys[0] if return_solution else ys)[-1]).all()
