@@ -52,7 +52,7 @@ class Acceptance:
         evidence = Evidence(
             value.iteration, self.index + 1, UNKNOWN, UNKNOWN, size, UNKNOWN, error=error, last=self.last
         )
-        # In its first jump a multistep G has no history, so it has no second result to compare with. With few slices that
+        # In its first jump a multistep G has no history, and so no second result to compare with. With few slices that
         # jump is much of the interval, and the sum of embedded differences is unreliable.
         settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(
@@ -102,16 +102,15 @@ class Acceptance:
         )
 
     def _settles(self, value: Value, previous_output: Value, update: Update, evidence: Evidence, steady: bool) -> bool:
-        """Return whether a boundary settles (docs/explained/theory.md, paragraphs 6 and 7)."""
+        """Return whether a boundary settles (docs/explained/theory.md, eq. 6 and 7)."""
         criterion, current, fine = self.rules.criterion, update.current, update.fine
         # the next slice's F has not run with a memory that has just changed
         memory_changed = not self._memory_agrees(value.memory, previous_output.memory, evidence)
         applies = (criterion.local or self.last) and not memory_changed
-        # `accepts` may be the caller's own code: it is called only where it decides
         self.streak = self.streak + 1 if applies and criterion.accepts(evidence) else 0
         enough = self.streak >= criterion.consecutive
         if enough and not fine.accepted:
-            # The criterion has got from approximate results all that they can give. Only better ones let it settle.
+            # Further approximate results would be accepted as well, but the boundary cannot settle on them.
             self.requires_full_accuracy = True
         # A local criterion bounds what one slice adds. It means something only if nothing still moves on the left,
         # unless the criterion's own estimate includes everything that is still on its way.

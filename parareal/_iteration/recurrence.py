@@ -118,7 +118,10 @@ class Slice:
         return value
 
     def _predict(self) -> Value | None:
-        """U(0, n+1) = G(0, n). With a window, the iteration that admits the slice takes the place of 0."""
+        """Return U(0, n+1) = G(0, n), if G(0, n) is here.
+
+        With a window, the number of the iteration that admits the slice takes the place of 0.
+        """
         if self.first_iteration not in self.inputs:
             return None
         k = int(self.first_iteration)
@@ -135,8 +138,7 @@ class Slice:
     def _compute_next(self, k: int, barrier: float) -> Value | None:
         """Compute the output of iteration k if its input is here; a final input serves all later iterations."""
         newest = self.newest
-        # The left neighbour is done once its value is final and sends no further ones, so this slice goes on with the
-        # last value that it was sent.
+        # A left neighbour that is final sends no further values, so its last value serves this iteration, too.
         if k not in self.inputs and newest is not None and newest.value.final:
             accepted = self.output_fine is not None and self.output_fine.accepted
             if newest.value.settled and accepted and self.output is not None:
@@ -148,7 +150,7 @@ class Slice:
         return self._correct(k, barrier) if k in self.inputs else None
 
     def _correct(self, k: int, barrier: float) -> Value | None:
-        """U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
+        """Return U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) ), if its parts are here."""
         current, previous = self.inputs[k], self.inputs[k - 1]
         fine_entry = self.fine_results.get(self.demand.find_fine_iteration(previous.source, k - 1))
         coarse_entry, previous_entry = _NO_COARSE, _NO_COARSE
@@ -167,7 +169,7 @@ class Slice:
             bracket = self.rules.correction.difference(self.index, new_point, point)
         first = k == self.first_iteration + 1
         if bracket is not None:
-            if first:  # checked once per slice: a correction that returns a proper state once does so always
+            if first:  # once per slice is enough to find a wrong type
                 self._check_bracket(bracket)
             # F + (G - G'), never (F + G) - G': only the former is F where G equals G'
             state = add(fine.state, bracket)
