@@ -27,10 +27,10 @@ class Batch:
         """Join the evaluations of groups that use one network."""
         positions, new_rows = _assign_positions(groups)
         # a group whose rows are all duplicates adds nothing to the batch
-        adding = [(g, index) for g, index in zip(groups, new_rows, strict=True) if index is not None]
-        arguments = [(g.state, g.where, *g.samples) for g, _ in adding]
-        picked = [[pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, adding, strict=True)]
-        return Batch([concatenate(xs) for xs in zip(*picked, strict=True)], positions)
+        contributors = [(g, index) for g, index in zip(groups, new_rows, strict=True) if index is not None]
+        arguments = [(g.state, g.where, *g.samples) for g, _ in contributors]
+        parts = [[pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, contributors, strict=True)]
+        return Batch([concatenate(xs) for xs in zip(*parts, strict=True)], positions)
 
 
 def group_by_evaluate(groups: list[Group]) -> list[list[Group]]:
@@ -92,15 +92,15 @@ def _find_duplicates(groups: list[Group], number: int, first: dict[Any, tuple[in
     # The same state is not enough: both evaluations must be at the same time or noise level, which only the stepper
     # knows. It yields that as `where`.
     for other in {other for other, _ in pairs.values()}:
-        alike = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
+        duplicates = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
         # They nearly always agree, so all are compared at once, and row by row only if that fails.
-        if not _agree(group, groups[other], alike):
-            for i, j in alike.items():
+        if not _agree(group, groups[other], duplicates):
+            for i, j in duplicates.items():
                 if not _agree(group, groups[other], {i: j}):
                     del pairs[i]
     return pairs
 
 
-def _agree(a: Group, b: Group, alike: dict[int, int]) -> bool:
+def _agree(a: Group, b: Group, duplicates: dict[int, int]) -> bool:
     """Return whether rows of two groups, paired by number, evaluate at the same `where`."""
-    return same(take(a.where, np.array(list(alike))), take(b.where, np.array(list(alike.values()))))
+    return same(take(a.where, np.array(list(duplicates))), take(b.where, np.array(list(duplicates.values()))))

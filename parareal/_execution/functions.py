@@ -35,9 +35,9 @@ class CallingConvention:
         options = {"iteration": iteration} if self.takes_iteration else {}
         return (request.value.state, request.start, request.stop), options
 
-    def result(self, request: Request, returned: Any) -> Result:
+    def result(self, request: Request, return_value: Any) -> Result:
         """Check the value that the function returned, and return the result."""
-        costed = returned if isinstance(returned, Costed) else Costed(returned, self.cost)
+        costed = return_value if isinstance(return_value, Costed) else Costed(return_value, self.cost)
         # Copied, because the function may return a buffer that its next call overwrites, or a view of its input.
         state = copy(check_result(self.kind.value, costed.state, self.layout))
         cost, second = float(costed.cost), costed.embedded
@@ -94,8 +94,8 @@ class FunctionQueue(Queue):
         count, cost = len(requests), self.convention.cost
         states = stack([r.value.state for r in requests])
         t0, t1 = self._stack_times([r.start for r in requests]), self._stack_times([r.stop for r in requests])
-        returned = self.function(states, t0, t1)
-        costed = returned if isinstance(returned, Costed) else Costed(returned, cost)
+        return_value = self.function(states, t0, t1)
+        costed = return_value if isinstance(return_value, Costed) else Costed(return_value, cost)
         ends = self._split_rows(costed.state, count)
         costs = np.broadcast_to(np.asarray(costed.cost, dtype=float), count).tolist()
         if costed.embedded is None:

@@ -188,8 +188,8 @@ def dispatch(requests: list[Request], destinations: dict[Kind, Send]) -> None:
         destinations[requests[0].kind](requests)
         return
     for kind, send in destinations.items() if requests else ():
-        if selected := [r for r in requests if r.kind is kind]:
-            send(selected)
+        if requests_of_kind := [r for r in requests if r.kind is kind]:
+            send(requests_of_kind)
 
 
 def _to_guess(value: Value) -> Value:

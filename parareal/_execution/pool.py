@@ -135,10 +135,12 @@ class PoolQueue(Queue):
             if request.cancelled:
                 # The solve that requested it has ended. Its cost counts, but an exception that it raised must not end
                 # the solves of other samples.
-                returned = future.result() if future.exception() is None else None
-                self.tally.call(1, float(returned.cost) if isinstance(returned, Costed) else self.convention.cost)
+                return_value = future.result() if future.exception() is None else None
+                self.tally.call(
+                    1, float(return_value.cost) if isinstance(return_value, Costed) else self.convention.cost
+                )
                 continue
-            result = self.convention.result(request, self._get_returned(future))
+            result = self.convention.result(request, self._get_return_value(future))
             self.tally.call(1, result.cost)
             results.append(Delivery(request, result, start_time))
         return results
@@ -156,7 +158,7 @@ class PoolQueue(Queue):
                 raise PropagatorFailure(error) from error
             self.running[future] = (request, time.perf_counter())
 
-    def _get_returned(self, future: Future[Any]) -> Any:
+    def _get_return_value(self, future: Future[Any]) -> Any:
         """Return the value that the function returned, or raise its exception."""
         try:
             return future.result()

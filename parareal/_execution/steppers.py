@@ -189,8 +189,7 @@ class StepperQueue(Queue):
         check_result(kind, self.layout.row(state, 0), self.layout)
         if structure(memory) != structure(rows.memory):
             raise StructureError(
-                f"{type(stepper).__name__}.step returned memory of another structure than `begin` did: "
-                "let `begin` return memory like that of `step`"
+                f"{type(stepper).__name__}.step returned memory of another structure than begin did: implement begin"
             )
         self.checked.add(id(stepper))
 

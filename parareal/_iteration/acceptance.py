@@ -79,7 +79,7 @@ class Acceptance:
         errors = self.errors.estimate_update(value.exact, size, increment, defect, previous_output, update)
         # If this boundary settles, F does not run on its last increment. The error that this leaves in the next slice
         # is counted here, where the boundary may still be rejected.
-        unseen = 0.0 if self.last else self.errors.rate * increment
+        unseen_error = 0.0 if self.last else self.errors.rate * increment
         evidence = Evidence(
             iteration=value.iteration,
             boundary=boundary,
@@ -88,7 +88,7 @@ class Acceptance:
             size=size,
             upstream=max(0.0 if steady else current.estimate, fine.estimate),
             previous=previous_output.increment,
-            error=errors.estimate + unseen if self.rules.correction.estimates_errors or value.exact else UNKNOWN,
+            error=errors.estimate + unseen_error if self.rules.correction.estimates_errors or value.exact else UNKNOWN,
             last=self.last,
         )
         return value._replace(

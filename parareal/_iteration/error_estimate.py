@@ -94,8 +94,8 @@ class ErrorEstimate:
         share = sums.share(increment, self.dimensions) if update.first else 1.0
         # Both are upper estimates of the same error, so the smaller one counts. The extrapolated one sees the outer
         # iteration only, so the error of an inner solve is added to it.
-        extrapolated = extrapolate_error(largest, previous_output.moved) * size + inner
-        return Errors(min(share * sum_of_norms, extrapolated), sum_of_norms, largest, sums)
+        extrapolation = extrapolate_error(largest, previous_output.moved) * size + inner
+        return Errors(min(share * sum_of_norms, extrapolation), sum_of_norms, largest, sums)
 
     def _estimate_error(self, previous_state: State, defect: float, update: Update) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `previous_state`, U(k-1, n+1)."""

@@ -42,8 +42,8 @@ class Machine:
         guesses = [None] * len(slices) if guess is None else guess
         self.updates: list[UpdateRecord] = []  # the driver reads and clears this list
         self.scope = Scope()  # of this machine's requests
-        shared = outer, self.scope, self.updates
-        self._slices = [Slice(rules, sample, n, u, *shared) for n, u in zip(slices, guesses, strict=True)]
+        common = outer, self.scope, self.updates
+        self._slices = [Slice(rules, sample, n, u, *common) for n, u in zip(slices, guesses, strict=True)]
         self._first = slices.start
         self._ready: list[Request] = []
         self._running: Counter[int] = Counter()  # per iteration: propagations under way (synchronous schedule)

@@ -247,11 +247,11 @@ class Slice:
         `enter` requests nothing for an unchanged input. Without this, a slice whose input never changes (the first
         one) would keep its first approximate result for ever.
         """
-        k, used = self.iteration, self.output_fine
-        if used is None or self.done or k not in self.inputs or self.demand.newest >= k:
+        k, fine = self.iteration, self.output_fine
+        if fine is None or self.done or k not in self.inputs or self.demand.newest >= k:
             return
         here = self.inputs[k]
-        enough = used.accepted if here.value.settled else used.exact
+        enough = fine.accepted if here.value.settled else fine.exact
         if not enough:
             # the approximate result must not serve the next output as well, which would otherwise not wait
             self.fine_results = {i: entry for i, entry in self.fine_results.items() if i > k}

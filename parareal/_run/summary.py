@@ -41,12 +41,12 @@ class Costs:
         On slices where a stepper never ran, they are estimated in proportion to the number of nodes.
         """
         costs = [self.by_slice.get((sample, n), math.nan) for n in range(problem.slices)]
-        measured = [n for n, cost in enumerate(costs) if not math.isnan(cost)]
+        measured_slices = [n for n, cost in enumerate(costs) if not math.isnan(cost)]
         # F need not run on every slice: a prediction may settle at once, and a solve may end early. A stepper's steps
         # all cost the same; of a plain function nothing is known, and the sum is NaN.
-        if len(measured) < len(costs) and measured and isinstance(leaves(problem.fine)[0], Steps):
+        if len(measured_slices) < len(costs) and measured_slices and isinstance(leaves(problem.fine)[0], Steps):
             lengths = [abs(int(b) - int(a)) for a, b in pairwise(problem.boundaries)]
-            return sum(costs[n] for n in measured) / sum(lengths[n] for n in measured) * sum(lengths)
+            return sum(costs[n] for n in measured_slices) / sum(lengths[n] for n in measured_slices) * sum(lengths)
         return sum(costs)
 
 
