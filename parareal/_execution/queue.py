@@ -17,7 +17,7 @@ class Queue(ABC):
 
     @abstractmethod
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
-        """Add requests to apply `propagator`. Start nothing that blocks: the caller has more queues to fill."""
+        """Add requests to apply `propagator`, and return without waiting for results."""
 
     @abstractmethod
     def tick(self) -> list[Delivery]:

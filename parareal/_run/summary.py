@@ -73,7 +73,7 @@ class Summary:
         ]
 
     def _state(self, sample: int, value: object) -> State:
-        """Return the state of a value; NaN in place of a value that does not exist, as behind a window."""
+        """Return the state of a value; NaN in place of a value that does not exist yet, as right of a window."""
         return nan_like(self.problem.samples[sample]) if value is None else value.state  # pyright: ignore
 
     def error_estimate(self) -> np.ndarray:

@@ -13,6 +13,7 @@ SMALL_BYTES = 4096
 
 def add(a: State, b: State) -> State:
     """Return a + b."""
+    # arrays skip `tree_map`, whose call is a large part of the time on small states
     return _sum(a, b) if isinstance(a, ARRAY) else tree_map(_sum, a, b)
 
 
@@ -71,7 +72,7 @@ def _bits(x: np.ndarray) -> np.ndarray:
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:
-    """Return a tensor's bytes as a view; a copy where it is not contiguous or its conjugate or sign is pending."""
+    """Return a tensor's bytes as a view; a copy if it is not contiguous, or not conjugated or negated yet."""
     return x.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 

@@ -30,7 +30,6 @@ def _index(x: Any, index: Index) -> Any:
     """Return an index that suits the library and device of the array `x`."""
     if isinstance(index, slice) or not isinstance(x, torch.Tensor):
         return index
-    # torch takes an index from another device only on the CPU, and copies it in every indexing
     return torch.from_numpy(index).to(x.device)
 
 

@@ -23,9 +23,13 @@ Index: TypeAlias = slice | np.ndarray
 
 
 LEAF = optree.treespec_leaf()
+"""structure of a tree that is one leaf"""
 REAL = (bool, int, float)
+"""types of real Python numbers"""
 ARRAY = (torch.Tensor, np.ndarray)
+"""types of arrays"""
 BARE = (torch.Tensor, np.ndarray, float, complex, NoneType)
+"""types of trees that are one leaf or nothing, for which optree is not needed"""
 
 
 def tree_map(function: Callable[..., Any], *trees: Any) -> Any:
