@@ -17,7 +17,7 @@ from parareal._problem.states import StructureError
 
 @final
 class Runner:
-    """The propagations of one solve, on all levels.
+    """The runner of one solve: the queues for its propagations on all levels.
 
     `rules` are those of the outermost level, from which inner levels derive theirs. Without them a nested solve is one
     call, like a plain function.

@@ -78,7 +78,8 @@ class WaitingRows:
     def drop_cancelled(self, again: bool) -> None:
         """Drop rows of cancelled requests; `again` requires another look next time, when rows within a step are back.
 
-        Does nothing as long as no scope was closed: looking at every row in every tick would cost more than the ticks.
+        Does nothing as long as no scope was closed: with a look at every row in every tick, the cost of a tick would grow
+        with the number of waiting rows.
         """
         if self._closures == Scope.closures:
             return
@@ -116,17 +117,17 @@ class WaitingRows:
         entries.sort(key=lambda entry: entry.number)
         new = [(entry.stepper, entry.request, entry.steps) for entry in entries if entry.row is None]
         parts = [(entry.stepper, entry.row) for entry in entries if entry.row is not None]
-        stacked: dict[int, list[Rows]] = {}
+        by_stepper: dict[int, list[Rows]] = {}
         for stepper, rows in [*parts, *self._parts]:
-            stacked.setdefault(stepper, []).append(rows)
+            by_stepper.setdefault(stepper, []).append(rows)
         requests: dict[int, list[tuple[Request, int]]] = {}
         for stepper, request, steps in [*new, *self._new]:
             assert request is not None
             requests.setdefault(stepper, []).append((request, steps))
         for stepper, starts in requests.items():
-            stacked.setdefault(stepper, []).append(Rows.of(starts, steppers[stepper], now))
+            by_stepper.setdefault(stepper, []).append(Rows.of(starts, steppers[stepper], now))
         self._parts, self._new = [], []
-        return {stepper: Rows.join(rows) for stepper, rows in stacked.items()}
+        return {stepper: Rows.join(rows) for stepper, rows in by_stepper.items()}
 
     def _unstack(self) -> None:
         """Make an entry of every row."""

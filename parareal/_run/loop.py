@@ -21,7 +21,7 @@ from parareal._state import NORMS, Stack, State
 
 @final
 class Run:
-    """One solve, which passes requests from the machines to the runner and results back.
+    """One solve: its machines, its runner, and the loop that carries requests and results between them.
 
     Exhaust `iterations` to run it, or drive `events` yourself; then call `solution`.
 
