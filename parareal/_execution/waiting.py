@@ -78,8 +78,8 @@ class WaitingRows:
     def drop_cancelled(self, again: bool) -> None:
         """Drop rows of cancelled requests; `again` requires another look next time, when rows within a step are back.
 
-        Does nothing as long as no scope was closed: with a look at every row in every tick, the cost of a tick would grow
-        with the number of waiting rows.
+        Does nothing as long as no scope was closed: with a look at every row in every tick, the cost of a tick would
+        grow with the number of waiting rows.
         """
         if self._closures == Scope.closures:
             return
