@@ -1,4 +1,4 @@
-"""Corrections that need nothing but the propagators: Parareal, Picard, Jacobi."""
+"""Elementary corrections, which need only the propagators: Parareal, Picard, Jacobi."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -28,7 +28,7 @@ class CoarseDifference(AbstractCorrection):
 class Identity(AbstractCorrection):
     """C(u) = u: Picard iteration; with one step per slice and a window, ParaDiGMS (Shih et al. 2023).
 
-    Where the flow decays or grows fast, small changes say little about the error: estimates are infinite.
+    Where the flow decays or grows fast, small increments say little about the error: estimates are infinite.
     """
 
     uses_coarse: ClassVar[bool] = False
@@ -46,33 +46,34 @@ class Identity(AbstractCorrection):
 @final
 @dataclass(frozen=True)
 class Zero(AbstractCorrection):
-    """C = 0: block Jacobi iteration, U(k, n+1) = F(k-1, n). Nothing is predicted; a reference for the others.
+    """C = 0: block Jacobi iteration, U(k, n+1) = F(k-1, n). It predicts nothing, and is a reference for the others.
 
-    An error moves on by one slice per iteration, so that small changes say nothing about it: estimates are infinite.
+    An error moves on by one slice per iteration, so small increments say nothing about it: estimates are infinite.
     """
 
     uses_coarse: ClassVar[bool] = False
 
     def difference(self, slice: int, now: Point, then: Point) -> State:
-        """Return None, for zero."""
+        """Return None, which means zero."""
         return None
 
 
 def check_correction(correction: Any, coarse: Any) -> AbstractCorrection:
-    """Return the correction, by default `CoarseDifference`, or raise if it does not go with the coarse propagator.
+    """Return the correction, by default `CoarseDifference`.
 
     Raises:
-        TypeError: for an object that is no correction.
-        ValueError: if the correction uses the coarse propagator and there is none.
+        TypeError: if `correction` is no correction.
+        ValueError: if it uses the coarse propagator and `coarse` is None.
     """
-    chosen = CoarseDifference() if correction is None else correction
-    if not isinstance(chosen, AbstractCorrection):
+    correction = CoarseDifference() if correction is None else correction
+    if not isinstance(correction, AbstractCorrection):
         raise TypeError(
             "correction must be CoarseDifference(), Identity(), Zero() or an AbstractCorrection of your own, "
-            f"not {type(chosen).__name__}"
+            f"not {type(correction).__name__}"
         )
-    if chosen.uses_coarse and coarse is None:
+    if correction.uses_coarse and coarse is None:
         raise ValueError(
-            f"coarse is None, but {type(chosen).__name__} uses it: pass a coarse propagator, or correction=Identity()"
+            f"coarse is None, but {type(correction).__name__} uses it: pass a coarse propagator, or "
+            "correction=Identity()"
         )
-    return chosen
+    return correction

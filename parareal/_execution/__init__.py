@@ -1,1 +1,1 @@
-"""The places where propagations are computed, and the number computed at once."""
+"""Execution: the places where propagations are computed, and the number computed at once."""

@@ -1,7 +1,7 @@
-"""Joining the evaluations of many groups of rows into one batched call.
+"""Batches: the evaluations of many groups of rows, joined into one call.
 
-At the start of a slice F and G of one iterate evaluate the network at the same state: that evaluation is made once, and
-its value goes to both rows. So a row of the batch may serve several rows of the groups.
+At the start of a slice F and G of one iterate evaluate the network at the same state. That evaluation is made once, and
+both rows receive its value. So one row of the batch may serve several rows of the groups.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Index = np.ndarray | slice
 
 @dataclass(slots=True)
 class Batch:
-    """The arguments of one batched evaluation, and where in it each group's rows find their values."""
+    """The arguments of one batched evaluation, and the positions in it of each group's values."""
 
     arguments: list[Any]
     positions: list[Index]
@@ -25,17 +25,20 @@ class Batch:
     @staticmethod
     def of(groups: list[Group]) -> "Batch":
         """Join the evaluations of groups that use one network."""
-        positions, own = _positions(groups)
-        asking = [(g, index) for g, index in zip(groups, own, strict=True) if index is not None]
-        arguments = [(g.state, g.where, *g.samples) for g, _ in asking]
-        picked = [[pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, asking, strict=True)]
-        return Batch([concatenate(xs) for xs in zip(*picked, strict=True)], positions)
+        positions, new_rows = _assign_positions(groups)
+        # a group whose rows are all duplicates adds nothing to the batch
+        contributors = [(g, index) for g, index in zip(groups, new_rows, strict=True) if index is not None]
+        arguments = [(g.state, g.where, *g.samples) for g, _ in contributors]
+        parts = [[pick(x, index) for x in xs] for xs, (_, index) in zip(arguments, contributors, strict=True)]
+        return Batch([concatenate(xs) for xs in zip(*parts, strict=True)], positions)
 
 
-def by_evaluate(groups: list[Group]) -> list[list[Group]]:
+def group_by_evaluate(groups: list[Group]) -> list[list[Group]]:
     """Sort groups into lists that use the same network."""
     if len(groups) == 1:
         return [groups]
+    # Searched with ==, not a dictionary: `evaluate` need not be hashable, and a method that is bound again at every
+    # access is equal to itself but not the same object. There are few lists.
     lists: list[list[Group]] = []
     for group in groups:
         for others in lists:
@@ -47,51 +50,57 @@ def by_evaluate(groups: list[Group]) -> list[list[Group]]:
     return lists
 
 
-def _positions(groups: list[Group]) -> tuple[list[Index], list[Index | None]]:
+def _assign_positions(groups: list[Group]) -> tuple[list[Index], list[Index | None]]:
     """Return, per group, the positions of its rows' values in the batch, and the rows that it adds to the batch."""
     first: dict[Any, tuple[int, int]] = {}
     positions: list[Index] = []
-    own: list[Index | None] = []
+    new_rows: list[Index | None] = []
     total = 0
-    for at, group in enumerate(groups):
-        pairs, count = _shared(groups, at, first), len(group.rows)
+    for number, group in enumerate(groups):
+        pairs, count = _find_duplicates(groups, number, first), len(group.rows)
         if not pairs:
+            # The usual case. Slices, not arrays of integers, so that values are later taken out as views.
             positions.append(slice(total, total + count))
-            own.append(slice(0, count))
+            new_rows.append(slice(0, count))
             total += count
             continue
-        alone = np.ones(count, dtype=bool)
-        alone[list(pairs)] = False
-        position = total - 1 + np.cumsum(alone)
+        is_new = np.ones(count, dtype=bool)
+        is_new[list(pairs)] = False
+        # new rows are numbered on from `total`; the others are overwritten below
+        position = total - 1 + np.cumsum(is_new)
         positions.append(position)
         for i, (other, j) in pairs.items():
             there = positions[other]
             position[i] = there.start + j if isinstance(there, slice) else there[j]
-        new = np.flatnonzero(alone)
-        own.append(new if len(new) else None)
+        new = np.flatnonzero(is_new)
+        new_rows.append(new if len(new) else None)
         total += len(new)
-    return positions, own
+    return positions, new_rows
 
 
-def _shared(groups: list[Group], at: int, first: dict[Any, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """Map each duplicate row of group `at` to the (group, row) whose evaluation it reuses."""
-    group, pairs = groups[at], {}
-    if group.shares:
+def _find_duplicates(groups: list[Group], number: int, first: dict[Any, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Map each duplicate row of a group to the (group, row) whose evaluation it reuses.
+
+    `first` maps the start of a propagation to the first row that evaluates there; this function adds to it.
+    """
+    group, pairs = groups[number], {}
+    if group.may_share:
         for i in np.flatnonzero(group.rows.steps_made == 0).tolist():
-            there = first.setdefault(start_key(group.rows.requests[i]), (at, i))
-            if there != (at, i):
+            there = first.setdefault(start_key(group.rows.requests[i]), (number, i))
+            if there != (number, i):
                 pairs[i] = there
+    # The same state is not enough: both evaluations must be at the same time or noise level, which only the stepper
+    # knows. It yields that as `where`.
     for other in {other for other, _ in pairs.values()}:
-        alike = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
-        if not _agree(
-            group, groups[other], alike
-        ):  # they nearly always do, all at once: compared row by row only otherwise
-            for i, j in alike.items():
+        duplicates = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
+        # They nearly always agree, so all are compared at once, and row by row only if that fails.
+        if not _agree(group, groups[other], duplicates):
+            for i, j in duplicates.items():
                 if not _agree(group, groups[other], {i: j}):
                     del pairs[i]
     return pairs
 
 
-def _agree(a: Group, b: Group, alike: dict[int, int]) -> bool:
-    """Return whether rows of two groups, paired by number, evaluate at the same places."""
-    return same(take(a.where, np.array(list(alike))), take(b.where, np.array(list(alike.values()))))
+def _agree(a: Group, b: Group, duplicates: dict[int, int]) -> bool:
+    """Return whether rows of two groups, paired by number, evaluate at the same `where`."""
+    return same(take(a.where, np.array(list(duplicates))), take(b.where, np.array(list(duplicates.values()))))

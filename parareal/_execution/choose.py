@@ -10,10 +10,10 @@ from parareal._problem.problem import Problem
 
 
 def runner_for(problem: Problem, executor: AbstractExecutor | Executor | None, rules: Rules | None = None) -> Runner:
-    """Return what runs a problem's propagations; `rules` are those that inner levels follow.
+    """Return the runner for a problem's propagations; inner levels derive their rules from `rules`.
 
     Raises:
-        TypeError: for an object that is no executor, or cannot run these propagators.
+        TypeError: if `executor` is no executor, or cannot run these propagators.
     """
     executor = BatchedExecutor() if executor is None else executor
     if isinstance(executor, Executor):

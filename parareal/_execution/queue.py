@@ -1,52 +1,53 @@
-"""Queues: where propagations of one form wait until they are run."""
+"""Queues: propagations of one form that wait until they run."""
 
 import heapq
 from abc import ABC, abstractmethod
 from typing import final
 
-from parareal._execution.evaluations import Asking
+from parareal._execution.evaluations import EvaluationRoutine
 from parareal._iteration.messages import Delivery, Request
 from parareal._problem.propagators import Propagator
 
 
 class Queue(ABC):
-    """Propagations that wait or run; a runner has one per plain function and kind, and one for all steppers.
+    """Propagations that wait or run; a runner has one queue per plain function and kind, and one for all steppers.
 
     To run propagations elsewhere, write a queue and an executor that makes it (`AbstractExecutor`).
     """
 
     @abstractmethod
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
-        """Take requests to apply `propagator`."""
+        """Add requests to apply `propagator`, and return without waiting for results."""
 
     @abstractmethod
     def tick(self) -> list[Delivery]:
-        """Work once, and return what is finished; an empty list if there was nothing to do."""
+        """Work once, and return the finished propagations; an empty list if there was nothing to do."""
 
     @property
     @abstractmethod
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no request waits and none runs."""
 
-    def ticking(self) -> Asking[list[Delivery]]:
-        """Do what `tick` does, but yield the evaluations that are to be made; by default none is.
+    def ticking(self) -> EvaluationRoutine[list[Delivery]]:
+        """Do the work of `tick`, but yield the evaluations instead of making them; by default there are none.
 
-        A queue that wraps another overrides this, too: `deliveries = yield from self.inner.ticking()`.
+        A queue that wraps another overrides this method too: `deliveries = yield from self.inner.ticking()`.
         """
-        yield from ()
+        yield from ()  # makes this function a generator
         return self.tick()
 
     def close(self) -> None:
-        """Take back what was handed to others and has not begun; by default nothing was."""
+        """Cancel propagations that were submitted elsewhere and have not begun; by default there are none."""
         return None
 
 
 @final
-class ByPriority:
-    """Waiting requests, the first by `Request.priority` taken first; cancelled ones are dropped on the way."""
+class RequestHeap:
+    """Waiting requests, ordered by `Request.priority`; `take` drops cancelled ones."""
 
     def __init__(self) -> None:
-        # priorities of one level are all different, but nested ones may compare equal: the counter then decides
+        # Priorities of one level all differ, but nested ones may compare equal. The counter then decides, and the heap
+        # never compares two requests, which hold arrays.
         self._heap: list[tuple[tuple[int, ...], int, Request]] = []
         self._count = 0
 
@@ -57,13 +58,13 @@ class ByPriority:
             self._count += 1
 
     def take(self, most: int | None) -> list[Request]:
-        """Remove and return the first `most` requests, or all, in order."""
-        taken: list[Request] = []
-        while self._heap and (most is None or len(taken) < most):
+        """Remove and return the first `most` requests, or all if that is None, in order."""
+        requests: list[Request] = []
+        while self._heap and (most is None or len(requests) < most):
             request = heapq.heappop(self._heap)[2]
             if not request.cancelled:
-                taken.append(request)
-        return taken
+                requests.append(request)
+        return requests
 
     def clear(self) -> None:
         """Drop everything."""

@@ -1,4 +1,4 @@
-"""Rows: propagations of one stepper, stacked, so that a step is a handful of array operations for all of them."""
+"""Rows: stacked propagations of one stepper, so that a step is a handful of array operations for all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,43 +8,46 @@ import numpy as np
 
 from parareal._iteration.messages import Kind, Request
 from parareal._problem.propagators import Stepper, StepRoutine
-from parareal._state import Nodes, Stack, concatenate, stack, subtract, take
-from parareal._state import rows as count_rows
+from parareal._state import Nodes, Stack, concatenate, count_rows, stack, subtract, take
 
-_START, _LENGTH, _COUNT, _AT, _COST, _NODE, _SAMPLE = range(7)
+_START, _LENGTH, _COUNT, _DONE, _COST, _NODE, _SAMPLE = range(7)
 
 
 @dataclass(slots=True)
 class Rows:
-    """Propagations of one stepper that stand at the start of a step."""
+    """Propagations of one stepper at the start of a step.
+
+    Rows of different slices, samples, levels and iterations may stand at different nodes: a stepper takes a vector of
+    start nodes, so they still form one stack.
+    """
 
     requests: list[Request]
-    began: list[float]
-    """seconds on the clock"""
+    start_times: list[float]
+    """seconds of `time.perf_counter`"""
     columns: np.ndarray
-    """int64 of shape (rows, 7), one matrix because rows are selected at every step: the slice's first node, its length
-    in nodes, and what the properties below name"""
+    """int64 of shape (rows, 7): the slice's first node, its length in nodes, and what the properties below name. One
+    matrix, because rows are selected at every step, and one selection costs less than seven"""
     state: Stack
     memory: Stack
     embedded_difference: Stack = None
-    """embedded second answer minus the first, summed over steps; None where there is none"""
+    """embedded second result minus the first, summed over steps; None where there is none"""
 
     def __len__(self) -> int:
         return len(self.requests)
 
     @property
     def steps(self) -> np.ndarray:
-        """Steps to make in the slice."""
+        """Number of steps in the slice."""
         return self.columns[:, _COUNT]
 
     @property
     def steps_made(self) -> np.ndarray:
-        """Steps already made."""
-        return self.columns[:, _AT]
+        """Number of steps already made."""
+        return self.columns[:, _DONE]
 
     @property
     def cost(self) -> np.ndarray:
-        """Evaluations already made."""
+        """Number of evaluations already made."""
         return self.columns[:, _COST]
 
     @property
@@ -63,33 +66,36 @@ class Rows:
         return bool((self.steps_made == 0).any())
 
     def take(self, index: np.ndarray) -> "Rows":
-        """Return some of the rows; a run of neighbours is a view."""
+        """Return some of the rows; consecutive rows are views."""
         if len(index) == len(self):
             return self
-        chosen = index.tolist()
-        requests, began = [self.requests[i] for i in chosen], [self.began[i] for i in chosen]
+        numbers = index.tolist()
+        requests, start_times = [self.requests[i] for i in numbers], [self.start_times[i] for i in numbers]
         arrays = [pick(x, index) for x in (self.state, self.memory, self.embedded_difference)]
-        return Rows(requests, began, self.columns[index], *arrays)
+        return Rows(requests, start_times, self.columns[index], *arrays)
 
     def row(self, i: int) -> "Rows":
         """Return a copy of one row."""
+        # an index array copies: a view would keep the whole stack alive while this row waits
         one = np.array([i])
         arrays = [None if x is None else take(x, one) for x in (self.state, self.memory, self.embedded_difference)]
-        return Rows([self.requests[i]], [self.began[i]], self.columns[one], *arrays)
+        return Rows([self.requests[i]], [self.start_times[i]], self.columns[one], *arrays)
 
     def next_node(self) -> np.ndarray:
-        """Return where each row stands after its next step."""
-        start, length, count, at = self.columns[:, :_COST].T
-        return start + np.rint(length * (at + 1) / count).astype(np.int64)
+        """Return the node of each row after its next step."""
+        # Computed from the slice's start, not from the last node: rounding then does not add up, and the last step
+        # ends at the boundary.
+        start, length, count, done = self.columns[:, :_COST].T
+        return start + np.rint(length * (done + 1) / count).astype(np.int64)
 
     @staticmethod
-    def of(begun: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
-        """Stack propagations that are about to begin, each with the number of steps to make."""
-        requests = [r for r, _ in begun]
+    def of(new: list[tuple[Request, int]], stepper: Stepper, now: float) -> "Rows":
+        """Stack propagations that are about to begin, each with its number of steps."""
+        requests = [r for r, _ in new]
         state = stack([r.value.state for r in requests])
         ends = [(int(r.start), int(r.stop)) for r in requests]
-        columns = np.array([(a, b - a, n, 0, 0, a, r.sample) for (a, b), (r, n) in zip(ends, begun, strict=True)])
-        return Rows(requests, [now] * len(begun), columns, state, _memory(requests, stepper, state))
+        columns = np.array([(a, b - a, n, 0, 0, a, r.sample) for (a, b), (r, n) in zip(ends, new, strict=True)])
+        return Rows(requests, [now] * len(new), columns, state, _stack_memories(requests, stepper, state))
 
     @staticmethod
     def join(parts: Sequence["Rows"]) -> "Rows":
@@ -98,21 +104,27 @@ class Rows:
             return parts[0]
         return Rows(
             requests=[r for p in parts for r in p.requests],
-            began=[b for p in parts for b in p.began],
+            start_times=[b for p in parts for b in p.start_times],
             columns=np.concatenate([p.columns for p in parts]),
             state=concatenate([p.state for p in parts]),
             memory=concatenate([p.memory for p in parts]),
-            embedded_difference=_embedded_differences(parts),
+            embedded_difference=_join_embedded_differences(parts),
         )
 
 
 def start_key(request: Request) -> tuple[int, int, int]:
-    """Return a name for what a propagation starts from: first evaluations with the same name are one, on any level."""
+    """Return a key of the state that a propagation starts from: equal keys have equal first evaluations.
+
+    The key holds on any level: an inner solve starts from the very state object of the outer propagation.
+    """
+    # The identity of the state object, not its numbers: F and G of one iterate are requested with one `Value`, so they
+    # have one object, and comparing identities costs nothing. Requests keep their states alive, so an id is not reused
+    # while it is compared.
     return (request.sample, id(request.value.state), int(request.start))
 
 
-def _embedded_differences(parts: Sequence[Rows]) -> Stack:
-    """Join embedded differences; rows that have not made a step yet have none, which is zero."""
+def _join_embedded_differences(parts: Sequence[Rows]) -> Stack:
+    """Join embedded differences; rows that have made no step yet have none, which is zero."""
     if all(p.embedded_difference is None for p in parts):
         return None
     return concatenate(
@@ -120,12 +132,13 @@ def _embedded_differences(parts: Sequence[Rows]) -> Stack:
     )
 
 
-def _memory(requests: list[Request], stepper: Stepper, state: Stack) -> Stack:
-    """Return what the stepper remembers where these propagations begin."""
+def _stack_memories(requests: list[Request], stepper: Stepper, state: Stack) -> Stack:
+    """Return the stepper's memory where these propagations begin."""
     memories = [r.value.memory if r.kind is Kind.FINE else r.value.coarse_memory for r in requests]
+    # Memory is missing at the start of the problem, and in a coarse prediction, which has none for F.
     if any(m is None for m in memories):
         begin = stepper.begin(state)
-        if begin is None:
+        if begin is None:  # a one-step method
             return None
         memories = [take(begin, slice(i, i + 1)) if m is None else m for i, m in enumerate(memories)]
     return concatenate(memories)
@@ -133,28 +146,30 @@ def _memory(requests: list[Request], stepper: Stepper, state: Stack) -> Stack:
 
 @dataclass(slots=True)
 class Group:
-    """Rows within a step, waiting for an evaluation."""
+    """Rows of one stepper within a step, waiting for an evaluation."""
 
     stepper: Stepper
     rows: Rows
     next_node: np.ndarray
     routine: StepRoutine
     samples: tuple[Nodes, ...]
-    """the vector of samples, where the stepper wants it"""
+    """the vector of sample indices if the stepper is `per_sample`, else nothing"""
     state: Stack = None
-    """what the evaluation is of"""
+    """the states that the stepper wants evaluated"""
     where: Any = None
+    """the second argument of the evaluation, as the stepper yielded it"""
     evaluations: int = 0
-    """those made in this step"""
-    shares: bool = False
-    """some row asks for the first evaluation of its slice, at the state it starts from, which others may ask for too"""
+    """number of evaluations made in this step"""
+    may_share: bool = False
+    """some row waits for the first evaluation of its slice, at the slice's initial state; other rows may need it too"""
 
 
 def pick(stacked: Stack, index: np.ndarray | slice) -> Stack:
-    """Take rows; all of them are the stack itself, and a run of neighbours is a view."""
+    """Return rows of a stack: the stack itself for all rows, a view for consecutive rows, else a copy."""
     if stacked is None:
         return None
     if isinstance(index, np.ndarray):
+        # the cheap comparison of the ends rules out most indices that are not consecutive
         if index[-1] - index[0] != len(index) - 1 or (index[1:] - index[:-1] != 1).any():
             return take(stacked, index)
         index = slice(int(index[0]), int(index[-1]) + 1)

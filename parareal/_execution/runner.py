@@ -1,11 +1,11 @@
-"""The runner of one solve: a queue for every propagator of every level, and results carried back to their solves."""
+"""The runner of one solve: a queue for every propagator of every level, and results returned to their solves."""
 
 from functools import partial
 from typing import final
 
-from parareal._execution.evaluations import Asking, Tally, answer
+from parareal._execution.evaluations import EvaluationRoutine, Tally, run_routine
 from parareal._execution.executors import AbstractExecutor
-from parareal._execution.levels import InnerSolves, Send, hand_out
+from parareal._execution.levels import InnerSolves, Send, dispatch
 from parareal._execution.queue import Queue
 from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Request
 from parareal._iteration.rules import Rules
@@ -17,10 +17,10 @@ from parareal._problem.states import StructureError
 
 @final
 class Runner:
-    """Runs the propagations of one solve.
+    """The runner of one solve: the queues for its propagations on all levels.
 
-    `rules` are those of the outermost level, which inner levels follow; without them a nested solve is one call, as
-    any plain function.
+    `rules` are those of the outermost level, from which inner levels derive theirs. Without them a nested solve is one
+    call, like a plain function.
     """
 
     def __init__(self, problem: Problem, executor: AbstractExecutor, rules: Rules | None):
@@ -29,105 +29,118 @@ class Runner:
         self._functions: dict[tuple[Kind, int], Queue] = {}
         self._steppers: Queue | None = None
         self._levels: list[InnerSolves] = []
-        self._send = self._destinations(problem.fine, problem.coarse, rules)
-        # Coarse functions first: all slices to the right wait for them. Steppers of both kinds share batches. Fine
-        # functions, the longest calls, last, so that whatever is short has been started before.
+        self._destinations = self._build_destinations(problem.fine, problem.coarse, rules)
+        # Coarse functions first, because all slices to the right wait for them. Then the steppers, fine and coarse,
+        # which share batches. Fine functions, the longest calls, come last: everything short has then been started.
         coarse = [queue for (kind, _), queue in self._functions.items() if kind is Kind.COARSE]
         fine = [queue for (kind, _), queue in self._functions.items() if kind is Kind.FINE]
         self._queues = [*coarse, *([] if self._steppers is None else [self._steppers]), *fine]
 
-    def _destinations(self, fine: Propagator, coarse: Propagator | None, rules: Rules | None) -> dict[Kind, Send]:
-        """Return where the fine and coarse requests of one level go."""
+    def _build_destinations(self, fine: Propagator, coarse: Propagator | None, rules: Rules | None) -> dict[Kind, Send]:
+        """Return the functions that accept the fine and the coarse requests of one level."""
         level = {Kind.FINE: fine} | ({} if coarse is None else {Kind.COARSE: coarse})
-        return {kind: self._destination(kind, own, coarse, rules) for kind, own in level.items()}
+        return {kind: self._build_destination(kind, own, coarse, rules) for kind, own in level.items()}
 
-    def _destination(self, kind: Kind, own: Propagator, coarse: Propagator | None, rules: Rules | None) -> Send:
-        if isinstance(own, Steps):
+    def _build_destination(
+        self, kind: Kind, propagator: Propagator, coarse: Propagator | None, rules: Rules | None
+    ) -> Send:
+        """Return the function that accepts the requests for one propagator; make its queue if there is none yet."""
+        if isinstance(propagator, Steps):
+            # One queue for all steppers of all levels: rows can share a batched call only within a queue.
             if self._steppers is None:
                 self._steppers = self._executor.steppers(self._layout, self.tally)
-            return partial(self._steppers.add, own)
-        if isinstance(own, Level) and rules is not None:
-            inner = InnerSolves(own, rules, self._layout, kind, _same_stepper(coarse, own.coarse))
+            return partial(self._steppers.add, propagator)
+        if isinstance(propagator, Level) and rules is not None:
+            same_stepper = _same_stepper(coarse, propagator.coarse)
+            inner = InnerSolves(propagator, rules, self._layout, kind, same_stepper)
             self._levels.append(inner)
             count = len(self._levels)
-            inner.send = self._destinations(own.fine, own.coarse, inner.rules)
-            inner.deeper = self._levels[count:]
+            inner.destinations = self._build_destinations(propagator.fine, propagator.coarse, inner.rules)
+            # the recursion has appended all levels within this one
+            inner.inner_levels = self._levels[count:]
             return inner.add
-        assert callable(own)  # a `Level` is, if it is a `Parareal`: then it is one call
-        key = (kind, id(own))
+        assert callable(propagator)  # a `Level` without rules is a `Parareal`, which can be called
+        # One queue per function, by identity: levels that use the same function then share its calls.
+        key = (kind, id(propagator))
         if key not in self._functions:
-            self._functions[key] = self._executor.functions(kind, own, self._layout, self.tally)
-        return partial(self._functions[key].add, own)
+            self._functions[key] = self._executor.functions(kind, propagator, self._layout, self.tally)
+        return partial(self._functions[key].add, propagator)
 
     def add(self, requests: list[Request]) -> None:
         """Queue requests of the outermost level."""
-        hand_out(requests, self._send)
+        dispatch(requests, self._destinations)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no request waits and none runs."""
         return all(queue.idle for queue in self._queues)
 
     def drop(self, sample: int) -> None:
-        """Drop the inner solves of a sample that is done; its requests are dropped by their scope."""
+        """Drop the inner solves of a sample that is done; its own requests are cancelled by their scope."""
         for level in self._levels:
             level.drop((sample,))
 
-    def forget(self, sample: int, slice: int) -> None:
-        """Discard what was kept for an outermost slice that is done."""
+    def discard_trajectories(self, sample: int, slice: int) -> None:
+        """Discard the inner trajectories of an outermost slice that is done."""
         for level in self._levels:
-            level.forget((sample, slice))
+            level.discard_trajectories((sample, slice))
 
     def close(self) -> None:
-        """Take back what was handed to others and has not begun."""
+        """Cancel propagations that were submitted to other threads or processes and have not begun."""
         for queue in self._queues:
             queue.close()
 
     def tick(self) -> list[Delivery]:
-        """Work until at least one call was made or nothing waits; return what is finished, on all levels.
+        """Work until at least one call was made or no request waits; return the results of all levels.
 
-        What a propagator raises is passed on as it is.
+        An exception of a propagator is raised as it is.
         """
         try:
-            return answer(self.ticking())
+            return run_routine(self.ticking())
         except PropagatorFailure as failure:
             error = failure.error
-        raise error  # out here, so that it keeps the context in which it was raised
+        # outside the `except` clause, which would make the wrapper the context of the caller's own exception
+        raise error
 
-    def ticking(self) -> Asking[list[Delivery]]:
-        """Do what `tick` does, but yield the evaluations that are to be made.
+    def ticking(self) -> EvaluationRoutine[list[Delivery]]:
+        """Do the work of `tick`, but yield the evaluations instead of making them.
 
         Raises:
             PropagatorFailure: if a propagator or the evaluation of a network raises an error.
-            StructureError: if a propagator does not keep structure, shape and dtype of its input.
+            StructureError: if a propagator changes the structure, shape or dtype of its input.
         """
         results: list[Delivery] = []
         for queue in self._queues:
-            # Only what a propagator does is caught here. What goes wrong in `_delivered`, where criteria of inner
-            # solves are asked, is not its fault.
+            # Only exceptions of propagators are wrapped here. In `_deliver` the criteria of inner solves run, and what
+            # they raise is not the propagator's failure.
             try:
                 results = yield from queue.ticking()
             except (StructureError, PropagatorFailure):
                 raise
             except Exception as error:
                 raise PropagatorFailure(error) from error
+            # Stop at the first queue with results. They make new requests, and those of the queues further up must not
+            # wait behind the longer calls further down.
             if results:
                 break
-        return self._delivered(results)
+        return self._deliver(results)
 
-    def _delivered(self, results: list[Delivery]) -> list[Delivery]:
-        """Take inner results to their solves, which may complete outer propagations."""
+    def _deliver(self, results: list[Delivery]) -> list[Delivery]:
+        """Pass inner results to their solves, which may complete outer propagations; return the results of all levels.
+
+        The history shows inner propagations too, so they are returned as well.
+        """
         if not self._levels:
             return results
-        pending, delivered = list(results), []
+        pending, deliveries = list(results), []
         while pending:
             delivery = pending.pop(0)
-            delivered.append(delivery)
+            deliveries.append(delivery)
             for level in self._levels:
                 if level.expects(delivery.request):
                     pending += level.receive(delivery.request, delivery.result)
                     break
-        return delivered
+        return deliveries
 
 
 def _same_stepper(outer: Propagator | None, inner: Propagator | None) -> bool:

@@ -1,17 +1,18 @@
-"""Running steppers: all rows advance together, one batched call of the network per tick.
+"""The queue for steppers: all rows advance together, with one batched call of the network per tick.
 
-A row is one propagation on its way across a slice. Rows are regrouped at every step, so that all rows of one stepper,
-of whatever level, slice and iteration, stay one vectorised group, and a method with s stages has at most s groups
-within a step at once. A tick, in order:
+A row is one propagation on its way across a slice. Rows are regrouped at every step, not at every slice: all rows of
+one stepper, of whatever level, slice and iteration, then stay one vectorized group. Rows that began at different times
+would otherwise stay in groups of their own, and each group costs Python calls per step. A method with s stages has at
+most s groups within a step at once. A tick, in order:
 
-1. `_start`: rows that stand at the start of a step, new ones included, are joined per stepper. With `max_batch`, only
-   the first by priority are chosen (`waiting.py`).
-2. `_begin`: the stepper's generator `step` runs up to its first evaluation, for all its rows at once.
-3. `_evaluate_all`: the evaluations that all groups wait for are joined and made in one call; evaluations of F and G
-   at the same state are made once (`batching.py`).
-4. `_resume`: each generator is sent its values. It asks again (a further stage: the group waits for the next tick) or
-   returns the step's result (`_finish`).
-5. `_finish`: rows that have reached their boundary become results, the others wait for their next step.
+1. `_start_steps`: rows at the start of a step, new ones included, are joined per stepper. With `max_batch`, only the
+   first by priority are selected (`waiting.py`).
+2. `_begin_step`: the stepper's generator `step` runs up to its first evaluation, for all its rows at once.
+3. `_evaluate_all`: the evaluations that all groups wait for are joined and requested as one call; evaluations of F and
+   G at the same state are made once (`batching.py`). The call is yielded to the driver of the run (`evaluations.py`).
+4. `_resume`: each generator is sent its values. It yields a further evaluation (the next stage: the group waits for the
+   next tick) or returns the step's result (`_finish_step`).
+5. `_finish_step`: rows that have reached their boundary become results, the others wait for their next step.
 """
 
 import time
@@ -22,8 +23,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from parareal._execution.batching import Batch, by_evaluate
-from parareal._execution.evaluations import Asking, Evaluation, Tally, answer
+from parareal._execution.batching import Batch, group_by_evaluate
+from parareal._execution.evaluations import Evaluation, EvaluationRoutine, Tally, run_routine
 from parareal._execution.queue import Queue
 from parareal._execution.rows import Group, Rows, pick
 from parareal._execution.waiting import WaitingRows
@@ -37,29 +38,29 @@ from parareal._state import (
     add,
     concatenate,
     copy,
+    count_rows,
     has_rows,
     structure,
     subtract,
     take,
     tree_leaves,
 )
-from parareal._state import rows as count_rows
 
 
 @final
 class StepperQueue(Queue):
-    """The propagations of all steppers of a solve, which run in this thread.
+    """The propagations by all steppers of a solve, which run in this thread.
 
-    `most` bounds the rows of one evaluation; None for no bound.
+    `most` is the largest number of rows of one evaluation; None for no bound.
     """
 
     def __init__(self, layout: Layout, most: int | None, tally: Tally) -> None:
         self.layout, self.most, self.tally = layout, most, tally
         self.steppers: dict[int, Stepper] = {}  # by id, because they need not be hashable
-        self.waiting = WaitingRows()
-        self.groups: list[Group] = []
+        self.waiting = WaitingRows()  # rows between steps
+        self.groups: list[Group] = []  # rows within a step
         self.results: list[Delivery] = []
-        self.checked: set[int] = set()
+        self.checked: set[int] = set()  # ids of steppers whose first step kept structure, shape and dtype
 
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
         """Queue requests for a `Steps`."""
@@ -68,50 +69,55 @@ class StepperQueue(Queue):
         self.waiting.add(id(stepper), [(r, propagator.count(int(r.start), int(r.stop))) for r in requests])
         if id(stepper) not in self.steppers:
             self.steppers[id(stepper)] = stepper
+            # F and G share first evaluations if they call the same network. What a function computes cannot be
+            # inspected, so that is known only if their `evaluate` is the same object (or the same bound method).
             self.waiting.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no row waits and none is within a step."""
         return not (self.waiting or self.groups)
 
     def tick(self) -> list[Delivery]:
-        """Make batched calls until rows reach their boundaries; before that, nothing can change what runs."""
-        return answer(self.ticking())
+        """Make batched calls until rows reach their boundaries; until then no machine can decide anything."""
+        return run_routine(self.ticking())
 
-    def ticking(self) -> Asking[list[Delivery]]:
-        """Do what `tick` does, but yield the evaluations."""
+    def ticking(self) -> EvaluationRoutine[list[Delivery]]:
+        """Do the work of `tick`, but yield the evaluations instead of making them."""
         while not self.results and (yield from self.advance()):
             pass
         results, self.results = self.results, []
         return results
 
-    def advance(self) -> Asking[bool]:
-        """Let all rows that may advance go on to their next evaluation, and ask for it; False if there are none."""
+    def advance(self) -> EvaluationRoutine[bool]:
+        """Take all rows that may advance to their next evaluation, and request it; return False if there are none."""
         if self.waiting:
-            self._start()
+            self._start_steps()
         elif not self.groups:
             return False
-        if not self.results:  # a step may end without an evaluation
+        # A step may end without an evaluation. Its results are delivered first, because they may make requests whose
+        # rows can join the next call.
+        if not self.results:
             yield from self._evaluate_all()
         return True
 
-    def _start(self) -> None:
-        """Regroup the rows that stand at the start of a step, and begin their steps."""
+    def _start_steps(self) -> None:
+        """Regroup the rows at the start of a step, and begin their steps."""
         busy = sum(len(group.rows) for group in self.groups)
-        # rows within a step cannot be dropped before its end: then they wait again, and are looked at again
+        # The generator of a step cannot give up single rows, so cancelled rows within a step are dropped at its end,
+        # when they wait again. `again` asks for another look at that time.
         self.waiting.drop_cancelled(again=busy > 0)
-        # at least one row must advance, or nothing would ever change
+        # If no group is within a step, one row must advance, or the solve would stand still.
         room = None if self.most is None else max(self.most - busy, 0 if self.groups else 1)
         for stepper, rows in self.waiting.take(room, self.steppers, time.perf_counter()).items():
-            self._begin(self.steppers[stepper], rows)
+            self._begin_step(self.steppers[stepper], rows)
 
-    def _begin(self, stepper: Stepper, rows: Rows) -> None:
+    def _begin_step(self, stepper: Stepper, rows: Rows) -> None:
         """Run the stepper's generator up to its first evaluation."""
         next_node = rows.next_node()
-        # copies, because the generator keeps these vectors while the columns go on
-        start, stop = self._vector(rows.node.copy(), rows.state), self._vector(next_node, rows.state)
-        samples = (self._vector(rows.sample.copy(), rows.state),) if stepper.per_sample else ()
+        # Copies, because the columns change in place at the end of the step, and a stepper may keep its arguments.
+        start, stop = self._to_vector(rows.node.copy(), rows.state), self._to_vector(next_node, rows.state)
+        samples = (self._to_vector(rows.sample.copy(), rows.state),) if stepper.per_sample else ()
         routine = stepper.step(rows.state, rows.memory, start, stop, *samples)
         if not isinstance(routine, Generator):
             raise StructureError(
@@ -119,17 +125,21 @@ class StepperQueue(Queue):
             )
         group = Group(stepper, rows, next_node, routine, samples)
         self._resume(group, None)
-        # The first evaluation of a slice, at the very state it starts from, can be shared: F and G of one iterate ask
-        # for it both. Only a state object that was passed through unchanged is known to be that state.
-        group.shares = rows.starting and group.state is rows.state
+        # The first evaluation of a slice can be shared if it is at the slice's initial state, because F and G of one
+        # iterate both need it. Only the identity of the object shows that cheaply and with certainty: a stepper that
+        # scales or shifts its state yields another object, and is not shared. Comparing numbers would cost a pass over
+        # all states and, on a GPU, a wait for the device.
+        group.may_share = rows.starting and group.state is rows.state
 
-    def _vector(self, values: np.ndarray, like: Stack) -> Nodes:
+    def _to_vector(self, values: np.ndarray, like: Stack) -> Nodes:
+        """Return an integer vector in the library and on the device of the states."""
         first = tree_leaves(like)[0]
         return torch.from_numpy(values).to(first.device) if isinstance(first, torch.Tensor) else values
 
     def _resume(self, group: Group, value: Any) -> None:
-        """Run a step up to its next evaluation, or to its end."""
+        """Resume a group's generator, up to its next evaluation, or to the end of the step."""
         try:
+            # a generator must be started by `next`, and takes values only afterwards
             group.state, group.where = next(group.routine) if value is None else group.routine.send(value)
         except StopIteration as end:
             if not isinstance(end.value, tuple) or len(end.value) not in (2, 3):
@@ -138,38 +148,39 @@ class StepperQueue(Queue):
                 ) from None
             group.rows.node[:] = group.next_node
             group.rows.cost[:] += group.evaluations
-            self._finish(group.stepper, group.rows, *end.value)
+            self._finish_step(group.stepper, group.rows, *end.value)
         else:
+            # checked in a stepper's first step only: it costs Python calls per evaluation
             if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
                 raise StructureError(
                     f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row"
                 )
-            group.shares = False
+            group.may_share = False  # `_begin_step` sets it for the first evaluation
             self.groups.append(group)
 
-    def _finish(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack, embedded: Stack = None) -> None:
-        """Hand out the rows that have reached their boundary, and queue the others for their next step."""
-        self._check(stepper, rows, state, memory)
+    def _finish_step(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack, embedded: Stack = None) -> None:
+        """Turn the rows that have reached their boundary into results, and queue the others for their next step."""
+        self._check_step(stepper, rows, state, memory)
         if embedded is not None:
-            difference, before = subtract(embedded, state), rows.embedded_difference
-            rows.embedded_difference = difference if before is None else add(before, difference)
+            difference, sum_before = subtract(embedded, state), rows.embedded_difference
+            rows.embedded_difference = difference if sum_before is None else add(sum_before, difference)
         rows.state, rows.memory = state, memory
         rows.steps_made[:] += 1
         arrived = rows.steps_made == rows.steps
         for i in np.flatnonzero(arrived).tolist():
-            self.results.append(Delivery(rows.requests[i], self._result(rows, i), rows.began[i]))
+            self.results.append(Delivery(rows.requests[i], self._build_result(rows, i), rows.start_times[i]))
         if not arrived.all():
             self.waiting.put_back(id(stepper), rows.take(np.flatnonzero(~arrived)))
 
-    def _result(self, rows: Rows, i: int) -> Result:
-        """Return the result of one row, copied, so that it does not keep the whole stack alive."""
+    def _build_result(self, rows: Rows, i: int) -> Result:
+        """Return the result of one row as copies: views would keep the whole stack alive, all steps long."""
         memory = None if rows.memory is None else copy(take(rows.memory, slice(i, i + 1)))
         difference = rows.embedded_difference
         difference = None if difference is None else self.layout.row(difference, i)
         return Result(self.layout.row(rows.state, i), memory, int(rows.cost[i]), embedded_difference=difference)
 
-    def _check(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack) -> None:
-        """Raise `StructureError` if a stepper's first step changes structure, shape or dtype of what it was given."""
+    def _check_step(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack) -> None:
+        """Raise `StructureError` if a stepper's first step changes structure, shape or dtype of its arguments."""
         if id(stepper) in self.checked:
             return
         kind = rows.requests[0].kind.value
@@ -177,39 +188,49 @@ class StepperQueue(Queue):
             check_result(kind, state, self.layout)
         check_result(kind, self.layout.row(state, 0), self.layout)
         if structure(memory) != structure(rows.memory):
-            raise StructureError(f"{type(stepper).__name__}.step returns other memory than begin gave: implement begin")
+            raise StructureError(
+                f"{type(stepper).__name__}.step returned memory of another structure than begin did: implement begin"
+            )
         self.checked.add(id(stepper))
 
-    def _evaluate_all(self) -> Asking[None]:
+    def _evaluate_all(self) -> EvaluationRoutine[None]:
+        """Evaluate all groups: one call per network, which is one call in all where F and G share theirs."""
+        # The list is replaced first, because `_resume` appends the groups that need a further stage.
         groups, self.groups = self.groups, []
-        for asking in by_evaluate(groups):
-            yield from self._evaluate(asking)
+        for same_network in group_by_evaluate(groups):
+            yield from self._evaluate(same_network)
 
-    def _evaluate(self, groups: list[Group]) -> Asking[None]:
+    def _evaluate(self, groups: list[Group]) -> EvaluationRoutine[None]:
         """Evaluate all rows of some groups, which use the same network, in one batch."""
         evaluate, first = groups[0].stepper.evaluate, groups[0]
-        if len(groups) == 1 and not first.shares:  # as in all stages of a method but the first: nothing to gather
-            value = yield from self._call(evaluate, [first.state, first.where, *first.samples], len(first.rows))
-            self._proceed(first, value)
+        if len(groups) == 1 and not first.may_share:
+            # All later stages and steps of a single method: nothing to gather, so no copy of the state.
+            value = yield from self._request_call(evaluate, [first.state, first.where, *first.samples], len(first.rows))
+            self._send_value(first, value)
             return
         batch = Batch.of(groups)
-        value = yield from self._call(evaluate, batch.arguments, count_rows(batch.arguments[0]))
+        value = yield from self._request_call(evaluate, batch.arguments, count_rows(batch.arguments[0]))
         for group, position in zip(groups, batch.positions, strict=True):
-            self._proceed(group, pick(value, position))
+            self._send_value(group, pick(value, position))
 
-    def _proceed(self, group: Group, value: Any) -> None:
+    def _send_value(self, group: Group, value: Any) -> None:
+        """Send a group the values of its rows. A shared evaluation counts for each: both depend on it in the span."""
         group.evaluations += 1
         self._resume(group, value)
 
-    def _call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> Asking[Any]:
-        """Ask for an evaluation, in parts of at most `most` rows."""
+    def _request_call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> EvaluationRoutine[Any]:
+        """Request an evaluation, in parts of at most `most` rows."""
+        # More rows than `most` can be within a step: those that share a first evaluation are admitted together, and
+        # need evaluations of their own afterwards.
         if self.most is not None and count > self.most:
             values = []
             for i in range(0, count, self.most):
                 part = slice(i, min(i + self.most, count))
-                values.append((yield from self._call(evaluate, [pick(x, part) for x in arguments], part.stop - i)))
+                rows = [pick(x, part) for x in arguments]
+                values.append((yield from self._request_call(evaluate, rows, part.stop - i)))
             return concatenate(values)
-        # Not a call: this yields the evaluation to whoever drives the run (`evaluations.py`), and is sent its value.
+        # Control leaves the engine here: the evaluation travels to the driver of the run, which sends back its value
+        # or throws the error of its call (`evaluations.py`).
         value = yield Evaluation(evaluate, arguments, count)
         if value is None or not has_rows(value, count):
             raise StructureError(f"evaluate was given {count} rows and must return a value for each")

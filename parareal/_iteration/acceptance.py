@@ -15,18 +15,18 @@ from parareal._iteration.error_estimate import ErrorEstimate, Update
 from parareal._iteration.error_model import FEW
 from parareal._iteration.messages import Result, UpdateRecord, Value
 from parareal._iteration.rules import Rules
-from parareal._state import NORMS, Memory, finite, inexact_and_counts, same, subtract
+from parareal._state import NORMS, Memory, finite, same, split_inexact, subtract
 
 UNKNOWN = float("inf")
 
 
 class NonFinite(ArithmeticError):
-    """A state stopped being finite; the message names slice, iteration and sample."""
+    """A state that is not finite; the message names slice, iteration and sample."""
 
 
 @final
 class Acceptance:
-    """Judges the outputs of one slice of one sample."""
+    """Acceptance of the outputs of one slice of one sample."""
 
     def __init__(self, rules: Rules, sample: int, index: int, record: list[UpdateRecord]):
         self.rules, self.sample, self.index, self.record = rules, sample, index, record
@@ -35,20 +35,25 @@ class Acceptance:
         self.norm = NORMS[rules.criterion.norm]
         self.errors = ErrorEstimate(rules.criterion.norm, rules.layout.numbers)
         self.streak = 0
-        """outputs accepted in a row"""
-        self.exhausted = False
-        """an output made from an approximate answer of F was accepted, so F must answer at full accuracy from now on"""
+        """number of outputs accepted in a row"""
+        self.requires_full_accuracy = False
+        """an output computed from an approximate result of F was accepted: F must run at full accuracy from now on"""
 
     def judge_prediction(self, left: Value, value: Value, coarse: Result | None) -> Value:
         """Estimate the error of a prediction, where an embedded pair makes that possible; the last one may settle."""
-        difference = None if coarse is None else self.errors.embedded(left, coarse)
-        criterion, size, error = self.rules.criterion, self._size(value), self.errors.of_prediction(difference)
+        difference = None if coarse is None else self.errors.sum_embedded_differences(left, coarse)
+        criterion, size, error = (
+            self.rules.criterion,
+            self._measure_size(value),
+            self.errors.estimate_prediction(difference),
+        )
         if error == UNKNOWN:
             return value._replace(size=size, estimate=UNKNOWN, error=UNKNOWN)
         evidence = Evidence(
             value.iteration, self.index + 1, UNKNOWN, UNKNOWN, size, UNKNOWN, error=error, last=self.last
         )
-        # a multistep G has no history and no second answer in its first jump: with few slices that is unreliable
+        # In its first jump a multistep G has no history, and so no second result to compare with. With few slices that
+        # jump is much of the interval, and the sum of embedded differences is unreliable.
         settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
         return value._replace(
             settled=settled,
@@ -58,64 +63,75 @@ class Acceptance:
             embedded_difference=difference,
         )
 
-    def judge(self, value: Value, before: Value, update: Update) -> Value:
+    def judge(self, value: Value, previous_output: Value, update: Update) -> Value:
         """Measure increment and defect of U(k, n+1), and let the criterion decide whether the boundary settles.
 
-        `before` is U(k-1, n+1), and `update` says what `value` was made of.
+        `previous_output` is U(k-1, n+1), and `update` holds the parts that `value` is the sum of.
         """
-        size, boundary, now, fine = self._size(value), self.index + 1, update.now, update.fine
-        increment = self.norm(subtract(value.state, before.state))
-        defect = increment if value.state is fine.state else self.norm(subtract(fine.state, before.state))
+        size, boundary, current, fine = self._measure_size(value), self.index + 1, update.current, update.fine
+        increment = self.norm(subtract(value.state, previous_output.state))
+        # without a bracket U(k, n+1) is F(k-1, n) itself, and one norm serves for both
+        defect = increment if value.state is fine.state else self.norm(subtract(fine.state, previous_output.state))
         self.record.append(UpdateRecord(self.sample, boundary, value.iteration, increment, defect))
 
-        # an input that has only now become exact may have jumped, and F has not seen the jump yet
-        steady = now.exact and update.unchanged
-        errors = self.errors.of_update(value.exact, size, increment, defect, before, update)
-        # if this boundary settles, F will not see its last increment: what that costs the next slice counts here
-        unseen = 0.0 if self.last else self.errors.rate * increment
+        # an input that has become exact in this iteration may have jumped, and F has not run on its new state yet
+        steady = current.exact and update.unchanged
+        errors = self.errors.estimate_update(value.exact, size, increment, defect, previous_output, update)
+        # If this boundary settles, F does not run on its last increment. The error that this leaves in the next slice
+        # is counted here, where the boundary may still be rejected.
+        unseen_error = 0.0 if self.last else self.errors.rate * increment
         evidence = Evidence(
             iteration=value.iteration,
             boundary=boundary,
             increment=increment,
             defect=defect,
             size=size,
-            upstream=max(0.0 if steady else now.estimate, fine.estimate),
-            previous=before.increment,
-            error=errors.likely + unseen if self.rules.correction.estimates_errors or value.exact else UNKNOWN,
+            upstream=max(0.0 if steady else current.estimate, fine.estimate),
+            previous=previous_output.increment,
+            error=errors.estimate + unseen_error if self.rules.correction.estimates_errors or value.exact else UNKNOWN,
             last=self.last,
         )
         return value._replace(
-            settled=self._settles(value, before, update, evidence, steady),
+            settled=self._settles(value, previous_output, update, evidence, steady),
             size=size,
             increment=increment,
-            error=errors.carried,
-            moved=errors.moved,
+            error=errors.sum_of_norms,
+            moved=errors.largest_increment,
             sums=errors.sums,
             estimate=self.rules.criterion.estimate(evidence),
         )
 
-    def _settles(self, value: Value, before: Value, update: Update, evidence: Evidence, steady: bool) -> bool:
-        criterion, now, fine = self.rules.criterion, update.now, update.fine
-        fresh = not self._remembers(value.memory, before.memory, evidence)
-        asked = (criterion.local or self.last) and not fresh
-        self.streak = self.streak + 1 if asked and criterion.accepts(evidence) else 0
+    def _settles(self, value: Value, previous_output: Value, update: Update, evidence: Evidence, steady: bool) -> bool:
+        """Return whether a boundary settles (docs/explained/estimates.md, eq. 6 and 7)."""
+        criterion, current, fine = self.rules.criterion, update.current, update.fine
+        # the next slice's F has not run with a memory that has just changed
+        memory_changed = not self._memory_agrees(value.memory, previous_output.memory, evidence)
+        applies = (criterion.local or self.last) and not memory_changed
+        self.streak = self.streak + 1 if applies and criterion.accepts(evidence) else 0
         enough = self.streak >= criterion.consecutive
         if enough and not fine.accepted:
-            self.exhausted = True
-        chain = steady or now.settled or not criterion.local or (self.last and criterion.cumulative)
-        settled = chain and enough
-        if self.last and now.settled and not fresh:  # to the left, nothing can change any more
+            # Further approximate results would be accepted as well, but the boundary cannot settle on them.
+            self.requires_full_accuracy = True
+        # A local criterion bounds what one slice adds. It means something only if nothing still moves on the left,
+        # unless the criterion's own estimate includes everything that is still on its way.
+        left_final = steady or current.settled or not criterion.local or (self.last and criterion.cumulative)
+        settled = left_final and enough
+        if self.last and current.settled and not memory_changed:
+            # nothing to the left can change any more, so a further iteration could not improve this output
             settled = True
-        # the estimate at the last boundary includes that of the answer itself
+        # An inner solve that its own criterion has not accepted may still have changes on their way through its
+        # slices. At the last boundary a cumulative estimate includes them.
         return settled and (fine.accepted or (self.last and criterion.cumulative))
 
-    def _size(self, value: Value) -> float:
+    def _measure_size(self, value: Value) -> float:
         """Return the norm of a value's state.
 
         Raises:
             NonFinite: if its state is not finite.
         """
         size = self.norm(value.state)
+        # The norm is NaN or infinite wherever the state is not finite. The state is searched only then, because a norm
+        # may also overflow on finite numbers.
         if not size < float("inf") and not finite(value.state):
             advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.predicts else "")
             raise NonFinite(
@@ -124,12 +140,13 @@ class Acceptance:
             )
         return size
 
-    def _remembers(self, memory: Memory, before: Memory, evidence: Evidence) -> bool:
-        """Return whether F has run with this memory, or with one that the criterion takes for the same."""
-        if memory is None or before is None:
+    def _memory_agrees(self, memory: Memory, previous: Memory, evidence: Evidence) -> bool:
+        """Return whether F has run with this memory, or with one that the criterion does not tell from it."""
+        if memory is None or previous is None:
             return memory is None
-        (now, counts), (then, old_counts) = inexact_and_counts(memory), inexact_and_counts(before)
+        (numbers, counts), (old_numbers, old_counts) = split_inexact(memory), split_inexact(previous)
+        # integers count or name something: they have no size that could be small
         if not same(counts, old_counts):
             return False
-        change = self.norm(subtract(now, then))
-        return change == 0 or self.rules.criterion.overlooks(change, self.norm(now), evidence)
+        change = self.norm(subtract(numbers, old_numbers))
+        return change == 0 or self.rules.criterion.overlooks(change, self.norm(numbers), evidence)

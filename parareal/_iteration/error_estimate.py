@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, final
 
-from parareal._iteration.error_model import PREDICTION, ErrorModel, contracted
+from parareal._iteration.error_model import PREDICTION, ErrorModel, extrapolate_error
 from parareal._iteration.messages import Result, Sums, Value
 from parareal._state import NORMS, State, add, subtract
 
@@ -10,20 +10,20 @@ from parareal._state import NORMS, State, add, subtract
 class Update(NamedTuple):
     """The parts of U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
 
-    now: Value
+    current: Value
     """U(k, n)"""
-    then: Value
+    previous: Value
     """U(k-1, n)"""
     fine: Result
     """F(k-1, n)"""
     coarse: Result
     """G(k, n)"""
-    before: Result
+    previous_coarse: Result
     """G(k-1, n)"""
-    base: State
+    previous_correction: State
     """C(U(k-1, n)), in the first update of a slice and where it is known, else None"""
-    change: State
-    """the bracket; None where it is zero or was skipped"""
+    bracket: State
+    """C(U(k, n)) - C(U(k-1, n)); None where it is zero or was skipped"""
     unchanged: bool
     """U(k, n) and U(k-1, n) agree bitwise"""
     first: bool
@@ -33,11 +33,11 @@ class Update(NamedTuple):
 class Errors(NamedTuple):
     """Estimates of one output U(k, n+1)."""
 
-    likely: float
+    estimate: float
     """norm of its error"""
-    carried: float
-    """norm of its error, without what cancels: what the next slice starts from"""
-    moved: float
+    sum_of_norms: float
+    """norm of its error without credit for cancellation: the next slice starts from it"""
+    largest_increment: float
     """see `Value.moved`"""
     sums: Sums
     """see `Value.sums`"""
@@ -45,7 +45,7 @@ class Errors(NamedTuple):
 
 @final
 class ErrorEstimate:
-    """Estimates the errors of one slice's outputs, and learns what the slice does to errors as it is corrected."""
+    """Error estimates for one slice's outputs, from an error model that is measured at every update."""
 
     def __init__(self, norm: str, dimensions: int):
         self.norm, self.dimensions = NORMS[norm], dimensions
@@ -56,20 +56,24 @@ class ErrorEstimate:
         """The rate at which the slice contracts; 0 before the first update."""
         return self.model.rate
 
-    def embedded(self, left: Value, coarse: Result) -> State:
-        """Return the estimated error of a prediction: the embedded pairs' differences, summed over slices."""
+    def sum_embedded_differences(self, left: Value, coarse: Result) -> State:
+        """Return the estimated error of a prediction: the embedded differences of all slices up to this one, summed.
+
+        None where some slice has no embedded pair.
+        """
         if coarse.embedded_difference is None or not (left.exact or left.embedded_difference is not None):
             return None
+        # an exact left boundary has no error to add
         if left.embedded_difference is None:
             return coarse.embedded_difference
         return add(left.embedded_difference, coarse.embedded_difference)
 
-    def of_prediction(self, difference: State) -> float:
-        """Return the error norm of a prediction, from what `embedded` returned; infinite where there is no pair."""
+    def estimate_prediction(self, difference: State) -> float:
+        """Return the error norm of a prediction with this summed embedded difference; infinite if that is None."""
         return float("inf") if difference is None else PREDICTION * self.norm(difference)
 
-    def of_update(
-        self, exact: bool, size: float, increment: float, defect: float, before: Value, update: Update
+    def estimate_update(
+        self, exact: bool, size: float, increment: float, defect: float, previous_output: Value, update: Update
     ) -> Errors:
         """Return the estimates of U(k, n+1).
 
@@ -78,29 +82,34 @@ class ErrorEstimate:
             size: its norm.
             increment: norm of U(k, n+1) - U(k-1, n+1).
             defect: norm of F(k-1, n) - U(k-1, n+1).
-            before: U(k-1, n+1).
-            update: what it was made of.
+            previous_output: U(k-1, n+1).
+            update: the parts that it is the sum of.
         """
-        error, inner = self._error(before.state, defect, update), update.fine.estimate * size
-        upstream, sums = (0.0, Sums()) if update.unchanged else (update.now.moved, update.now.sums)
+        error, inner = self._estimate_error(previous_output.state, defect, update), update.fine.estimate * size
+        # An input that did not change passes nothing on: its increments belong to an earlier iteration.
+        upstream, sums = (0.0, Sums()) if update.unchanged else (update.current.moved, update.current.sums)
         size = size or 1.0
-        carried = 0.0 if exact else error + inner
-        moved, sums = max(upstream, increment / size), self.model.add(sums, defect)
+        sum_of_norms = 0.0 if exact else error + inner
+        largest, sums = max(upstream, increment / size), self.model.add(sums, defect)
         share = sums.share(increment, self.dimensions) if update.first else 1.0
-        likely = min(share * carried, contracted(moved, before.moved) * size + inner)
-        return Errors(likely, carried, moved, sums)
+        # Both are upper estimates of the same error, so the smaller one counts. The extrapolated one sees the outer
+        # iteration only, so the error of an inner solve is added to it.
+        extrapolation = extrapolate_error(largest, previous_output.moved) * size + inner
+        return Errors(min(share * sum_of_norms, extrapolation), sum_of_norms, largest, sums)
 
-    def _error(self, last: State, defect: float, update: Update) -> float:
-        """Return the estimated norm of the error of U(k, n+1); `defect` is that of `last`, U(k-1, n+1)."""
-        now, then, embedded = update.now, update.then, (0.0, 0.0)
+    def _estimate_error(self, previous_state: State, defect: float, update: Update) -> float:
+        """Return the estimated norm of the error of U(k, n+1); `defect` is that of `previous_state`, U(k-1, n+1)."""
+        current, previous, embedded = update.current, update.previous, (0.0, 0.0)
         if update.unchanged:
-            now = now._replace(increment=0.0)
+            # its increment may be that of the iteration in which it last changed
+            current = current._replace(increment=0.0)
         if update.first:
-            new, old = update.coarse.embedded_difference, update.before.embedded_difference
-            if update.base is not None and last is not update.base:  # the caller's guess replaced the prediction
-                defect = self.norm(subtract(update.fine.state, update.base))
+            new, old = update.coarse.embedded_difference, update.previous_coarse.embedded_difference
+            if update.previous_correction is not None and previous_state is not update.previous_correction:
+                # The caller's guess replaced the prediction. Its distance from F says nothing about F - C.
+                defect = self.norm(subtract(update.fine.state, update.previous_correction))
             if new is not None and old is not None:
                 embedded = self.norm(old), self.norm(subtract(new, old))
-            then = then._replace(increment=float("inf"))
-        moved = 0.0 if update.change is None else self.norm(update.change)
-        return self.model.update(now, then, moved, defect, embedded)
+            previous = previous._replace(increment=float("inf"))
+        bracket = 0.0 if update.bracket is None else self.norm(update.bracket)
+        return self.model.update(current, previous, bracket, defect, embedded)

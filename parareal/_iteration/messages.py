@@ -1,4 +1,4 @@
-"""Messages: values between slices, requests to a runner, results from it."""
+"""Messages of a solve: values between slices, requests to a runner, results from it."""
 
 from enum import Enum
 from itertools import count
@@ -8,30 +8,34 @@ from parareal._state import Memory, State, Time
 
 
 class Kind(Enum):
-    """The propagator of a request."""
+    """The propagator of a request: coarse (G) or fine (F)."""
 
     COARSE = "coarse"
     FINE = "fine"
 
 
 class Sums(NamedTuple):
-    """Norms of the sum of one iteration's increments at a boundary, if nothing cancelled."""
+    """Norms that the sum of one iteration's increments would have at a boundary if nothing cancelled."""
 
     aligned: float = 0.0
-    """norm, if what each slice adds had one direction"""
-    crossed: float = 0.0
-    """norm, if all were at right angles, as what is independent is in many dimensions"""
+    """norm if the contributions of all slices pointed in one direction"""
+    orthogonal: float = 0.0
+    """norm if the contributions were at right angles, as independent vectors nearly are in many dimensions"""
 
     def share(self, increment: float, dimensions: int) -> float:
-        """Return the share of a sum of norms that remains, as it does of the increment (docs/explained/estimates.md, eq. 18a)."""
+        """Return the share of a sum of norms that is left after cancellation (docs/explained/estimates.md, eq. 18a).
+
+        The increment is known, so it shows how much cancelled in it; the error is taken to cancel as much.
+        """
         if not self.aligned > 0:
             return 1.0
-        # in few dimensions one sum may cancel by accident, and another not
-        return min(1.0, max(increment, self.crossed) / self.aligned) ** max(0.0, 1 - 2 / dimensions)
+        # In few dimensions one sum may cancel by accident while another does not, so the share counts for less there:
+        # not at all in one and two dimensions, fully in very many.
+        return min(1.0, max(increment, self.orthogonal) / self.aligned) ** max(0.0, 1 - 2 / dimensions)
 
 
 class Value(NamedTuple):
-    """The state at a boundary in one iteration, with all that its right neighbour must know.
+    """The state at a boundary in one iteration, with everything that the slice to its right needs to know.
 
     Convergence travels with the data: a boundary that is `final` will not change again.
     """
@@ -43,33 +47,33 @@ class Value(NamedTuple):
     coarse_memory: Memory = None
     """memory of the coarse stepper; it flows rightwards within the iteration, uncorrected"""
     exact: bool = False
-    """the state is the sequential solution's"""
+    """the state is that of the sequential solution"""
     settled: bool = False
     """the criterion accepts the state, and everything left of it is final"""
     depth: float = 0
-    """evaluations on the critical path up to here"""
+    """evaluations on the critical path from the start of the solve to this value"""
     estimate: float = 0.0
-    """the relative error that the criterion estimates"""
+    """the relative error as the criterion estimates it"""
     size: float = 0.0
     """norm of the state"""
     increment: float = float("inf")
-    """norm of U(k, n) - U(k-1, n); infinite where there is no iterate before"""
+    """norm of U(k, n) - U(k-1, n); infinite where there is no earlier iterate"""
     error: float = 0.0
     """estimated norm of the error"""
     moved: float = float("inf")
-    """the largest increment on the way to here in this iteration, each relative to its state's norm"""
+    """the largest increment of this iteration at this boundary or left of it, each relative to its state's norm"""
     sums: Sums = Sums()
-    """what the increments of this iteration would add up to without cancellation"""
+    """norms that the increments of this iteration would add up to without cancellation"""
     embedded_difference: State = None
-    """estimated error of the coarse prediction, a state; None where it is not known"""
+    """estimated error of the coarse prediction, a state; None where it is unknown"""
 
     @property
     def final(self) -> bool:
         """Whether later iterations leave this boundary as it is."""
         return self.exact or self.settled
 
-    def stripped(self) -> "Value":
-        """Return this value without its state and memories."""
+    def without_states(self) -> "Value":
+        """Return this value without its state and memories, so that it keeps no arrays alive."""
         return Value(self.iteration, None, None, None, *self[4:])
 
 
@@ -82,20 +86,22 @@ class Scope:
 
     __slots__ = ("closed",)
     closures: ClassVar[int] = 0
-    """changes whenever a scope is closed: a queue looks for cancelled requests only then"""
+    """number that changes whenever any scope is closed: queues look for cancelled requests only then"""
 
     def __init__(self) -> None:
         self.closed = False
 
     def close(self) -> None:
-        """Cancel all requests of this solve and of those within it."""
+        """Cancel all requests of this solve and of the solves within it."""
         if not self.closed:
             self.closed = True
-            Scope.closures = next(_numbers)  # never a number that was there before, whatever other threads do
+            # A counter shared by all threads, not `closures + 1`: two threads that add one to the same old number
+            # would both store the same new one, and a queue that has seen it would miss the second closure.
+            Scope.closures = next(_numbers)
 
 
 class Request(NamedTuple):
-    """One propagation of `value` across `slice`, fine or coarse, for one sample in one iteration."""
+    """A request to propagate `value` across `slice` by F or G, for one sample in one iteration."""
 
     sample: int
     slice: int
@@ -115,10 +121,11 @@ class Request(NamedTuple):
 
     @property
     def priority(self) -> tuple[int, ...]:
-        """Order for the case that not all requests can run at once.
+        """The order in which requests run if they cannot all run at once: smaller tuples first.
 
-        Earlier iterations go first, so that a solve that stops has speculated little; in one iteration coarse
-        goes before fine, because every slice to the right waits for it.
+        Earlier iterations go first, so that a solve that stops has speculated little. Within an iteration coarse
+        goes before fine, because every slice to the right waits for it. All requests of an inner solve have the
+        priority of the outer propagation that they are part of.
         """
         outer = self.outer.priority if self.outer is not None else ()
         return (*outer, self.iteration, self.kind is Kind.FINE, self.slice, self.sample)
@@ -130,7 +137,7 @@ class Request(NamedTuple):
 
     @property
     def needs_full_accuracy(self) -> bool:
-        """Whether full accuracy is required, on this level or by one further out."""
+        """Whether full accuracy is required, on this level or on a level further out."""
         return self.full_accuracy or (self.outer is not None and self.outer.needs_full_accuracy)
 
     @property
@@ -140,31 +147,31 @@ class Request(NamedTuple):
 
     @property
     def level(self) -> int:
-        """0 for the outermost level."""
+        """The number of levels further out: 0 for the outermost level."""
         return 0 if self.outer is None else self.outer.level + 1
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the result any more, on this level or on one further out."""
+        """Whether the solve that waits for the result has ended, on this level or on a level further out."""
         closed = self.scope is not None and self.scope.closed
         return closed or (self.outer is not None and self.outer.cancelled)
 
 
 class Result(NamedTuple):
-    """The outcome of a propagation: the state at the slice's right boundary, and its cost."""
+    """The result of a propagation: the state at the slice's right boundary, and its cost."""
 
     state: State
     memory: Memory
     cost: float
-    """evaluations of this row on the critical path, those that it shared with another row included"""
+    """evaluations of this row on the critical path, including those that it shared with another row"""
     exact: bool = True
-    """whether this is the propagator's full answer; an inner solve that stopped early says False"""
+    """whether the result has the propagator's full accuracy; False from an inner solve that stopped early"""
     accepted: bool = True
-    """whether the answer is as good as the criterion asks; an inner solve that ran out of iterations says False"""
+    """whether the result is accurate enough for the criterion; False from an inner solve that ran out of iterations"""
     estimate: float = 0.0
-    """the estimated relative error of an inner solve's answer"""
+    """the estimated relative error of an inner solve's result"""
     embedded_difference: State = None
-    """of a coarse propagation: its embedded second answer minus `state`; None where it has none"""
+    """of a coarse propagation: its embedded second result minus `state`; None where there is none"""
     full_cost: float | None = None
     """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
 
@@ -175,7 +182,11 @@ class Result(NamedTuple):
 
 
 class PropagatorFailure(Exception):
-    """A propagator or a network raised an error, which is the cause of this one."""
+    """A wrapper around the exception that a propagator or a network raised.
+
+    It tells the failure of the caller's code, which ends a solve with a solution, from the failure of a criterion or
+    of the engine, which is raised as it is.
+    """
 
     def __init__(self, error: Exception):
         super().__init__(str(error))
@@ -183,16 +194,16 @@ class PropagatorFailure(Exception):
 
 
 class Delivery(NamedTuple):
-    """A finished propagation."""
+    """The result of a propagation together with its request."""
 
     request: Request
     result: Result
-    began: float
-    """seconds, of `time.perf_counter`"""
+    start_time: float
+    """time at which the propagation began: seconds of `time.perf_counter`"""
 
 
 class UpdateRecord(NamedTuple):
-    """An output that was made by (1b), for the history."""
+    """Increment and defect of one output of (1b), for the history."""
 
     sample: int
     boundary: int

@@ -1,21 +1,21 @@
-"""One slice of the iteration: its inputs U(k, n), what the propagators make of them, and its outputs U(k, n+1).
+"""The recurrence of one slice: from its inputs U(k, n) to its outputs U(k, n+1).
 
 Parareal (Lions, Maday, Turinici 2001; docs/explained/theory.md, eq. 1), for slice n, with F(k, n) = F(U(k, n)):
 
     U(0, n+1) = G(0, n)                                            the prediction      (1a)  `_predict`
     U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )          the iteration       (1b)  `_correct`
 
-C is the correction, for Parareal itself G. The operations are made in this order, and the bracket is skipped where
-U(k, n) and U(k-1, n) agree bitwise, infinities included. So U(k, n) is the sequential solution from k = n on, bit by
-bit. Algorithm 1 (predict; then for every k, for every n: fine in parallel, coarse, correct) has no loop over k here: a
-slice makes output k as soon as its parts are there.
+C is the correction, for Parareal itself G. The operations are carried out in this order, and the bracket is skipped
+where U(k, n) and U(k-1, n) agree bitwise, infinities included. So U(k, n) is the sequential solution from k = n on, bit
+by bit. Algorithm 1 (predict; then for every k, for every n: fine in parallel, coarse, correct) has no loop over k here:
+a slice computes output k as soon as all its parts have arrived.
 
 Algorithm 1, for one slice:
 
-    U(k, n) arrives:     ask for G(k, n), if C uses it, and for F(k, n), if U(k, n) is not settled     `enter`
-    a result arrives:    keep it until the outputs that need it are made                               `receive`
-    all parts are here:  make U(k, n+1) by (1a) or (1b), judge it (`_iteration/acceptance.py`), and    `advance`
-                         hand it to slice n+1 (`_iteration/machine.py`)
+    U(k, n) arrives:     request G(k, n), if C uses it, and F(k, n), if U(k, n) is not settled         `enter`
+    a result arrives:    keep it until the outputs that need it are computed                           `receive`
+    all parts are here:  compute U(k, n+1) by (1a) or (1b), judge it (`_iteration/acceptance.py`), and `advance`
+                         pass it to slice n+1 (`_iteration/machine.py`)
 """
 
 from typing import NamedTuple, final
@@ -30,17 +30,18 @@ from parareal._state import Layout, Memory, State, add, same
 
 
 class _Input(NamedTuple):
-    """An input of a slice, as far as it is needed after its propagations have been asked for."""
+    """An input of a slice, as far as it is needed after its propagations have been requested."""
 
     value: Value
     source: int
     """the iteration whose F and G serve this input: an earlier one where the inputs agree bitwise"""
     unchanged: bool
+    """it agrees bitwise with the input of the iteration before"""
 
 
 @final
 class Slice:
-    """One slice of one sample; `Machine` carries values from each to the next."""
+    """One slice of one sample; `Machine` passes values from each to the next."""
 
     def __init__(
         self,
@@ -57,13 +58,13 @@ class Slice:
         self.acceptance = Acceptance(rules, sample, index, record)
         self.inputs: dict[int, _Input] = {}
         self.newest: _Input | None = None
-        self.first = float("inf")  # the iteration of the first input
-        self.fine: dict[int, tuple[Result, float]] = {}  # by the iteration that asked, with the depth it was reached at
-        self.coarse: dict[int, tuple[Result, float]] = {}
+        self.first_iteration = float("inf")  # iteration of the first input; later than 0 if a window admits the slice
+        self.fine_results: dict[int, tuple[Result, float]] = {}  # with depth, by the iteration of the request
+        self.coarse_results: dict[int, tuple[Result, float]] = {}
         self.output: Value | None = guess
-        self.used: Result | None = None  # the fine result that the newest output was made from
+        self.output_fine: Result | None = None  # the result of F that the newest output was computed from
         self.done = guess is not None and rules.limit == 0  # no further output can come
-        self.admitted_at: float = 0  # the depth at which a window admitted this slice
+        self.admission_depth: float = 0  # the depth at which a window admitted this slice
 
     @property
     def iteration(self) -> int:
@@ -71,156 +72,194 @@ class Slice:
         return -1 if self.output is None else self.output.iteration
 
     def enter(self, value: Value) -> None:
-        """Take the left boundary's next value, and ask for the propagations that are ready with it."""
-        k, last = value.iteration, self.newest
+        """Accept the next value of the left boundary, and request the propagations that start from it."""
+        k, previous = value.iteration, self.newest
         if self.done:
             return
-        if self.admitted_at > value.depth:
-            value = value._replace(depth=self.admitted_at)
+        if self.admission_depth > value.depth:  # waiting for the window is a dependency, and counts in the span
+            value = value._replace(depth=self.admission_depth)
         predict = self.rules.predicts and self.output is None
-        if last is None:
-            self.first = k
+        if previous is None:
+            self.first_iteration = k
             if self.output is not None:  # a guess replaces the prediction, whenever this slice is admitted
                 self.output = self.output._replace(iteration=k)
                 self.done = k >= self.rules.limit
-        unchanged = last is not None and _agree(last.value, value)
-        self.newest = _Input(value, last.source if last is not None and unchanged else k, unchanged)
-        self._keep(k, self.newest)
+        unchanged = previous is not None and _agree(previous.value, value)
+        self.newest = _Input(value, previous.source if previous is not None and unchanged else k, unchanged)
+        self._store_input(k, self.newest)
+        # An unchanged input requests nothing: F and G are deterministic, so the results of `source` serve it as well.
         if not unchanged:
-            if self.rules.correction.uses_coarse or (predict and last is None):
-                self.demand.coarse(k, value)
-            if k < self.rules.limit and (last is None or not value.settled):
-                self.demand.fine(k, value)
+            if self.rules.correction.uses_coarse or (predict and previous is None):
+                self.demand.request_coarse(k, value)
+            # F runs on the first input even if that has settled: U(1, n+1) cannot be computed without it.
+            if k < self.rules.limit and (previous is None or not value.settled):
+                self.demand.request_fine(k, value)
 
     def receive(self, request: Request, result: Result, depth: float) -> None:
-        """Keep a result until the outputs that need it are made."""
-        results = self.fine if request.kind is Kind.FINE else self.coarse
+        """Store a result until the outputs that need it are computed."""
+        results = self.fine_results if request.kind is Kind.FINE else self.coarse_results
         results[request.iteration] = (result, depth)
 
     def advance(self, barrier: float) -> Value | None:
-        """Make the next output if all that it needs is here; `barrier` is the depth at which it may begin."""
+        """Compute the next output, or return None if a part of it is missing.
+
+        `barrier` is the depth at which the iteration may begin.
+        """
         if self.done:
             return None
-        value = self._predict() if self.output is None else self._next(self.iteration + 1, barrier)
+        value = self._predict() if self.output is None else self._compute_next(self.iteration + 1, barrier)
         if value is not None:
             self.output = value
-            self.demand.full_accuracy |= self.acceptance.exhausted
+            self.demand.full_accuracy |= self.acceptance.requires_full_accuracy
             self.done = value.final or value.iteration >= self.rules.limit
+            # first discard, then request: the request depends on the results that are left
             self._discard()
-            self._ask_again()
+            self._request_fine_again()
         return value
 
     def _predict(self) -> Value | None:
-        """U(0, n+1) = G(0, n). With a window, the iteration that admits the slice takes the place of 0."""
-        if self.first not in self.inputs:
+        """Return U(0, n+1) = G(0, n), if G(0, n) is here.
+
+        With a window, the number of the iteration that admits the slice takes the place of 0.
+        """
+        if self.first_iteration not in self.inputs:
             return None
-        k = int(self.first)
+        k = int(self.first_iteration)
         left = self.inputs[k].value
-        if not self.rules.predicts:
+        if not self.rules.predicts:  # no coarse propagator: the prediction is constant over the slice
             return self.acceptance.judge_prediction(left, Value(k, left.state, depth=left.depth), None)
-        if k not in self.coarse:
+        if k not in self.coarse_results:
             return None
-        coarse, depth = self.coarse[k]
+        coarse, depth = self.coarse_results[k]
         return self.acceptance.judge_prediction(
             left, Value(k, coarse.state, coarse_memory=coarse.memory, depth=depth), coarse
         )
 
-    def _next(self, k: int, barrier: float) -> Value | None:
-        """Make the output of iteration k, if its input is here; a final input serves all later iterations."""
+    def _compute_next(self, k: int, barrier: float) -> Value | None:
+        """Compute the output of iteration k if its input is here; a final input serves all later iterations."""
         newest = self.newest
+        # A left neighbour that is final sends no further values, so its last value serves this iteration, too.
         if k not in self.inputs and newest is not None and newest.value.final:
-            if newest.value.settled and self.used is not None and self.used.accepted and self.output is not None:
-                # the slice has stopped: its last output stands
+            accepted = self.output_fine is not None and self.output_fine.accepted
+            if newest.value.settled and accepted and self.output is not None:
+                # F does not run on an input that has settled, so a further iteration would repeat the last output
                 cumulative = self.rules.criterion.cumulative
                 estimate = self.output.estimate if cumulative else newest.value.estimate
                 return self.output._replace(iteration=k, settled=True, estimate=estimate)
-            self._keep(k, newest._replace(unchanged=True))
+            self._store_input(k, newest._replace(unchanged=True))
         return self._correct(k, barrier) if k in self.inputs else None
 
     def _correct(self, k: int, barrier: float) -> Value | None:
-        """U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )."""
-        now, then = self.inputs[k], self.inputs[k - 1]
-        answer = self.fine.get(self.demand.answering(then.source, k - 1))
-        coarse, before = _NO_COARSE, _NO_COARSE
-        if self.rules.correction.uses_coarse:  # inputs that agree share one F and one G, kept by the first of them
-            coarse, before = self.coarse.get(now.source), self.coarse.get(then.source)
-        if answer is None or coarse is None or before is None:
+        """Return U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) ), if its parts are here."""
+        current, previous = self.inputs[k], self.inputs[k - 1]
+        fine_entry = self.fine_results.get(self.demand.find_fine_iteration(previous.source, k - 1))
+        coarse_entry, previous_entry = _NO_COARSE, _NO_COARSE
+        if self.rules.correction.uses_coarse:  # inputs that agree share one F and one G, stored under the first of them
+            coarse_entry = self.coarse_results.get(current.source)
+            previous_entry = self.coarse_results.get(previous.source)
+        if fine_entry is None or coarse_entry is None or previous_entry is None:
             return None
-        (fine, fine_depth), (new, new_depth), (old, _) = answer, coarse, before
-        point = Point(then.value.state, old.state, fine.state)
-        state, memory, change = fine.state, fine.memory, None
-        if not now.unchanged:
-            change = self.rules.correction.difference(self.index, Point(now.value.state, new.state), point)
-        first = k == self.first + 1
-        if change is not None:
-            if first:
-                self._check(change)
-            state, memory = add(fine.state, change), self._corrected(fine.memory, change, (new.memory, old.memory))
+        (fine, fine_depth), (coarse, coarse_depth), (previous_coarse, _) = fine_entry, coarse_entry, previous_entry
+        point = Point(previous.value.state, previous_coarse.state, fine.state)
+        state, memory, bracket = fine.state, fine.memory, None
+        # Skipped, not computed, where the inputs agree: an infinite G would make it inf - inf, and for every G the
+        # output must be F(k-1, n) to the last bit. Exactness depends on it.
+        if not current.unchanged:
+            new_point = Point(current.value.state, coarse.state)
+            bracket = self.rules.correction.difference(self.index, new_point, point)
+        first = k == self.first_iteration + 1
+        if bracket is not None:
+            if first:  # once per slice is enough to find a wrong type
+                self._check_bracket(bracket)
+            # F + (G - G'), never (F + G) - G': only the former is F where G equals G'
+            state = add(fine.state, bracket)
+            memory = self._correct_memory(fine.memory, bracket, (coarse.memory, previous_coarse.memory))
         value = Value(
             iteration=k,
             state=state,
             memory=memory,
-            coarse_memory=new.memory,
-            exact=now.value.exact and now.unchanged and fine.exact,
-            depth=max(now.value.depth, barrier, fine_depth, new_depth),
+            coarse_memory=coarse.memory,
+            # Exact input, no bracket, full accuracy: then the output is F of the sequential solution. An input that
+            # has become exact in this very iteration does not count, because F ran on the one before.
+            exact=current.value.exact and current.unchanged and fine.exact,
+            depth=max(current.value.depth, barrier, fine_depth, coarse_depth),
         )
-        self.used = fine
-        base = self.rules.correction.value(point) if first else None
-        update = Update(now.value, then.value, fine, new, old, base, change, now.unchanged, first)
+        self.output_fine = fine
+        previous_correction = self.rules.correction.value(point) if first else None
+        update = Update(
+            current.value,
+            previous.value,
+            fine,
+            coarse,
+            previous_coarse,
+            previous_correction,
+            bracket,
+            current.unchanged,
+            first,
+        )
         assert self.output is not None
         return self.acceptance.judge(value, self.output, update)
 
-    def _corrected(self, memory: Memory, change: State, coarse_memories: tuple[Memory, Memory]) -> Memory:
+    def _correct_memory(self, memory: Memory, bracket: State, coarse_memories: tuple[Memory, Memory]) -> Memory:
         """Return the memory of the fine stepper at the right boundary, corrected by the propagator's own code."""
         try:
-            return self.rules.correct_memory(memory, change, self.rules.boundaries[self.index + 1], coarse_memories)
-        except Exception as error:
+            return self.rules.correct_memory(memory, bracket, self.rules.boundaries[self.index + 1], coarse_memories)
+        except Exception as error:  # the stepper's `correct` is the caller's code, like the propagator itself
             raise PropagatorFailure(error) from error
 
-    def _check(self, change: State) -> None:
-        """Raise `TypeError` for the difference of a correction that is not like a state."""
-        found = Layout.of(change)
-        if found != self.rules.layout:
+    def _check_bracket(self, bracket: State) -> None:
+        """Raise `TypeError` if the difference that a correction returned is not like a state."""
+        layout = Layout.of(bracket)
+        if layout != self.rules.layout:
             raise TypeError(
                 f"{type(self.rules.correction).__name__}.difference must return a state like those it is given, "
-                f"{self.rules.layout}, but returned {found}: keep structure, shape, dtype and device"
+                f"{self.rules.layout}, but returned {layout}: keep structure, shape, dtype and device"
             )
 
-    def _keep(self, k: int, entry: _Input) -> None:
-        """Remember an input; the states of earlier ones are only kept alive if they are needed again."""
+    def _store_input(self, k: int, entry: _Input) -> None:
+        """Store an input, and its state only if it is needed again."""
         if not self.keeps_states:
-            entry = _Input(entry.value.stripped(), entry.source, entry.unchanged)
+            # A propagation under way holds the state through its request. This entry must not keep it alive longer:
+            # memory per slice would grow with the number of iterations under way.
+            entry = _Input(entry.value.without_states(), entry.source, entry.unchanged)
         self.inputs[k] = entry
 
     def _discard(self) -> None:
-        """Discard what no later output is made from."""
+        """Discard everything that no later output needs."""
         k = self.iteration
         if self.done:
-            self.fine, self.coarse, self.inputs, self.newest, self.used = {}, {}, {}, None, None
-            self.demand.held = []
+            self.fine_results, self.coarse_results, self.inputs = {}, {}, {}
+            self.newest, self.output_fine = None, None
+            self.demand.waiting = []
             return
+        # output k+1 needs F and G of input k, which are stored under its source
         keep = self.inputs[k].source if k in self.inputs else k
-        for results in (self.fine, self.coarse):
+        for results in (self.fine_results, self.coarse_results):
             for source in [s for s in results if s < keep]:
                 del results[source]
         self.demand.discard(keep)
         for iteration in [i for i in self.inputs if i < k]:
             del self.inputs[iteration]
 
-    def _ask_again(self) -> None:
-        """Ask for F again where it turns out only now that its approximate answer to this state is not enough."""
-        k, used = self.iteration, self.used
-        if used is None or self.done or k not in self.inputs or self.demand.newest >= k:
+    def _request_fine_again(self) -> None:
+        """Request F again if its last result was approximate, the input has not changed, and a better one is needed.
+
+        `enter` requests nothing for an unchanged input. Without this, a slice whose input never changes (the first
+        one) would keep its first approximate result for ever.
+        """
+        k, fine = self.iteration, self.output_fine
+        if fine is None or self.done or k not in self.inputs or self.demand.newest >= k:
             return
         here = self.inputs[k]
-        enough = used.accepted if here.value.settled else used.exact
+        enough = fine.accepted if here.value.settled else fine.exact
         if not enough:
-            self.fine = {i: answer for i, answer in self.fine.items() if i > k}
-            self.demand.fine(k, here.value, full_accuracy=here.unchanged or here.value.settled)
+            # the approximate result must not serve the next output as well, which would otherwise not wait
+            self.fine_results = {i: entry for i, entry in self.fine_results.items() if i > k}
+            self.demand.request_fine(k, here.value, full_accuracy=here.unchanged or here.value.settled)
 
 
 _NO_COARSE: tuple[Result, float] = (Result(None, None, 0.0), 0.0)
-"""in place of G where the correction does not use it"""
+"""entry in place of G's result where the correction does not use G"""
 
 
 def _agree(a: Value, b: Value) -> bool:

@@ -1,4 +1,4 @@
-"""Rules: what the state machines of one solve have in common."""
+"""Rules: the settings that all state machines of one solve share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from parareal._state import Layout, Memory, Time
 @final
 @dataclass(frozen=True)
 class Rules:
-    """The settings of one solve, as its machines follow them. An inner solve of nested levels has its own."""
+    """The settings of one solve in the form that its machines use. An inner solve of nested levels has its own."""
 
     criterion: AbstractCriterion
     correction: AbstractCorrection
@@ -21,27 +21,31 @@ class Rules:
     layout: Layout
     boundaries: list[Time]
     correct_memory: Callable[..., Memory]
-    """(memory, change of the state, boundary, coarse memories that the change is made of) -> what the fine stepper
-    remembers there, corrected"""
+    """(memory, change of the state, boundary, coarse memories that belong to the change) -> the memory of the fine
+    stepper at that boundary, corrected"""
     predicts: bool = True
     """there is a coarse propagator; without one, the prediction is the slice's first input"""
     synchronous: bool = False
     """hold every iteration back until the one before it has ended"""
     window: int | None = None
-    """how many slices, from the first one that is not final, may be under way"""
+    """number of slices, from the first one that is not final, that may be under way; None for all"""
     speculate_until: float = float("inf")
-    """from this iteration on, F waits until the final state of the iteration has been rejected"""
+    """from this iteration on, F waits until the criterion has rejected the iteration's final state"""
     full_accuracy: bool = False
-    """the fine propagator is always asked for its full accuracy: this is a run to the end"""
+    """every request for F requires full accuracy: this solve runs to the end, so approximate results would be wasted"""
     inexact: bool = False
-    """the fine propagator may answer with less than its full accuracy"""
+    """the fine propagator may return results of less than its full accuracy"""
 
     @property
     def slices(self) -> int:
-        """Slices of the whole problem."""
+        """Number of slices of the whole problem."""
         return len(self.boundaries) - 1
 
     @property
     def keeps_states(self) -> bool:
-        """Whether the states of earlier iterates are needed again."""
+        """Whether the states of earlier iterates are needed again.
+
+        They are where F may have to run again on the same state, where the correction uses the states, and where the
+        prediction is the slice's input. Elsewhere they are discarded at once, which keeps memory small.
+        """
         return self.inexact or self.correction.uses_states or not self.predicts

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from parareal._execution.evaluations import Tally, answer
+from parareal._execution.evaluations import Tally, run_routine
 from parareal._execution.executors import AbstractExecutor
 from parareal._execution.functions import FunctionQueue
 from parareal._execution.queue import Queue
@@ -102,7 +102,7 @@ class Cluster(Queue):
     def _begin(self, device: _Device) -> None:
         """Begin a call; what it completes is there when it ends."""
         self.meter.rows.clear()
-        answer(device.queue.advance())
+        run_routine(device.queue.advance())
         results, device.queue.results = device.queue.results, []
         seconds = sum(map(self.batch_time, self.meter.rows))
         device.busy, device.seconds = True, device.seconds + seconds

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from parareal._state import Layout, State, canonical, conform, finite, stack, structure, take, tree_leaves, tree_map
+from parareal._state import Layout, State, canonicalize, conform, finite, stack, structure, take, tree_leaves, tree_map
 
 
 class StructureError(TypeError, ValueError):
@@ -15,7 +15,7 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
     """Split an initial state into its samples and describe one of them."""
     if batch_dims not in (0, 1):
         raise ValueError(f"batch_dims must be 0 (one sample) or 1 (leading axis counts samples), not {batch_dims!r}")
-    initial = canonical(initial)
+    initial = canonicalize(initial)
     whole = Layout.of(initial)
     if not whole.leaves:
         raise ValueError("initial holds no number and no array")
@@ -54,7 +54,7 @@ def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch
     if isinstance(guess, list | tuple) and structure(guess) != layout.tree:
         if len(guess) != boundaries:
             raise ValueError(f"guess must hold {wanted}, got a sequence of {len(guess)}")
-        guess = stack([canonical(g) for g in guess])
+        guess = stack([canonicalize(g) for g in guess])
     if structure(guess) != layout.tree:
         raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {structure(guess)}")
     lead = (boundaries, samples)[: 1 + batch_dims]

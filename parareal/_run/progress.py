@@ -1,4 +1,4 @@
-"""A progress bar that counts what really happens: boundaries that have become final."""
+"""A progress bar that counts boundaries as they become final."""
 
 import time
 from collections.abc import Iterator
@@ -10,33 +10,34 @@ from tqdm.auto import tqdm
 from parareal._run.loop import Run
 
 INTERVAL = 0.1
-"""seconds between two looks at all boundaries, which would otherwise cost more than a tick"""
+"""seconds between two counts of the boundaries, because a count looks at all of them and costs more than a tick"""
 
 
 @contextmanager
 def bar(run: Run, show: bool) -> Iterator[None]:
-    """Show a bar while a run goes on: its iteration, the worst increment, and the boundaries left."""
+    """Show a bar during a run: its iteration, the largest increment, and the number of boundaries left."""
     if not show:
         yield
         return
     summary = run.summary
-    total, looked = summary.boundaries_left(), -INTERVAL
+    total, update_time = summary.boundaries_left(), -INTERVAL
     with tqdm(total=total, unit="boundary", desc="parareal") as progress:
 
         def update() -> None:
             iteration, left = summary.newest_iteration(), summary.boundaries_left()
             worst = run.history.worst_increment(iteration)
+            # Set, not incremented: one tick may make many boundaries final.
             progress.n = total - left
             increment = "-" if isnan(worst) else f"{worst:.1e}"
             progress.set_postfix(iteration=iteration, increment=increment, left=left, refresh=False)
             progress.update(0)
 
         def watch() -> None:
-            nonlocal looked
-            if time.monotonic() - looked >= INTERVAL:
-                looked = time.monotonic()
+            nonlocal update_time
+            if time.monotonic() - update_time >= INTERVAL:
+                update_time = time.monotonic()
                 update()
 
         run.watch = watch
         yield
-        update()
+        update()  # the last ticks may have come within one interval

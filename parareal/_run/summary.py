@@ -18,35 +18,42 @@ from parareal._problem.problem import Problem
 from parareal._problem.propagators import Steps
 from parareal._results.history import History
 from parareal._results.solution import Outcome, Solution, Stats
-from parareal._state import State, copy, missing
+from parareal._state import State, copy, nan_like
 
 
 @final
 @dataclass(slots=True)
 class Costs:
-    """The evaluations that F takes without parallelism, for each sample and slice on which it ran."""
+    """The evaluations that F takes without parallelism, per sample and slice on which it ran."""
 
-    found: dict[tuple[int, int], float] = field(default_factory=dict)
+    by_slice: dict[tuple[int, int], float] = field(default_factory=dict)
+    """evaluations by (sample, slice)"""
 
     def record(self, request: Request, result: Result) -> None:
         """Record a fine propagation of the outermost level."""
+        # NaN is the cost of an approximate result: the cost at full accuracy is unknown
         if not math.isnan(result.sequential_cost):
-            self.found[request.sample, request.slice] = result.sequential_cost
+            self.by_slice[request.sample, request.slice] = result.sequential_cost
 
     def of_sample(self, sample: int, problem: Problem) -> float:
-        """Return the evaluations of a sample's sequential solve; where a stepper never ran, in proportion to nodes."""
-        costs = [self.found.get((sample, n), math.nan) for n in range(problem.slices)]
-        known = [n for n, cost in enumerate(costs) if not math.isnan(cost)]
-        if len(known) < len(costs) and known and isinstance(leaves(problem.fine)[0], Steps):
+        """Return the evaluations of a sample's sequential solve; NaN where they are unknown.
+
+        On slices where a stepper never ran, they are estimated in proportion to the number of nodes.
+        """
+        costs = [self.by_slice.get((sample, n), math.nan) for n in range(problem.slices)]
+        measured_slices = [n for n, cost in enumerate(costs) if not math.isnan(cost)]
+        # F need not run on every slice: a prediction may settle at once, and a solve may end early. A stepper's steps
+        # all cost the same; of a plain function nothing is known, and the sum is NaN.
+        if len(measured_slices) < len(costs) and measured_slices and isinstance(leaves(problem.fine)[0], Steps):
             lengths = [abs(int(b) - int(a)) for a, b in pairwise(problem.boundaries)]
-            return sum(costs[n] for n in known) / sum(lengths[n] for n in known) * sum(lengths)
+            return sum(costs[n] for n in measured_slices) / sum(lengths[n] for n in measured_slices) * sum(lengths)
         return sum(costs)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the machines of a solve have reached."""
+    """The present state of all machines of a solve, in the form that callers see."""
 
     problem: Problem
     rules: Rules
@@ -55,6 +62,7 @@ class Summary:
 
     def final_state(self) -> State:
         """Return the newest state at the last boundary, of all samples."""
+        # copied, because the caller may change it while the solve goes on from the original
         return copy(self.problem.join([self._state(i, m.outlet) for i, m in enumerate(self.machines)]))
 
     def trajectories(self) -> list[list[State]]:
@@ -65,28 +73,30 @@ class Summary:
         ]
 
     def _state(self, sample: int, value: object) -> State:
-        return missing(self.problem.samples[sample]) if value is None else value.state  # pyright: ignore
+        """Return the state of a value; NaN in place of a value that does not exist yet, as right of a window."""
+        return nan_like(self.problem.samples[sample]) if value is None else value.state  # pyright: ignore
 
     def error_estimate(self) -> np.ndarray:
-        """Return the estimated relative error of the final state, shape (samples,); infinite where not known."""
+        """Return the estimated relative error of the final state, shape (samples,); infinite where it is unknown."""
         outlets = [m.outlet for m in self.machines]
         return np.array([np.inf if u is None else 0.0 if u.exact else u.estimate for u in outlets])
 
     def newest_iteration(self) -> int:
-        """Return the newest iteration that any boundary has reached."""
+        """Return the newest iteration of any boundary."""
         return max((u.iteration for m in self.machines for u in m.outputs if u is not None), default=0)
 
     def boundaries_left(self) -> int:
-        """Return how many boundaries, of all samples, are not final yet."""
+        """Return the number of boundaries, of all samples, that are not final yet."""
         return sum(0 if m.done else sum(u is None or not u.final for u in m.outputs) for m in self.machines)
 
     def solution(self, tally: Tally, costs: Costs, wall_time: float, error: Exception | None) -> Solution:
-        """Return what was reached; `error` is what a propagator raised."""
+        """Return the solution; `error` is the exception that a propagator raised, or None."""
         outcomes = [self._outcome(m, error) for m in self.machines]
+        # `Outcome` lists its members from the best to the worst, and the worst sample decides
         outcome = max(outcomes, key=list(Outcome).index)
         iterations = max(0 if m.outlet is None else m.outlet.iteration for m in self.machines)
         increments, defects = self.history.tables(iterations)
-        made = [[-1 if u is None else u.iteration for u in m.outputs] for m in self.machines]
+        slice_iterations = [[-1 if u is None else u.iteration for u in m.outputs] for m in self.machines]
         return Solution(
             final_state=self.final_state(),
             states=self.problem.stack(self.trajectories()),
@@ -94,7 +104,7 @@ class Summary:
             outcome=outcome,
             message=self._message(outcome, outcomes, error),
             iterations=iterations,
-            slice_iterations=np.array(made).T,
+            slice_iterations=np.array(slice_iterations).T,
             increments=increments,
             defects=defects,
             error_estimate=self.error_estimate(),
@@ -103,6 +113,8 @@ class Summary:
         )
 
     def _outcome(self, machine: Machine, error: Exception | None) -> Outcome:
+        """Return the outcome of one sample."""
+        # The order matters: a sample that has converged stays so if a propagator fails afterwards on another sample.
         outlet = machine.outlet
         if machine.failure is not None:
             return Outcome.NON_FINITE
@@ -114,10 +126,12 @@ class Summary:
             return Outcome.WORKER_LOST
         if not machine.done:
             return Outcome.CANCELLED
-        asked = outlet is not None and self.rules.limit == self.rules.criterion.last_iteration
-        return Outcome.ITERATIONS_DONE if asked else Outcome.ITERATION_LIMIT
+        # A limit that the criterion itself sets is the goal; one that `max_iterations` sets is a failure.
+        intended = outlet is not None and self.rules.limit == self.rules.criterion.last_iteration
+        return Outcome.ITERATIONS_DONE if intended else Outcome.ITERATION_LIMIT
 
     def _message(self, outcome: Outcome, outcomes: list[Outcome], error: Exception | None) -> str:
+        """Return the sentence of an outcome, its cause, and the number of samples that it applies to."""
         worst, rtol = self.error_estimate().max(), np.inf
         if isinstance(self.rules.criterion, Tolerance):
             rtol = self.rules.criterion.rtol
@@ -128,11 +142,13 @@ class Summary:
             causes = [f"{self.rules.limit} iterations were allowed; the worst error estimate is {worst:.2g}"]
         if outcome is Outcome.CONVERGED and worst > rtol:
             causes = [f"slices settled one by one; the worst error estimate at the end is {worst:.2g}"]
-        hit = [i for i, o in enumerate(outcomes) if o is outcome]
-        where = f" This holds for {len(hit)} of {len(outcomes)} samples." if len(hit) < len(outcomes) else ""
+        affected = [i for i, o in enumerate(outcomes) if o is outcome]
+        where = f" This holds for {len(affected)} of {len(outcomes)} samples." if len(affected) < len(outcomes) else ""
+        # the message names the first cause only, and counts the samples
         return " ".join([outcome.value, *(f"({c})" for c in causes[:1])]) + where
 
     def _stats(self, tally: Tally, costs: Costs, wall_time: float) -> Stats:
-        each = [costs.of_sample(i, self.problem) for i in range(len(self.machines))]
+        # work adds up over samples; a span does not, because samples run at the same time
+        sequential = [costs.of_sample(i, self.problem) for i in range(len(self.machines))]
         span = max((m.outlet.depth for m in self.machines if m.outlet is not None), default=float("nan"))
-        return Stats(tally.work, span, tally.calls, tally.peak_batch, wall_time, sum(each), max(each))
+        return Stats(tally.work, span, tally.calls, tally.peak_batch, wall_time, sum(sequential), max(sequential))

@@ -1,4 +1,4 @@
-"""Layouts: the library, dtype, shape and device of a state's leaves, and results brought into that form."""
+"""Layouts: library, dtype, shape and device of the leaves of a state, and conversion of results to them."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from parareal._state.trees import ARRAY, LEAF, REAL, Stack, State, tree_leaves, 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What two leaves must share to be added: the library, the dtype, the shape and the device."""
+    """Library, dtype, shape and device of one leaf. Leaves that agree in all four can be added."""
 
     library: str
     dtype: Any
@@ -28,8 +28,12 @@ class Leaf:
         return f"a {self.library} array of shape {self.shape} and dtype {self.dtype}{place}"
 
 
-def leaf(x: Any) -> Leaf:
-    """Describe one leaf. Raises `TypeError` for anything but a number, a NumPy array or a torch tensor."""
+def describe_leaf(x: Any) -> Leaf:
+    """Return the description of one leaf.
+
+    Raises:
+        TypeError: if it is not a number, a NumPy array or a torch tensor.
+    """
     if isinstance(x, torch.Tensor):
         return Leaf("torch", x.dtype, tuple(x.shape), str(x.device))
     if isinstance(x, REAL):
@@ -45,22 +49,24 @@ def leaf(x: Any) -> Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The structure of a state and what each of its leaves is."""
+    """The structure of a state and the description of each leaf."""
 
     tree: Any
+    """structure of the pytree, as optree describes it"""
     leaves: tuple[Leaf, ...]
+    """descriptions of the leaves, in optree's order"""
 
     @staticmethod
     def of(state: State) -> "Layout":
-        """Describe `state`."""
-        if isinstance(state, ARRAY):
-            return Layout(LEAF, (leaf(state),))
+        """Return the layout of a state."""
+        if isinstance(state, ARRAY):  # without optree, which costs more than the rest
+            return Layout(LEAF, (describe_leaf(state),))
         leaves, tree = optree.tree_flatten(state)
-        return Layout(tree, tuple(leaf(x) for x in leaves))
+        return Layout(tree, tuple(describe_leaf(x) for x in leaves))
 
     @property
     def numbers(self) -> int:
-        """How many numbers a state has."""
+        """The count of numbers in a state, over all leaves."""
         return sum(math.prod(kind.shape) for kind in self.leaves)
 
     def __str__(self) -> str:
@@ -70,32 +76,41 @@ class Layout:
         return f"a tree of {', '.join(map(str, self.leaves)) or 'nothing'}"
 
     def fits(self, state: State) -> bool:
-        """Return whether a state is one NumPy array, as this layout has it; False for all others, right or wrong."""
+        """Return whether a state is one NumPy array of this layout: a fast check for the usual case.
+
+        False does not mean that the state is wrong: for anything but one NumPy array, compare `Layout.of(state)`.
+        """
         if type(state) is not np.ndarray or len(self.leaves) != 1 or self.tree is not LEAF:
             return False
         kind = self.leaves[0]
         return kind.library == "numpy" and state.dtype == kind.dtype and state.shape == kind.shape
 
     def row(self, stack: Stack, index: int) -> State:
-        """Return a copy of one row of a stack, which then does not keep the whole stack alive."""
+        """Return one row of a stack. It is a copy, so that it does not keep the whole stack alive."""
         if self.tree == LEAF and len(self.leaves) == 1:
             return _row(stack, index, self.leaves[0])
         rows = [_row(x, index, kind) for x, kind in zip(tree_leaves(stack), self.leaves, strict=True)]
         return optree.tree_unflatten(self.tree, rows)
 
 
-def canonical(state: State) -> State:
-    """Turn integers into floats and NumPy scalars into arrays, so that results can keep the type."""
-    return tree_map(_canonical, state)
+def canonicalize(state: State) -> State:
+    """Return a state with Python integers as floats and NumPy scalars as arrays.
+
+    The first propagation would turn it into such a state anyway, and results must have the type of the initial state.
+    """
+    return tree_map(_canonicalize, state)
 
 
 def conform(state: State, layout: "Layout") -> State:
-    """Return a result with its numbers written as the layout has them: Python's, or arrays without dimensions."""
+    """Return a result with its scalars in the form of the layout: Python numbers, or arrays without dimensions.
+
+    NumPy and Python mix these forms freely, so a propagator that returns the other one is not at fault.
+    """
     if isinstance(state, torch.Tensor):
         return state
     leaves, tree = optree.tree_flatten(state)
     if len(leaves) != len(layout.leaves):
-        return state
+        return state  # the caller compares layouts, and raises
     return optree.tree_unflatten(tree, [_conform(x, kind) for x, kind in zip(leaves, layout.leaves, strict=True)])
 
 
@@ -104,22 +119,22 @@ def _conform(x: Any, kind: Leaf) -> Any:
         return np.asarray(x)
     if kind.dtype == "complex" and isinstance(x, int | float):
         return complex(x)
-    return _canonical(x)
+    return _canonicalize(x)
 
 
-def _canonical(x: Any) -> Any:
+def _canonicalize(x: Any) -> Any:
     if isinstance(x, REAL):
         return float(x)
     if isinstance(x, complex):
         return complex(x)
     if isinstance(x, torch.Tensor):
-        return x.detach()
+        return x.detach()  # iterates must not keep a graph alive
     return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 def copy(state: State) -> State:
     """Return a copy that shares no memory with the state."""
-    if isinstance(state, np.ndarray):
+    if isinstance(state, np.ndarray):  # the usual case, without a walk over the tree
         return state.copy()
     return tree_map(_copy, state)
 
@@ -137,7 +152,7 @@ def _row(x: Any, index: int, kind: Leaf) -> Any:
 
 
 def epsilon(layout: Layout) -> float:
-    """Return the spacing at 1 of the coarsest floating dtype in a state; double precision where there is none."""
+    """Return the machine epsilon of the least precise dtype in a state; that of double precision if none is lower."""
     spacings = [float(np.finfo(np.float64).eps)]
     for kind in layout.leaves:
         if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):

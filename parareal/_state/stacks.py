@@ -1,4 +1,4 @@
-"""Stacks: the states of several rows, with one more, leading, axis on every leaf."""
+"""Stacks: the states of several rows, with one additional leading axis on every leaf."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def stack(states: Sequence[State]) -> Stack:
 
 def concatenate(stacks: Sequence[Stack]) -> Stack:
     """Join stacks along their leading axis; a single one is returned as it is."""
-    if len(stacks) == 1:
+    if len(stacks) == 1:  # no copy: most batches are one group
         return stacks[0]
     return tree_map(lambda *xs: torch.cat(xs) if isinstance(xs[0], torch.Tensor) else np.concatenate(xs), *stacks)
 
@@ -33,7 +33,7 @@ def _index(x: Any, index: Index) -> Any:
     return torch.from_numpy(index).to(x.device)
 
 
-def rows(stacked: Stack) -> int:
+def count_rows(stacked: Stack) -> int:
     """Return the number of rows of a stack."""
     return len(stacked if isinstance(stacked, ARRAY) else tree_leaves(stacked)[0])
 

@@ -121,7 +121,7 @@ def test_a_propagator_that_changes_the_state(result, change, who):
 
 def test_a_vectorized_propagator_that_loses_rows():
     lost = parareal.vectorized(lambda u, t0, t1: u.mean(0))
-    with pytest.raises(ValueError, match="given 1 stacked states it must return as many"):
+    with pytest.raises(ValueError, match="given 1 stacked states it must return 1 stacked states"):
         parareal.solve(lost, lost, np.ones((3, 2)), TIMES)
 
 

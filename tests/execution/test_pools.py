@@ -1,4 +1,4 @@
-"""Plain functions in threads and processes: the same answer as in this thread, and clear words when one breaks."""
+"""Tests of plain functions in threads and processes: the results of this thread, and messages of failures."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ def loky():
 
 @pytest.mark.parametrize("levels", [None, (4, 3)])
 @pytest.mark.parametrize("kind", ["processes", "loky"])
-def test_other_processes_make_the_same_iterates_and_counts(kind, levels, request):
+def test_iterates_and_counts_agree_with_those_of_this_thread(kind, levels, request):
     times = TIMES if levels is None else [0.0, 2.0]
     options = {"levels": levels, "criterion": parareal.Iterations(2)}
     here = parareal.solve(functions.decay, functions.jump, STATE, times, executor=parareal.SerialExecutor(), **options)
@@ -46,12 +46,12 @@ def test_other_processes_make_the_same_iterates_and_counts(kind, levels, request
     np.testing.assert_array_equal(here.increments, there.increments)
 
 
-def test_loky_takes_lambdas(loky):
+def test_loky_accepts_lambdas(loky):
     solution = parareal.solve(lambda u, a, b: u * 0.9, lambda u, a, b: u * 0.8, STATE, range(5), executor=loky)
     np.testing.assert_allclose(solution.final_state, STATE * 0.9**4, rtol=1e-6)
 
 
-def test_fine_propagations_run_at_the_same_time_and_never_more_than_there_are_workers():
+def test_every_worker_runs_one_fine_propagation_at_a_time():
     running, most, submitted = 0, 0, 0
     lock = threading.Lock()
 
@@ -65,18 +65,18 @@ def test_fine_propagations_run_at_the_same_time_and_never_more_than_there_are_wo
             running -= 1
         return functions.decay(u, t0, t1)
 
-    class Counting(ThreadPoolExecutor):
+    class SubmissionCounter(ThreadPoolExecutor):
         def submit(self, *args, **kwargs):
             nonlocal submitted
             submitted += 1
-            assert self._work_queue.qsize() < 3  # nothing is queued ahead of what a worker can take
+            assert self._work_queue.qsize() < 3  # no request is submitted without a free worker
             return super().submit(*args, **kwargs)
 
-    with Counting(3) as pool:
+    with SubmissionCounter(3) as pool:
         solution = parareal.solve(fine, functions.jump, STATE, TIMES, executor=pool, criterion=parareal.Iterations(2))
         sequential = parareal.sequential(functions.slow, STATE, TIMES)
     assert most == 3
-    assert submitted == 8 + 7  # F(0, n) and F(1, n) for n >= 1: the whole graph would be 64
+    assert submitted == 8 + 7  # F(0, n) and F(1, n) for n >= 1, not all 64 pairs of k and n
     assert solution.stats.wall_time < 15 / 2 * 0.02 + 0.1 < sequential.stats.wall_time * 2
 
 
@@ -100,7 +100,7 @@ def test_a_batch_and_torch_states_in_threads():
     np.testing.assert_array_equal(threads.slice_iterations, serial.slice_iterations)
 
 
-def test_a_steppable_coarse_propagator_beside_a_pool():
+def test_a_steppable_coarse_propagator_with_a_pool():
     grid = np.linspace(0, 2, 41)
     coarse = parareal.Steps(Euler(lambda u, t: np.sin(3 * t) - u, grid), 1)
 
@@ -115,7 +115,7 @@ def test_a_steppable_coarse_propagator_beside_a_pool():
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_a_failure_keeps_what_is_done(kind, request):
+def test_a_failure_keeps_the_states_of_final_boundaries(kind, request):
     pool = ThreadPoolExecutor(2) if kind == "threads" else request.getfixturevalue("processes")
     with pytest.raises(parareal.PararealError, match="beyond one") as caught:
         parareal.solve(functions.fails_late, functions.jump, STATE, TIMES, executor=pool)
@@ -127,7 +127,7 @@ def test_a_failure_keeps_what_is_done(kind, request):
         pool.shutdown()
 
 
-def test_a_process_that_dies():
+def test_the_outcome_of_a_process_that_dies():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         solution = parareal.solve(functions.dies, functions.jump, STATE, TIMES, executor=pool, throw=False)
     assert solution.outcome is parareal.Outcome.WORKER_LOST
@@ -135,25 +135,25 @@ def test_a_process_that_dies():
     assert np.isfinite(solution.states[:2]).all()
 
 
-def test_functions_that_do_not_pickle_are_named_before_any_work(processes):
-    ran = []
+def test_a_function_that_does_not_pickle_raises_before_any_work(processes):
+    calls = []
 
     def coarse(u, t0, t1):
-        ran.append(t0)
+        calls.append(t0)
         return u
 
     with pytest.raises(TypeError, match=r"fine propagator.*another process.*top of a module"):
         parareal.solve(lambda u, a, b: u, coarse, STATE, TIMES, executor=processes)
-    assert not ran
+    assert not calls
 
 
-def test_results_that_do_not_pickle_are_named(processes):
+def test_a_result_that_does_not_pickle_raises(processes):
     with pytest.raises(parareal.PararealError, match=r"fine propagator, its state or its result cannot be sent"):
         parareal.solve(functions.unpicklable_result, functions.jump, STATE, TIMES, executor=processes)
 
 
 @pytest.mark.parametrize("form", ["steps", "vectorized"])
-def test_what_is_made_to_be_batched_is_refused(form):
+def test_batched_fine_propagators_are_refused(form):
     grid = np.linspace(0, 2, 41)
     steps = parareal.Steps(Euler(lambda u, t: -u, grid))
     fine = steps if form == "steps" else parareal.vectorized(lambda u, a, b: u)
@@ -167,7 +167,7 @@ def test_other_executors_are_refused():
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_returned_costs_feed_work_and_span(pooled):
+def test_returned_costs_count_in_work_and_span(pooled):
     def coarse(u, t0, t1):
         return parareal.Costed(functions.jump(u, t0, t1), 2)
 
@@ -195,46 +195,48 @@ def test_costs_of_vectorized_functions():
 
 
 def test_a_fine_propagator_may_be_cheaper_in_early_iterations():
-    asked = []
+    calls = []
 
     def fine(u, t0, t1, iteration=None):
-        asked.append((t0, iteration))
+        calls.append((t0, iteration))
         return functions.decay(u, t0, t1, steps=40 if iteration is None or iteration > 1 else 10)
 
     reference = parareal.sequential(fine, STATE, TIMES).final_state
-    assert {k for _, k in asked} == {None}
-    asked.clear()
+    assert {k for _, k in calls} == {None}
+    calls.clear()
     solution = parareal.solve(fine, functions.jump, STATE, TIMES, criterion=parareal.Increment(1e-10, 1e-10))
-    assert {0, 1, None} <= {k for _, k in asked}
-    assert asked.count((0.0, None)) == 1  # the first input never changes: it was answered cheaply first, then in full
+    assert {0, 1, None} <= {k for _, k in calls}
+    # the first input never changes: F runs on it at low accuracy first, and once at full accuracy
+    assert calls.count((0.0, None)) == 1
     np.testing.assert_allclose(solution.final_state, reference, rtol=1e-9)
     end = parareal.solve(fine, functions.jump, STATE, TIMES, criterion=parareal.Iterations(16))
     assert end.outcome is parareal.Outcome.EXACT
     assert identical(end.final_state, reference)
 
 
-def graded(u, t0, t1, iteration=None):
+def decay_by_iteration(u, t0, t1, iteration=None):
     return functions.decay(u, t0, t1, steps=20 if iteration is None else min(20, iteration + 1))
 
 
 @pytest.mark.parametrize("levels", [None, (4,), (4, 2)])
 @pytest.mark.parametrize("rtol", [1e-2, 1e-8])
-def test_a_graded_fine_propagator_ends_in_full(levels, rtol):
-    """Within levels it is told the outermost iteration; where the rough answers have converged, it is asked in full."""
+def test_a_variable_accuracy_propagator_ends_at_full_accuracy(levels, rtol):
+    """Within levels it receives the outermost iteration, and None once its approximate results have converged."""
     times = np.linspace(0, 2, 9) if levels is None else [0.0, 2.0]
-    fine = graded if levels is None else parareal.Parareal(graded, functions.jump, 4)
+    fine = decay_by_iteration if levels is None else parareal.Parareal(decay_by_iteration, functions.jump, 4)
     if levels == (4, 2):  # the same slices, nested
-        fine = parareal.Parareal(parareal.Parareal(graded, functions.jump, 2), functions.jump, 4)
+        fine = parareal.Parareal(parareal.Parareal(decay_by_iteration, functions.jump, 2), functions.jump, 4)
     reference = parareal.sequential(fine, STATE, times).final_state
     options = {"levels": levels, "criterion": parareal.Increment(rtol, rtol)}
-    solution = parareal.solve(graded, functions.jump, STATE, times, **options)
+    solution = parareal.solve(decay_by_iteration, functions.jump, STATE, times, **options)
     assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
     np.testing.assert_allclose(solution.final_state, reference, rtol=0, atol=3 * rtol)
-    end = parareal.solve(graded, functions.jump, STATE, times, levels=levels, criterion=parareal.Iterations(8))
+    to_the_end = parareal.Iterations(8)
+    end = parareal.solve(decay_by_iteration, functions.jump, STATE, times, levels=levels, criterion=to_the_end)
     assert identical(end.final_state, reference)
 
 
-def test_functions_in_threads_are_outside_autograd():
+def test_functions_in_threads_record_no_gradients():
     weights = torch.nn.Linear(2, 2).double()
 
     def fine(u, t0, t1):
@@ -245,11 +247,11 @@ def test_functions_in_threads_are_outside_autograd():
     assert identical(there.final_state, parareal.solve(fine, lambda u, a, b: u, STATE, range(4)).final_state)
 
 
-def test_fine_propagations_do_not_wait_for_the_sketch():
-    began = {}
+def test_fine_propagations_do_not_wait_for_the_whole_prediction():
+    start_times = {}
 
     def fine(u, t0, t1):
-        began[t0] = time.perf_counter()
+        start_times[t0] = time.perf_counter()
         return u
 
     def coarse(u, t0, t1):
@@ -260,16 +262,16 @@ def test_fine_propagations_do_not_wait_for_the_sketch():
         pool.submit(int).result()
         start = time.perf_counter()
         parareal.solve(fine, coarse, STATE, range(9), executor=pool, criterion=parareal.Iterations(1))
-    assert began[0] - start < 0.03 < began[7] - start
+    assert start_times[0] - start < 0.03 < start_times[7] - start
 
 
-def test_the_exception_of_a_propagation_that_nobody_waits_for_is_nobodys():
-    ended = threading.Event()
+def test_the_exception_of_a_cancelled_propagation_is_discarded():
+    cancelled = threading.Event()
 
     def fine(u, t0, t1):
-        if u[0] == 100.0 and t0 == 1:  # F(1, 1) of the first sample: what it gives comes too late
-            ended.wait(5)
-            raise ZeroDivisionError("nobody waits for this")
+        if u[0] == 100.0 and t0 == 1:  # F(1, 1) of the first sample: its solve has ended
+            cancelled.wait(5)
+            raise ZeroDivisionError("of a cancelled propagation")
         return u * 0.9
 
     with ThreadPoolExecutor(2) as pool:
@@ -279,13 +281,13 @@ def test_the_exception_of_a_propagation_that_nobody_waits_for_is_nobodys():
         other = Request(1, 1, 1, Kind.FINE, Value(1, np.array([1.0])), 1, 2)
         pooled.add(fine, [request, other])
         scope.close()
-        ended.set()
-        delivered = [r for _ in range(2) if not pooled.idle for r, _, _ in pooled.tick()]
-    assert [r.sample for r in delivered] == [1]
+        cancelled.set()
+        requests = [r for _ in range(2) if not pooled.idle for r, _, _ in pooled.tick()]
+    assert [r.sample for r in requests] == [1]
     assert pooled.tally.work == 2
 
 
-def test_costs_of_samples_and_of_rough_answers():
+def test_costs_of_samples_and_of_approximate_results():
     def fine(u, t0, t1):
         return parareal.Costed(u * 0.9, 10 if u[0] < 50 else 1000)
 
@@ -295,14 +297,14 @@ def test_costs_of_samples_and_of_rough_answers():
     assert sequential.stats.work == solution.stats.sequential_work == 3 * 10 + 3 * 1000
     assert solution.stats.sequential_span == 3000
 
-    def rough(u, t0, t1, iteration=None):
+    def cheap_at_first(u, t0, t1, iteration=None):
         return parareal.Costed(u * 0.9, 10 if iteration is None else 2)
 
-    early = parareal.solve(rough, lambda u, a, b: u * 0.8, STATE, range(5), criterion=parareal.Iterations(1))
-    assert np.isnan(early.stats.sequential_work)  # it never answered in full
+    early = parareal.solve(cheap_at_first, lambda u, a, b: u * 0.8, STATE, range(5), criterion=parareal.Iterations(1))
+    assert np.isnan(early.stats.sequential_work)  # it never ran at full accuracy
 
 
-def test_the_propagator_that_does_not_pickle_is_named():
+def test_the_error_names_the_propagator_that_does_not_pickle():
     coarse = parareal.Parareal(lambda u, t0, t1: u, lambda u, t0, t1: u, 2)
     with (
         ProcessPoolExecutor(1) as pool,

@@ -1,4 +1,4 @@
-"""Queues: what waits costs nothing, what is cancelled is forgotten, and an executor can be written from outside."""
+"""Tests of queues: waiting rows cost nothing, cancelled ones are dropped, and users can write executors."""
 
 import gc
 import weakref
@@ -15,40 +15,42 @@ import parareal
 from parareal.driver import FunctionQueue, Kind, Layout, Queue, Request, Scope, StepperQueue, Tally, Value
 
 
-def stepper(steps=48, method="euler"):
+def build_stepper(steps=48, method="euler"):
     return METHODS[method](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, steps + 1))
 
 
-def initial(samples):
+def build_initial(samples):
     return np.linspace(-1, 1, 2 * samples).reshape(samples, 2)
 
 
-def steps_solve(samples, **options):
-    fine, coarse = parareal.Steps(stepper()), parareal.Steps(stepper(), 1)
+def solve_steps(samples, **options):
+    fine, coarse = parareal.Steps(build_stepper()), parareal.Steps(build_stepper(), 1)
     options = {"slices": 6} | options
-    return parareal.solve(fine, coarse, initial(samples), (0, 48), batch_dims=1, **options)
+    return parareal.solve(fine, coarse, build_initial(samples), (0, 48), batch_dims=1, **options)
 
 
-def plain_solve(samples, slices=6, **options):
+def solve_functions(samples, slices=6, **options):
     def fine(u, t0, t1):
         return u * 0.5
 
-    arguments = fine, lambda u, t0, t1: u * 0.4, initial(samples), (0.0, 1.0)
+    arguments = fine, lambda u, t0, t1: u * 0.4, build_initial(samples), (0.0, 1.0)
     options = {"criterion": parareal.Iterations(2)} | options
     return parareal.solve(*arguments, batch_dims=1, slices=slices, **options)
 
 
-FEW = parareal.BatchedExecutor(max_batch=4)
+SMALL_BATCHES = parareal.BatchedExecutor(max_batch=4)
 SOLVES = {
-    "plain functions": plain_solve,
-    "one row at a time": lambda n: steps_solve(n, criterion=parareal.Iterations(2), executor=parareal.SerialExecutor()),
-    "max_batch": lambda n: steps_solve(n, criterion=parareal.Iterations(2), executor=FEW),
-    "levels": lambda n: steps_solve(n, levels=(3, 4), slices=None, criterion=parareal.Increment(1e-3), executor=FEW),
+    "plain functions": solve_functions,
+    "one row at a time": lambda n: solve_steps(n, criterion=parareal.Iterations(2), executor=parareal.SerialExecutor()),
+    "max_batch": lambda n: solve_steps(n, criterion=parareal.Iterations(2), executor=SMALL_BATCHES),
+    "levels": lambda n: solve_steps(
+        n, levels=(3, 4), slices=None, criterion=parareal.Increment(1e-3), executor=SMALL_BATCHES
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", SOLVES)
-def test_an_evaluation_costs_the_same_however_many_samples_wait(kind):
+def test_the_cost_of_an_evaluation_does_not_depend_on_the_number_of_samples(kind):
     solve = SOLVES[kind]
 
     def lines_per_evaluation(samples):
@@ -69,10 +71,10 @@ def test_an_evaluation_costs_the_same_however_many_samples_wait(kind):
         {"speculate_until": 1},
     ],
 )
-def test_a_propagation_costs_the_same_however_many_slices_there_are(options):
+def test_the_cost_of_a_propagation_does_not_depend_on_the_number_of_slices(options):
     def lines_per_propagation(slices):
         work = []
-        lines = lines_run(lambda: work.append(plain_solve(1, slices, **options).stats.work))
+        lines = lines_run(lambda: work.append(solve_functions(1, slices, **options).stats.work))
         return lines / work[0]
 
     assert lines_per_propagation(320) < 1.3 * lines_per_propagation(40)
@@ -85,7 +87,7 @@ def test_a_propagation_costs_the_same_however_many_slices_there_are(options):
     method=st.sampled_from(["euler", "heun", "ab2"]),
     schedule=st.sampled_from(["pipelined", "synchronous"]),
 )
-def test_a_bound_on_the_batch_changes_no_iterate_and_is_kept(most, samples, method, schedule):
+def test_max_batch_bounds_every_call_and_changes_no_iterate(most, samples, method, schedule):
     rows = []
 
     def rhs(u, t):
@@ -93,7 +95,7 @@ def test_a_bound_on_the_batch_changes_no_iterate_and_is_kept(most, samples, meth
         return np.sin(3 * u) - u
 
     method = METHODS[method](rhs, np.linspace(0, 2, 25))
-    arguments = parareal.Steps(method), parareal.Steps(method, 1), initial(samples), range(0, 25, 6)
+    arguments = parareal.Steps(method), parareal.Steps(method, 1), build_initial(samples), range(0, 25, 6)
     options = {"batch_dims": 1, "criterion": parareal.Iterations(2), "schedule": schedule}
     expected = parareal.solve(*arguments, **options)
     rows.clear()
@@ -103,23 +105,23 @@ def test_a_bound_on_the_batch_changes_no_iterate_and_is_kept(most, samples, meth
     assert sum(rows) == solution.stats.work
 
 
-def request(state, scope, kind=Kind.FINE, sample=0, slice=0):
+def build_request(state, scope, kind=Kind.FINE, sample=0, slice=0):
     return Request(sample, slice, 0, kind, Value(0, state), 4 * slice, 4 * slice + 4, scope=scope)
 
 
 @pytest.mark.parametrize("most", [None, 1])
-def test_cancelled_rows_are_forgotten(most):
-    """Also while others are within a step, where they cannot be dropped at once."""
-    fine = parareal.Steps(stepper(method="rk4"))
+def test_cancelled_rows_are_dropped(most):
+    """Cancelled rows are dropped at the end of their step, and their states are freed."""
+    fine = parareal.Steps(build_stepper(method="rk4"))
     queue = StepperQueue(Layout.of(np.ones(2)), most, Tally())
-    over, goes_on = Scope(), Scope()
-    doomed = np.ones(2)
-    alive = weakref.ref(doomed)
-    queue.add(fine, [request(doomed, over), request(np.zeros(2), goes_on, sample=1)])
-    del doomed
+    cancelled, active = Scope(), Scope()
+    cancelled_state = np.ones(2)
+    reference = weakref.ref(cancelled_state)
+    queue.add(fine, [build_request(cancelled_state, cancelled), build_request(np.zeros(2), active, sample=1)])
+    del cancelled_state
     routine = queue.ticking()
     evaluation = next(routine)
-    over.close()
+    cancelled.close()
     results = []
     while True:
         try:
@@ -131,7 +133,7 @@ def test_cancelled_rows_are_forgotten(most):
     assert [delivery.request.sample for delivery in results] == [1]
     assert queue.idle
     gc.collect()
-    assert alive() is None
+    assert reference() is None
 
 
 def test_cancelled_functions_are_not_called():
@@ -142,9 +144,9 @@ def test_cancelled_functions_are_not_called():
         return u
 
     queue = FunctionQueue(Kind.FINE, fine, Layout.of(1.0), None, Tally())
-    over, goes_on = Scope(), Scope()
-    queue.add(fine, [request(1.0, over), request(2.0, goes_on)])
-    over.close()
+    cancelled, active = Scope(), Scope()
+    queue.add(fine, [build_request(1.0, cancelled), build_request(2.0, active)])
+    cancelled.close()
     while queue.tick():
         pass
     assert calls == [2.0]
@@ -152,8 +154,8 @@ def test_cancelled_functions_are_not_called():
 
 
 @dataclass
-class Backwards(Queue):
-    """A stranger's queue: the last request first, each through a log."""
+class LastInFirstOutQueue(Queue):
+    """A user's own queue, which runs the last request first and logs every request."""
 
     function: object
     log: list
@@ -184,26 +186,26 @@ class Backwards(Queue):
 
 
 @dataclass
-class Logging(parareal.AbstractExecutor):
-    """A stranger's executor, written from the API page."""
+class LoggingExecutor(parareal.AbstractExecutor):
+    """A user's own executor, written from the API page."""
 
     log: list = field(default_factory=list)
 
     def functions(self, kind, function, layout, tally):
-        return Backwards(function, self.log, tally)
+        return LastInFirstOutQueue(function, self.log, tally)
 
     def steppers(self, layout, tally):
         return StepperQueue(layout, None, tally)
 
 
-def test_an_executor_from_outside_makes_the_same_iterates():
+def test_an_executor_of_the_users_own_makes_the_same_iterates():
     def fine(u, t0, t1):
         return u * np.exp(t0 - t1)
 
     def coarse(u, t0, t1):
         return u * (1 + t0 - t1)
 
-    arguments, executor = (fine, coarse, np.ones(2), np.linspace(0, 1, 7)), Logging()
+    arguments, executor = (fine, coarse, np.ones(2), np.linspace(0, 1, 7)), LoggingExecutor()
     expected = parareal.solve(*arguments, criterion=parareal.Iterations(3))
     solution = parareal.solve(*arguments, criterion=parareal.Iterations(3), executor=executor)
     assert identical(solution.states, expected.states)
@@ -211,8 +213,8 @@ def test_an_executor_from_outside_makes_the_same_iterates():
     assert len([entry for entry in executor.log if entry != "closed"]) == solution.stats.work
 
 
-def test_what_a_callback_raises_closes_the_run_at_once():
-    executor = Logging()
+def test_an_exception_of_a_callback_closes_the_run_at_once():
+    executor = LoggingExecutor()
 
     def callback(refinement):
         raise KeyError("mine")

@@ -1,4 +1,4 @@
-"""The correction C in U(k, n+1) = F(k-1, n) + C(U(k, n)) - C(U(k-1, n)): one recurrence, many methods."""
+"""Tests of the correction C in U(k, n+1) = F(k-1, n) + C(U(k, n)) - C(U(k-1, n)): one recurrence, many methods."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -26,28 +26,28 @@ def coarse(u, t0, t1):
     return u + (t1 - t0) * (np.sin(3 * u) - u)
 
 
-def never(u, t0, t1):
+def fail_if_called(u, t0, t1):
     raise AssertionError("this correction uses no coarse propagator")
 
 
 @dataclass(frozen=True)
 class Damped(parareal.AbstractCorrection):
-    """A correction as a stranger would write it: half of the coarse difference."""
+    """A user's own correction: half of the coarse difference."""
 
     def difference(self, slice, now, then):
         return subtract(now.coarse, then.coarse) * 0.5
 
 
 @dataclass(frozen=True)
-class Learned(parareal.AbstractCorrection):
-    """One that learns: the coarse difference plus the mean of F - G over all points seen, which cancels."""
+class MeanErrorCorrection(parareal.AbstractCorrection):
+    """A correction that learns: the coarse difference plus the mean of F - G over all points so far, which cancels."""
 
     uses_states: ClassVar[bool] = True
     pairs: list = field(default_factory=list)
 
     def begin(self, layout, slices):
         assert (layout.numbers, slices) == (2, 8)
-        return Learned()
+        return MeanErrorCorrection()
 
     def difference(self, slice, now, then):
         assert now.fine is None
@@ -58,12 +58,12 @@ class Learned(parareal.AbstractCorrection):
 
 
 TOLERANCE = parareal.Tolerance(1e-2)
-ALL = [parareal.CoarseDifference(), parareal.Identity(), parareal.Zero(), Damped(), Learned()]
+CORRECTIONS = [parareal.CoarseDifference(), parareal.Identity(), parareal.Zero(), Damped(), MeanErrorCorrection()]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    correction=st.sampled_from(ALL),
+    correction=st.sampled_from(CORRECTIONS),
     schedule=st.sampled_from(["pipelined", "synchronous"]),
     iterations=st.integers(1, 8),
 )
@@ -89,8 +89,8 @@ def coarse_difference(n, v, u):
         (Damped(), lambda n, v, u: 0.5 * coarse_difference(n, v, u)),
     ],
 )
-def test_the_recurrence_by_hand(correction, difference):
-    """Each correction against eq. (1b), written as a double loop."""
+def test_iterates_agree_with_the_recurrence_as_a_double_loop(correction, difference):
+    """Compare each correction with eq. (1b), written as a double loop over iterations and slices."""
     old = [INITIAL]
     for n in range(8):
         old.append(coarse(old[n], TIMES[n], TIMES[n + 1]))
@@ -113,21 +113,21 @@ def test_without_a_coarse_propagator_the_prediction_is_the_initial_state(correct
 
 
 @pytest.mark.parametrize("correction", [parareal.Identity(), parareal.Zero()])
-def test_the_coarse_propagator_then_only_predicts(correction):
+def test_with_these_corrections_the_coarse_propagator_only_predicts(correction):
     calls = []
 
-    def counted(u, t0, t1):
+    def count_calls(u, t0, t1):
         calls.append(t0)
         return coarse(u, t0, t1)
 
-    parareal.solve(fine, counted, INITIAL, TIMES, correction=correction, criterion=parareal.Iterations(8))
+    parareal.solve(fine, count_calls, INITIAL, TIMES, correction=correction, criterion=parareal.Iterations(8))
     assert len(calls) == 8
     guess = np.tile(INITIAL, (9, 1))
-    parareal.solve(fine, never, INITIAL, TIMES, correction=correction, guess=guess)
+    parareal.solve(fine, fail_if_called, INITIAL, TIMES, correction=correction, guess=guess)
 
 
 def test_picard_is_the_identity():
-    """The correction `Identity` and the coarse propagator that does nothing make the same iterates at no cost."""
+    """The correction `Identity` and a coarse propagator that returns its input have the same iterates."""
     by_correction = list(parareal.refine(fine, None, INITIAL, TIMES, correction=parareal.Identity()))
     by_function = list(parareal.refine(fine, lambda u, t0, t1: u, INITIAL, TIMES))
     assert len(by_correction) == len(by_function)
@@ -136,8 +136,8 @@ def test_picard_is_the_identity():
         np.testing.assert_array_equal(a.increments, b.increments)
 
 
-def test_the_laws_of_work_and_span_without_a_coarse_cost():
-    """Span p S and nothing for C (design law: c_G = 0)."""
+def test_span_without_a_coarse_cost():
+    """Span after p iterations: p S (docs/explained/theory.md, eq. 11 with c = 0)."""
     stepper = METHODS["euler"](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, 41))
     for iterations in (1, 2, 3):
         solution = parareal.solve(
@@ -163,15 +163,15 @@ def test_levels_follow_the_correction():
     np.testing.assert_allclose(solution.final_state, expected, rtol=1e-5)
 
 
-def test_memory_is_kept_small():
-    """Iterates are only kept where the correction asks for them."""
+def test_corrections_declare_whether_they_use_states():
+    """The engine keeps iterates only for corrections that use them."""
     assert parareal.Identity.uses_states
     assert not parareal.CoarseDifference.uses_states
     assert Point(None, None).fine is None
 
 
 @pytest.mark.parametrize(
-    ("kind", "message", "change"),
+    ("kind", "message", "overrides"),
     [
         (TypeError, "correction must be CoarseDifference", {"correction": "picard"}),
         (TypeError, "correction must be CoarseDifference", {"correction": parareal.Identity}),
@@ -181,31 +181,31 @@ def test_memory_is_kept_small():
         (ValueError, "not known to hold for .* Damped", {"correction": Damped(), "criterion": TOLERANCE}),
     ],
 )
-def test_before_any_work(kind, message, change):
-    arguments = {"fine": never, "coarse": never, "initial": INITIAL, "boundaries": TIMES}
+def test_unsupported_combinations_raise_before_any_work(kind, message, overrides):
+    arguments = {"fine": fail_if_called, "coarse": fail_if_called, "initial": INITIAL, "boundaries": TIMES}
     for call in (parareal.solve, parareal.refine):
         with pytest.raises(kind, match=message):
-            call(**arguments | change)
+            call(**arguments | overrides)
 
 
 @pytest.mark.parametrize("correction", [parareal.Zero(), Damped()])
-def test_an_estimate_that_is_not_known_is_infinite(correction):
-    """Small changes say nothing where errors move on by one slice per iteration."""
+def test_unknown_error_estimates_are_infinite(correction):
+    """Small increments say nothing about the error if errors move on by one slice per iteration."""
     for iteration in parareal.refine(fine, coarse, INITIAL, TIMES, correction=correction):
         exact = iteration.iteration == 8
         assert np.isinf(iteration.error_estimate).all() or (exact and not iteration.error_estimate.any())
 
 
 def test_every_sample_has_a_correction_of_its_own():
-    made = []
+    slice_counts = []
 
     @dataclass(frozen=True)
-    class Counting(parareal.AbstractCorrection):
+    class NumberedCorrection(parareal.AbstractCorrection):
         number: int = 0
 
         def begin(self, layout, slices):
-            made.append(slices)
-            return Counting(len(made))
+            slice_counts.append(slices)
+            return NumberedCorrection(len(slice_counts))
 
         def difference(self, slice, now, then):
             assert self.number == 1 + int(now.coarse[0] > 10)
@@ -215,13 +215,13 @@ def test_every_sample_has_a_correction_of_its_own():
     criterion = parareal.Iterations(2)
     parareal.solve(
         lambda u, t0, t1: u * 1.01, lambda u, t0, t1: u, states, TIMES, batch_dims=1,
-        correction=Counting(), criterion=criterion,
+        correction=NumberedCorrection(), criterion=criterion,
     )  # fmt: skip
-    assert made == [8, 8]
+    assert slice_counts == [8, 8]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros(2, dtype=np.float32), np.zeros((1, 2)), 0.0])
-def test_a_difference_that_is_no_state_is_blamed_on_the_correction(wrong):
+def test_a_difference_that_is_no_state_raises_an_error_that_names_the_correction(wrong):
     @dataclass(frozen=True)
     class Wrong(parareal.AbstractCorrection):
         def difference(self, slice, now, then):
@@ -234,8 +234,8 @@ def test_a_difference_that_is_no_state_is_blamed_on_the_correction(wrong):
 @pytest.mark.parametrize("correction", [parareal.Identity(), parareal.Zero()])
 @pytest.mark.parametrize("options", [{"window": 3}, {"speculate_until": 1}, {"window": 2, "speculate_until": 0}])
 @pytest.mark.parametrize("method", ["euler", "ab2"])
-def test_corrections_go_with_everything_else(correction, options, method):
-    """Windows, waiting, multistep methods with memory; with a coarse stepper that only predicts, and without."""
+def test_corrections_work_with_windows_waiting_and_memory(correction, options, method):
+    """Windows, waiting and multistep methods with memory; with a coarse stepper that only predicts, and without."""
     stepper = METHODS[method](lambda u, t: np.sin(3 * u) - u, np.linspace(0, 2, 41))
     states, nodes = np.array([[0.7, -0.3], [1.1, 0.2]]), range(0, 41, 5)
     expected = parareal.sequential(parareal.Steps(stepper), states, nodes, batch_dims=1).final_state

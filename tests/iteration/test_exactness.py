@@ -1,4 +1,4 @@
-"""Run to the end, Parareal is the sequential solution, bit by bit, whatever the schedule and executor."""
+"""Tests of finite termination: run to the end, Parareal has the sequential solution, bit by bit."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def boundaries(draw):
     schedule=st.sampled_from(SCHEDULES),
     executor=st.sampled_from(EXECUTORS),
 )
-def test_black_boxes(name, times, fine_steps, coarse_steps, schedule, executor):
+def test_plain_functions_end_exactly(name, times, fine_steps, coarse_steps, schedule, executor):
     problem = PROBLEMS[name]
     fine, coarse = euler_box(problem.rhs, fine_steps), euler_box(problem.rhs, coarse_steps)
     reference = parareal.sequential(fine, problem.initial, times)
@@ -42,8 +42,8 @@ def test_black_boxes(name, times, fine_steps, coarse_steps, schedule, executor):
     assert (solution.error_estimate == 0).all()
 
 
-def _stepped(method, coarse, dtype, steps, times):
-    """Return fine and coarse steppers of u' = cos(t) - u^2 on a shared right-hand side, rows first."""
+def build_steppers(method, coarse, dtype, steps, times):
+    """Return fine and coarse steppers with a shared right-hand side, so that they share first evaluations."""
 
     def rhs(u, t):
         return 1 - t * t / 2 - u * u
@@ -64,9 +64,9 @@ def _stepped(method, coarse, dtype, steps, times):
     schedule=st.sampled_from(SCHEDULES),
     executor=st.sampled_from(EXECUTORS),
 )
-def test_steppers(method, coarse, dtype, slices, extra, schedule, executor):
+def test_steppers_end_exactly(method, coarse, dtype, slices, extra, schedule, executor):
     steps = slices + extra
-    fine, coarse = _stepped(method, coarse, dtype, steps, None)
+    fine, coarse = build_steppers(method, coarse, dtype, steps, None)
     state = np.array([0.5, -0.2]) if dtype == "numpy" else torch.tensor([0.5, -0.2], dtype=dtype)
     times = edges(steps, slices)
     reference = parareal.sequential(fine, state, times, executor=parareal.SerialExecutor())
@@ -78,7 +78,7 @@ def test_steppers(method, coarse, dtype, slices, extra, schedule, executor):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sequential_is_the_plain_loop(method):
-    """Slicing must not show: a multistep method keeps its memory across slice boundaries."""
+    """The division into slices must not change the result: multistep methods keep their memory across boundaries."""
     steps, rhs = 12, lambda u, t: 1 - t * t / 2 - u * u
     grid = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
     stepper = METHODS[method](rhs, grid)
@@ -97,7 +97,7 @@ def test_sequential_is_the_plain_loop(method):
         assert identical(solution.final_state, u[0])
 
 
-def test_falling_nodes():
+def test_boundaries_may_fall():
     grid = torch.linspace(0, 2, 13, dtype=torch.float64)
     stepper = Euler(lambda u, t: -u, grid)
     fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, steps=2)
@@ -130,8 +130,8 @@ def test_iterates_do_not_depend_on_schedule_or_executor(slices, schedule, count,
     np.testing.assert_array_equal(results[0].defects, results[1].defects)
 
 
-def test_overflowing_coarse_differences_do_not_spoil_exactness():
-    """The bracket is skipped where its inputs agree, so an infinite G cannot turn inf - inf into nan."""
+def test_an_infinite_coarse_propagator_does_not_prevent_exactness():
+    """The bracket is skipped where its inputs agree, so that inf - inf does not arise."""
 
     def coarse(u, t0, t1):
         return np.full_like(u, np.inf)
@@ -144,7 +144,7 @@ def test_overflowing_coarse_differences_do_not_spoil_exactness():
     assert solution.outcome is parareal.Outcome.EXACT
 
 
-def test_outside_autograd():
+def test_solves_record_no_gradients():
     weight = torch.ones(2, requires_grad=True)
     fine, coarse = (euler_box(lambda t, u: -u * weight, n) for n in (8, 1))
     solution = parareal.solve(fine, coarse, torch.ones(2), [0.0, 0.5, 1.0])
