@@ -15,8 +15,8 @@ import tiny
 import torch
 from cases import TWO
 from parareal_diffusers import parallelize, sample
-from parareal_diffusers._pipelines.loop import Drive
-from parareal_diffusers._pipelines.stand_ins.network import gated
+from parareal_diffusers._pipelines.loop import LoopBridge
+from parareal_diffusers._pipelines.stand_ins.network import wrap_networks
 
 import parareal
 
@@ -221,7 +221,7 @@ def test_calls_are_filled_up_to_the_next_size_in_whatever_order_sizes_are_given(
 
 def test_an_error_at_one_gate_takes_the_others_away():
     net, broken = torch.nn.Linear(2, 2), type("Broken", (torch.nn.Module,), {"forward": 3})()
-    with pytest.raises(TypeError), gated([net, broken]):
+    with pytest.raises(TypeError), wrap_networks([net, broken]):
         pass
     assert "_compiled_call_impl" not in vars(net)
 
@@ -468,6 +468,6 @@ def test_a_call_leaves_nothing_to_the_collector():
         gc.disable()
         try:
             pictures(pipe, cases.PIXELS)
-            assert not [x for x in gc.get_objects() if type(x) is Drive]
+            assert not [x for x in gc.get_objects() if type(x) is LoopBridge]
         finally:
             gc.enable()

@@ -61,7 +61,7 @@ class Renamed(diffusers.StableDiffusionPipeline):
 
 
 def test_pipelines_that_are_not_known_must_be_verified():
-    refused(tiny.sd(Own), "Own is not among the pipelines.*verify=True")
+    refused(tiny.sd(Own), "Own is not among the supported pipelines.*verify=True")
     pipe = tiny.sd(Renamed)  # with the call of one that is known
     with parallelize(pipe):
         pipe.set_progress_bar_config(disable=True)
@@ -86,14 +86,14 @@ def test_noise_that_a_scheduler_draws_itself_in_half_precision():
 
 def test_slopes_that_the_scheduler_does_not_have():
     pipe = tiny.sd(diffusers.StableDiffusionImg2ImgPipeline, cases.LATENT_SOLVERS["LMS"]())
-    with parallelize(pipe), pytest.raises(ValueError, match=r"LMSDiscreteScheduler, begun at step 5.*use DEIS"):
+    with parallelize(pipe), pytest.raises(ValueError, match=r"LMSDiscreteScheduler, started at step 5.*use DEIS"):
         pipe(**TWO, **cases.I2I)
 
 
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        ({"control_guidance_end": 0.5, "controlnet_conditioning_scale": 1}, "as many"),
+        ({"control_guidance_end": 0.5, "controlnet_conditioning_scale": 1}, "per ControlNet"),
         ({"control_guidance_start": 0.7, "control_guidance_end": 0.5}, "cannot be larger or equal"),
         ({"control_guidance_start": 0.7, "control_guidance_end": 1.5}, "can't be larger than 1"),
     ],
@@ -117,7 +117,7 @@ def test_noise_of_doubled_latents():
 def test_step_caches():
     pipe = tiny.flux()
     pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
-    refused(pipe, r"transformer keeps outputs.*disable_cache\(\)")
+    refused(pipe, r"transformer reuses outputs.*disable_cache\(\)")
 
 
 def test_hooks_of_caches_without_a_switch():
@@ -126,7 +126,7 @@ def test_hooks_of_caches_without_a_switch():
         spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
     )
     diffusers.apply_pyramid_attention_broadcast(pipe.unet, config)
-    refused(pipe, "unet keeps outputs from step to step")
+    refused(pipe, "unet reuses outputs from step to step")
 
 
 def test_a_replaced_forward():

@@ -117,9 +117,9 @@ def test_a_pipeline_that_is_right_is_taken():
     generator = tiny.seeded()
     with parallelize(pipe, verify=True, tolerance=0.0) as handle:
         found = pipe([0, 3], generator=generator)
-        seen = len(handle._verifier.seen)
+        seen = len(handle._verifier.verified)
         pipe([1, 2], generator=generator)
-        assert len(handle._verifier.seen) == seen == 1
+        assert len(handle._verifier.verified) == seen == 1
     assert abs(found - expected).max() <= 1e-5
     again = tiny.seeded()
     pipe([0, 3], generator=again)
