@@ -52,7 +52,7 @@ def parallelize(
         handle.disable()
 
     or `with parallelize(pipe) as handle: ...`. The pipeline's own loop still makes every evaluation of its network,
-    with its guidance, control and adapters, but for several rows at a time (docs/how-to/pipelines.md).
+    with its guidance, control and adapters, now with several steps' states per pass (docs/how-to/pipelines.md).
 
     Args:
         pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`. Its scheduler and

@@ -112,7 +112,7 @@ def set_up_loop(
         ddim_options = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
         fine = DDIM(scheduler, **{k: v for k, v in ddim_options.items() if v is not None})
     if isinstance(fine, AnyScheduler):
-        fine = AnyScheduler(scheduler, _accepted_options(scheduler, step_options))
+        fine = AnyScheduler(scheduler, _select_options(scheduler, step_options))
     if isinstance(fine, LMS) and first:
         # The scheduler applies its weights of fourth order to the one slope that it has. The native solver begins with
         # first order, so that the two would differ.
@@ -141,7 +141,7 @@ def set_up_loop(
     return LoopSetup(fine, coarse, grid, first, [first + n for n in edges])
 
 
-def _accepted_options(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _select_options(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a scheduler's `step` accepts and that are set."""
     accepted = inspect.signature(scheduler.step).parameters.keys() - {"generator", "return_dict"}
     return {name: value for name, value in options.items() if value is not None and name in accepted}

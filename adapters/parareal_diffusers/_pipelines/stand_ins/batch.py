@@ -138,7 +138,7 @@ class NetworkBatch:
     def _gather_samples(self, x: Tensor, key: str) -> Tensor:
         """Return a tensor of one entry per sample as one entry per row."""
         # Flux's embedded guidance is one number for all samples. Some pipelines repeat it within their loop, so that
-        # it has as many entries as the latents already.
+        # its length is that of the latents already.
         if key == "guidance" and len(x) == self.count:
             return x
         x = self._check_length(x, self.copies * self.rows.num_samples, key)

@@ -159,7 +159,7 @@ class Replicas:
     def call(
         self, network: nn.Module, parts: Sequence[Callable[[Callable[..., Any]], Any]], home: torch.device
     ) -> list[Any]:
-        """Call a network in parts, concurrently on all devices; return the outputs on the home device, in order.
+        """Call one of the networks in parts, on all devices at once; return the outputs on the home device, in order.
 
         Args:
             network: the network that the pipeline calls.
