@@ -191,7 +191,7 @@ def spread(pipe):
 
 
 REFUSED = [
-    (offloaded, "unet has hooks, as offloading"),
+    (offloaded, "unet has hooks, such as those of offloading"),
     (lambda pipe: pipe.unet.register_forward_hook(lambda *_: None), "unet has hooks"),
     (lambda pipe: pipe.unet.enable_layerwise_casting(torch.float16, torch.float32), "unet has hooks"),
     (lambda pipe: pipe.unet.compile(backend="eager"), "unet is compiled"),

@@ -54,7 +54,7 @@ def check_replicable(name: str, network: nn.Module, compiled: bool) -> None:
         )
     if any(_has_hooks(module) for module in network.modules()):
         raise ValueError(
-            f"devices: the {name} has hooks, as installed by offloading and layerwise casting, and they would run for "
+            f"devices: the {name} has hooks, such as those of offloading and layerwise casting, which would run for "
             "several devices at once: remove them, or leave devices out"
         )
     if getattr(network, "hf_quantizer", None) is not None:
