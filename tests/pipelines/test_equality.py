@@ -118,7 +118,7 @@ def test_every_solver_may_begin_within_its_steps(name):
 @pytest.mark.parametrize("name", FLOW_SOLVERS)
 @pytest.mark.parametrize("task", FLOW_TASKS)
 def test_every_solver_of_flow_models_gives_the_same_image(task, name):
-    """Stable Diffusion 3 passes no generator to its scheduler: its global one must end as after the own loop."""
+    """Stable Diffusion 3 passes no generator to its scheduler: the global one must end in the same state."""
     build, call = FLOW_TASKS[task]
     pipe = build(scheduler=FLOW_SOLVERS[name]())
     expected, after = sample_images(pipe, call), tiny.torch.get_rng_state()

@@ -49,6 +49,7 @@ class ClassHandle(Protocol):
 def parallel_class(kind: type, handle: ClassHandle) -> type:
     """Return the class of a parallelized pipeline: `kind` with another call, progress bar and `interrupt`."""
 
+    # `wraps` keeps the signature of the call, which tools and users inspect.
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not handle.pipe:  # `copy.copy` copies the class along

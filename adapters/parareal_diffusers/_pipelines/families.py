@@ -38,6 +38,7 @@ def _noise_for_both_halves(pipe: Any, _: Mapping[str, Any]) -> str | None:
 FAMILIES: dict[str, Family] = {
     "DDPMPipeline": Family(),
     "DDIMPipeline": Family(),
+    # DiT keeps [latents, latents] through its loop and passes both halves to `step`.
     "DiTPipeline": Family(
         ("transformer",),
         (_noise_for_both_halves,),
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "StableDiffusionPipeline": Family(),
     "StableDiffusionImg2ImgPipeline": Family(),
+    # Pipelines with ControlNets prepare one factor of control per step (`controlnet_keep`) and index it by the pass.
     "StableDiffusionControlNetPipeline": Family(("unet", "controlnet"), indexes_by_pass=True),
     "StableDiffusionControlNetImg2ImgPipeline": Family(("unet", "controlnet"), indexes_by_pass=True),
     "StableDiffusionXLPipeline": Family(),
@@ -81,10 +83,12 @@ def find_family(kind: type) -> tuple[str, Family | None]:
     Raises:
         ValueError: if the pipeline is known to give wrong results in parallel in time.
     """
+    # The class that defines `__call__` contains the loop, and only the loop decides whether a pipeline is supported.
     owner = next(base for base in kind.__mro__ if "__call__" in base.__dict__)
     name = owner.__name__
     if not owner.__module__.startswith("diffusers."):
         return name, None
+    # By parts of the name, because diffusers has a class of each sort for every model.
     for part, reason in _UNSUPPORTED.items():
         if part in name:
             raise ValueError(f"{name} cannot be sampled in parallel in time: {reason}")

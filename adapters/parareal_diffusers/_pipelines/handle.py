@@ -176,6 +176,8 @@ class Handle:
 
     def disable(self) -> None:
         """Restore the pipeline to its own class; a second call does nothing."""
+        # A user may have parallelized the pipeline again since; that handle's class stays. New `WeightCopies` release
+        # the memory on the other devices.
         if self.enabled:
             self.pipe.__class__, self._weights = self._pipeline_class, WeightCopies()
 
@@ -197,6 +199,7 @@ class Handle:
             ValueError: if the call is unsupported.
         """
         bound = inspect.signature(self._pipeline_class.__call__).bind(self.pipe, *args, **kwargs)
+        # Arguments that a pipeline takes as **kwargs, such as a legacy callback, are checked by name like all others.
         arguments = {**bound.arguments, **bound.arguments.get("kwargs", {})}
         with self._lock:
             if self._bridge is not None:
@@ -247,6 +250,7 @@ class Handle:
             family.indexes_by_pass,
             self._records.plans,
         )
+        # Read in every pass: the user sets it while the call runs, from a callback or another thread.
         bridge.is_interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
             bridge.on_iteration.append(self.callback)
@@ -297,6 +301,7 @@ class Handle:
         """Return the progress bar of the pipeline's loop."""
         if self._bridge is None:
             return self._pipeline_class.progress_bar(self.pipe, iterable, total)
+        # The bar gets a length and not the iterable, because tqdm would count passes.
         with override_progress(self.pipe, self.progress):
             bar = self._pipeline_class.progress_bar(self.pipe, total=len(iterable) if total is None else total)
         return LoopBar(bar, self._bridge, iterable)

@@ -100,6 +100,8 @@ class LoopBridge:
         """
         if self.running is None:
             self.loop = self._prepare(first, len(timesteps))
+        # This is a generator: the loop's body, with its call of `step`, runs between two yields. Once the run has
+        # begun, the remaining timesteps are skipped.
         for t in timesteps:
             if self.running is None:
                 self._pass_start = time.perf_counter()
@@ -110,6 +112,7 @@ class LoopBridge:
 
     def _prepare(self, first: int, num_steps: int) -> WaitingLoop:
         """Return the loop of `num_steps` steps from step `first` on, before its first `step`."""
+        # The number of steps is known only here: a strength or `denoising_end` leaves part of them out.
         plan = self.plans.get(num_steps)
         settings = self.settings if plan is None else self.settings.apply_plan(plan)
         scheduler = restore_scheduler(self.scheduler)
@@ -138,6 +141,8 @@ class LoopBridge:
                 self._start(output, latents, options)
             else:
                 running.receive(output)
+            # An interrupt takes effect here and not in the pipeline's loop (see derived.py), because only `step` can
+            # replace the rows of many steps by whole samples.
             if self.is_interrupted() and not self.done:
                 self.stop()
         for listener in self.on_pass:
@@ -152,6 +157,7 @@ class LoopBridge:
 
     def _check_unchanged(self, latents: Tensor) -> None:
         """Raise `RuntimeError` unless latents are those that the last `step` returned."""
+        # Identity first, because comparing values waits for the device. A pipeline may copy its latents, though.
         if self._latents is None or latents is self._latents or torch.equal(latents, self._latents):
             return
         raise RuntimeError(

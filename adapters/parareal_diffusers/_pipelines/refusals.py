@@ -40,6 +40,7 @@ def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices:
         check_network(name, network)
         if devices:
             check_replicable(name, network, is_compiled(network))
+    # The first reason is raised. Those of the arguments come before those of the pipeline's family.
     reasons = [
         _legacy_callback(arguments),
         _callback_object(arguments),
@@ -55,6 +56,7 @@ def check_network(name: str, network: Any) -> None:
     if not isinstance(network, torch.nn.Module):
         raise ValueError(f"the {name} must be a torch module, not {type(network).__name__}")
     network = getattr(network, "_orig_mod", network)  # of a module returned by `torch.compile`
+    # `is_cache_enabled` is set by `enable_cache`. Caches applied by a function leave only their hooks.
     cached = getattr(network, "is_cache_enabled", False)
     if cached or any(_has_step_cache(module) for module in network.modules()):
         raise ValueError(
@@ -103,6 +105,7 @@ def _legacy_callback(arguments: Mapping[str, Any]) -> str | None:
 def _callback_object(arguments: Mapping[str, Any]) -> str | None:
     from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
+    # A plain function may change things as well, which only its call shows: `StepCallback` watches for that.
     callback = arguments.get("callback_on_step_end")
     if not isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
         return None

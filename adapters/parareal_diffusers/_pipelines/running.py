@@ -112,6 +112,7 @@ class RunningLoop:
     def stop(self) -> None:
         """End the run now. The final state is the newest iterate, or the initial noise before there is one."""
         has_iterate = self.iteration >= 0
+        # The outcome says cancelled. Closing the generator ends the engine's runner before the solution is read.
         self.run.cancelled = True
         self.events.close()
         self._finish(self.run.refinement(self.iteration).final_state if has_iterate else self.initial)
@@ -130,14 +131,17 @@ class RunningLoop:
     def final_steps(self) -> int:
         """The number of steps, from the first on, after which the state of every sample is final."""
         edges, first = self.setup.edges, self.setup.first
+        # A run that was stopped early leaves boundaries that are not final.
         if self.done:
             return self.setup.num_steps
         return min(_final_node(machine, edges) for machine in self.run.machines) - first
 
     def _advance(self, output: Tensor | None) -> None:
         """Send an output to the engine, and run it to its next evaluation or to its end."""
+        # The network may compute in half precision; the engine's states do not.
         value = None if output is None else output.to(self.initial.dtype)
         try:
+            # `send` resumes the engine at the evaluation that it has yielded; None starts it.
             event = self.events.send(value)
             while not isinstance(event, Evaluation):  # the number of an iteration that all samples have made
                 self._notify(event)

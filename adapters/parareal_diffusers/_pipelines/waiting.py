@@ -62,6 +62,7 @@ class WaitingLoop:
         # States are at least float32 even if the latents are half precision: corrections subtract nearly equal states.
         initial = latents.to(torch.promote_types(latents.dtype, torch.float32))
         check_generator(generator, initial)
+        # Noise is drawn for the steps that the loop makes, in its order, so that the generator ends in the same state.
         steps = range(setup.first, setup.edges[-1])
         random = noise_of(setup.fine, setup.grid, initial, generator, output_dtype, steps)
         run = self._run(initial, random)
@@ -72,6 +73,7 @@ class WaitingLoop:
         setup, settings = self.setup, self.settings
         criterion = criterion_of(settings.criterion, settings.tolerance, setup.num_steps)
         grid = setup.grid.to(initial.device)
+        # The engine yields evaluations and never calls `_network`.
         pair = propagators(setup.fine, setup.coarse, grid, _network, random, initial, criterion)
         problem = Problem.checked(*pair, initial, setup.edges, 1, levels=settings.levels)
         options = Options(

@@ -50,7 +50,7 @@ class RowScale(float):
         """Return itself: the factor was looked up by the number of the pass."""
         return self
 
-    __rmul__ = __mul__
+    __rmul__ = __mul__  # for `number * scale`
 
     def active(self, rows: LatentRows) -> Tensor:
         """Return 1 for rows whose step is within the interval and 0 for others, float32 of shape (R,) or (1,)."""
@@ -83,6 +83,7 @@ class RowFactor:
             raise RuntimeError(
                 "skip-layer guidance is expected to multiply by its scale: leave skip_guidance_layers out"
             )
+        # torch calls this for `tensor * factor` and for `torch.mul` in either order.
         tensor, factor = args if isinstance(args[1], RowFactor) else args[::-1]
         return tensor * factor.for_rows(tensor)
 
@@ -135,6 +136,7 @@ def scale_skip_guidance_by_row(pipe: Any, bound: inspect.BoundArguments, bridge:
     if arguments.get("skip_guidance_layers") is None:
         yield
         return
+    # The pipeline compares the number of the pass with fractions of the number of steps.
     steps = arguments["num_inference_steps"] if arguments.get("sigmas") is None else len(arguments["sigmas"])
     start, stop, scale = (arguments[f"skip_layer_guidance_{name}"] for name in ("start", "stop", "scale"))
     factor = RowFactor(scale, steps * start, steps * stop, bridge)
