@@ -52,15 +52,29 @@ def parallelize(
         handle.disable()
 
     or `with parallelize(pipe) as handle: ...`. The pipeline's own loop still makes every evaluation of its network,
-    with its guidance, control and adapters, now with several steps' states per pass (docs/how-to/pipelines.md).
+    with its guidance, control and adapters, but each pass holds states of several steps (docs/how-to/pipelines.md).
 
     Args:
         pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`. Its scheduler and
             networks are unchanged between calls.
-        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, speculate_until: as for `sample`.
-            Nodes count the steps that the loop makes: image-to-image makes fewer than `num_inference_steps`. Here
-            `"auto"` measures nothing: it is round(sqrt(3 * steps)), or the number that `Handle.plan` has chosen.
+        slices: the number of slices: an int; `"sqrt"`, the rounded root of the number of steps N; `"steps"`, one per
+            step; or `"auto"`, which is round(sqrt(3N)) or the number that `Handle.plan` has chosen. Unlike in `sample`,
+            `"auto"` measures nothing.
+        boundaries: the nodes that bound the slices, instead of `slices`: rising, from 0 to N. N is the number of steps
+            that the loop makes; image-to-image makes fewer than `num_inference_steps`.
+        levels: the numbers of slices of nested levels, outermost first, instead of `slices`: `(12, 9)` is 12 slices of
+            9 slices each.
+        coarse: the coarse solver: a name, a solver object or a diffusers scheduler, as for `sample`. It determines how
+            fast the result is reached, not the result.
+        tolerance: the relative error of the final latents at which to stop, estimated per sample. 0 runs to the end,
+            which gives the result of the unmodified pipeline to rounding.
+        criterion: another stop criterion, instead of `tolerance`.
         max_iterations: the most iterations of a call. A call that reaches it warns and returns its newest iterate.
+        schedule: `"pipelined"` starts every propagation as soon as its input is known; `"synchronous"` waits for the
+            end of each iteration.
+        window: the most slices that are under way at a time, counted from the first that is not final; None for all.
+        speculate_until: from this iteration on, fine propagations start only after the final state has been rejected;
+            None to speculate always.
         max_batch: the most rows of states in one call of the network; None for no bound. If the pipeline computes
             guidance in one call, the network receives twice as many. Larger batches are split.
         pad_batch: pads calls to fixed sizes, as for `sample`.
@@ -229,7 +243,7 @@ class Handle:
             self._checked_scheduler = key
 
     def _step_options(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the options that the pipeline passes to its scheduler's `step`, if `step` accepts them."""
+        """Return the arguments, or their defaults, that the pipeline passes on to its scheduler's `step`."""
         parameters = inspect.signature(self._pipeline_class.__call__).parameters
         return {name: arguments.get(name, parameters[name].default) for name in STEP_OPTIONS if name in parameters}
 
@@ -276,7 +290,8 @@ class Handle:
             bridge.close()
             if bridge.replicas is not None:
                 bridge.replicas.close()
-            if not quiet:  # also after an exception: the solution says how far the call came
+            # Also after an exception: a run that met a state that is not finite has a solution, which tells where.
+            if not quiet:
                 self._solution = bridge.solution
                 self._records.add(bridge)
             bridge.release()
