@@ -23,7 +23,7 @@ class StepCallback:
     """A replacement for `callback_on_step_end` that calls the user's function once per iteration.
 
     The pipeline calls it at the end of every pass. An iteration ends within `step`, where the tensors that the callback
-    has asked for are not at hand. So iterates are collected there, and delivered at the end of the pass.
+    has requested are not available. So iterates are collected there, and delivered at the end of the pass.
 
     Args:
         function: the user's, called as by diffusers: pipeline, iteration, timestep, tensors by name. `latents` is the

@@ -4,7 +4,7 @@ Who calls whom in one pass of a parallelized pipeline:
 
 1. The pipeline's loop calls its network as usual. Its latents are rows of several samples and timesteps; embeddings
    and other conditioning were computed before the loop and hold one entry per sample.
-2. The network's `NetworkWrapper` looks up the active `LoopBridge` and asks it which rows the latents are.
+2. The network's `NetworkWrapper` looks up the active `LoopBridge`, and reads from it which rows the latents are.
 3. `NetworkBatch` gathers the conditioning for those rows, and calls the network itself, or its copies on several
    devices (`Replicas`).
 4. The output goes back to the pipeline, which applies guidance and calls `scheduler.step`.

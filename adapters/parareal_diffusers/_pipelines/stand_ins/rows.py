@@ -2,7 +2,7 @@
 
 A *row* is one state of one sample at one node of the grid. A *pass* is one execution of the body of the pipeline's
 loop. In an unmodified pipeline the latents of a pass are all samples at the same timestep. In a parallelized one they
-are whatever rows the engine has asked to evaluate: some samples may be missing, others may occur several times, and
+are the rows that the engine has requested: some samples may be missing, others may occur several times, and
 each row has a timestep of its own.
 """
 

@@ -2,7 +2,7 @@
 
 Some pipelines switch a weight on or off within the loop: ControlNets by `control_guidance_start` and
 `control_guidance_end`, Stable Diffusion 3 by `skip_layer_guidance_start` and `_stop`. They look the weight up by the
-number of the pass. In a parallelized loop a pass holds rows of several steps, so that number says nothing. The
+number of the pass. In a parallelized loop a pass holds rows of several steps, so that number is meaningless. The
 pipeline is therefore given stand-ins for the weights: `RowScale` for a ControlNet's scale and `RowFactor` for the
 skip-layer scale. Both ignore the number of the pass and use the step numbers of the rows.
 """

@@ -44,7 +44,7 @@ class SchedulerBridge(Protocol):
 
 
 class Timesteps(Tensor):
-    """A scheduler's timesteps: a tensor, except that iterating it, or a contiguous part of it, asks the bridge."""
+    """A tensor of timesteps whose iterator, also that of a contiguous part of it, is the bridge's."""
 
     # Everything computed from the timesteps is a plain tensor: only iteration, overridden below, is special.
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value with a function applied to each tensor in it; everything else is kept."""
+    """Return a value with a function applied to each tensor in it; everything else is unchanged."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, list | tuple):
