@@ -73,7 +73,7 @@ def solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any]) -> d
 def refused() -> list[dict[str, str]]:
     """Return the table of what is refused, each with the error's own words."""
     rows = []
-    for what, pipe, call in cases.refused():
+    for what, pipe, call in cases.refusals():
         try:
             with parallelize(pipe):
                 drawn(pipe, call)

@@ -1,4 +1,4 @@
-"""verify=True: a pipeline is compared with itself as it was before it is used."""
+"""Verification (`verify=True`): a pipeline is compared with the unmodified one before it is used."""
 
 import diffusers
 import numpy as np
@@ -9,8 +9,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from parareal_diffusers import parallelize
 
 
-class Plain(diffusers.DiffusionPipeline):
-    """A pipeline that nobody knows: it tells its network a class."""
+class PlainPipeline(diffusers.DiffusionPipeline):
+    """A supported pipeline that is in no table: its network is conditioned on a class label."""
 
     def __init__(self, unet, scheduler):
         super().__init__()
@@ -29,12 +29,16 @@ class Plain(diffusers.DiffusionPipeline):
         return x
 
 
-class Blends(Plain):
+class BlendingPipeline(PlainPipeline):
+    """A pipeline that changes its latents after a step."""
+
     def after(self, x, i):
         return torch.where(torch.arange(8) < 4, x, 0.1 * i)
 
 
-class Looks(Plain):
+class ComparingPipeline(PlainPipeline):
+    """A pipeline that compares its timestep with a number."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -45,7 +49,9 @@ class Looks(Plain):
         return x
 
 
-class Counts(Plain):
+class CountingPipeline(PlainPipeline):
+    """A pipeline that scales the output by the number of the pass."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -56,7 +62,9 @@ class Counts(Plain):
         return x
 
 
-class Indexes(Counts):
+class IndexingPipeline(CountingPipeline):
+    """A pipeline that looks a weight up by the number of the pass."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -68,7 +76,9 @@ class Indexes(Counts):
         return x
 
 
-class Tells(Plain):
+class FillingPipeline(PlainPipeline):
+    """A pipeline that fills a vector with its timestep."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -80,7 +90,9 @@ class Tells(Plain):
         return x
 
 
-class Breaks(Plain):
+class BreakingPipeline(PlainPipeline):
+    """A pipeline that leaves its loop early."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -93,7 +105,9 @@ class Breaks(Plain):
         return x
 
 
-class Numbers(Plain):
+class ConvertingPipeline(PlainPipeline):
+    """A pipeline that iterates its timesteps as numbers."""
+
     @torch.no_grad()
     def __call__(self, labels, num_inference_steps=20, generator=None):
         x = randn_tensor((len(labels), 3, 8, 8), generator=generator)
@@ -105,30 +119,41 @@ class Numbers(Plain):
 
 
 def build(kind):
-    made = tiny.pixels(num_class_embeds=4, scheduler=diffusers.DDIMScheduler(**tiny.PIXEL))
-    pipe = kind(made.unet, made.scheduler)
+    base = tiny.pixels(num_class_embeds=4, scheduler=diffusers.DDIMScheduler(**tiny.PIXEL))
+    pipe = kind(base.unet, base.scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def test_a_pipeline_that_is_right_is_taken():
-    pipe = build(Plain)
-    expected = pipe([0, 3], generator=tiny.seeded())
-    generator = tiny.seeded()
+def test_a_supported_pipeline_is_verified_once_per_kind_of_call():
+    pipe = build(PlainPipeline)
+    expected = pipe([0, 3], generator=tiny.new_generator())
+    generator = tiny.new_generator()
     with parallelize(pipe, verify=True, tolerance=0.0) as handle:
-        found = pipe([0, 3], generator=generator)
-        seen = len(handle._verifier.seen)
+        actual = pipe([0, 3], generator=generator)
+        verified = len(handle._verifier.verified)
         pipe([1, 2], generator=generator)
-        assert len(handle._verifier.seen) == seen == 1
-    assert abs(found - expected).max() <= 1e-5
-    again = tiny.seeded()
-    pipe([0, 3], generator=again)
-    pipe([1, 2], generator=again)
-    assert torch.equal(generator.get_state(), again.get_state())
+        assert len(handle._verifier.verified) == verified == 1
+    assert abs(actual - expected).max() <= 1e-5
+    reference = tiny.new_generator()
+    pipe([0, 3], generator=reference)
+    pipe([1, 2], generator=reference)
+    assert torch.equal(generator.get_state(), reference.get_state())
 
 
-@pytest.mark.parametrize("kind", [Blends, Looks, Counts, Indexes, Tells, Breaks, Numbers])
-def test_a_pipeline_that_would_be_wrong_is_refused(kind):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        BlendingPipeline,
+        ComparingPipeline,
+        CountingPipeline,
+        IndexingPipeline,
+        FillingPipeline,
+        BreakingPipeline,
+        ConvertingPipeline,
+    ],
+)
+def test_a_pipeline_that_would_give_wrong_results_is_refused(kind):
     pipe = build(kind)
     torch.manual_seed(0)
     expected = pipe([0, 3])
@@ -138,13 +163,13 @@ def test_a_pipeline_that_would_be_wrong_is_refused(kind):
     assert torch.equal(pipe([0, 3]), expected)
 
 
-def test_known_pipelines_can_be_verified_too():
+def test_pipelines_in_the_table_can_be_verified_too():
     pipe = tiny.sd()
     pipe.set_progress_bar_config(disable=True)
     call = {"prompt": "a cat", "num_inference_steps": 12, "output_type": "np"}
-    expected = pipe(**call, generator=tiny.seeded()).images
+    expected = pipe(**call, generator=tiny.new_generator()).images
     before = dict(vars(pipe))
     with parallelize(pipe, verify=True, tolerance=0.0):
-        found = pipe(**call, generator=tiny.seeded()).images
-    assert np.abs(found - expected).max() <= 1e-5
+        actual = pipe(**call, generator=tiny.new_generator()).images
+    assert np.abs(actual - expected).max() <= 1e-5
     assert dict(vars(pipe)) == before

@@ -1,6 +1,6 @@
-"""Real pipelines of diffusers, tiny and with random weights, built without any download.
+"""Real pipelines of diffusers with tiny networks and random weights, built without any download.
 
-Random networks prove equality and plumbing, not convergence. None clips its predictions, which would make a random
+Random networks show equality, not convergence. None of the pipelines clips its predictions. Clipping makes a random
 network chaotic: two sequential runs whose noise differs by rounding would differ visibly.
 """
 
@@ -22,16 +22,16 @@ logging.disable_progress_bar()
 
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DDIM = {**LATENT, "clip_sample": False, "set_alpha_to_one": False}
-PIXEL = {"clip_sample": False, "prediction_type": "v_prediction"}  # keeps a random network's pictures within [0, 1]
+PIXEL = {"clip_sample": False, "prediction_type": "v_prediction"}  # keeps the images of a random network within [0, 1]
 BLOCKS = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
-"""of UNets"""
+"""the blocks of all UNets"""
 
 
-def seeded(number=0):
-    return torch.Generator().manual_seed(number)
+def new_generator(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def controlnet(seed=1, width=32, **options):
         conditioning_embedding_out_channels=(8, 16),
         **options,
     ).eval()
-    return seen(net, *net.controlnet_down_blocks, net.controlnet_mid_block)
+    return randomize_layers(net, *net.controlnet_down_blocks, net.controlnet_mid_block)
 
 
 XL = {
@@ -157,7 +157,7 @@ SD3 = {
     "sample_size": 8,
     "patch_size": 1,
     "in_channels": 4,
-    "num_layers": 2,  # the last makes nothing of what a ControlNet says
+    "num_layers": 2,  # the last layer ignores the output of a ControlNet
     "attention_head_dim": 8,
     "num_attention_heads": 2,
     "caption_projection_dim": 16,
@@ -179,8 +179,8 @@ FLUX = {
 }
 
 
-def seen(net, *layers):
-    """Return a control network whose outputs are seen: its last layers are zero as they come."""
+def randomize_layers(net, *layers):
+    """Return a ControlNet with random weights in its last layers: they are zero initially, and hide its output."""
     for layer in layers:
         torch.nn.init.normal_(layer.weight, std=0.3)
     return net
@@ -218,24 +218,24 @@ def flux(kind=diffusers.FluxPipeline, scheduler=None, **more):
     )
 
 
-def sd3_controlled(scheduler=None):
+def sd3_with_controlnet(scheduler=None):
     torch.manual_seed(1)
     net = diffusers.SD3ControlNetModel(**SD3).eval()
-    seen(net, *net.controlnet_blocks, net.pos_embed_input.proj)
+    randomize_layers(net, *net.controlnet_blocks, net.pos_embed_input.proj)
     pipe = sd3(diffusers.StableDiffusion3ControlNetPipeline, scheduler, controlnet=net)
-    pipe.vae = copy.deepcopy(
-        pipe.vae
-    )  # encodes control images with noise of the global generator: here with next to none
+    # The VAE encodes control images with noise of the global generator. Here its variance is set to almost zero, in a
+    # copy, because other pipelines share the VAE.
+    pipe.vae = copy.deepcopy(pipe.vae)
     last, channels = pipe.vae.encoder.conv_out, pipe.vae.config.latent_channels
     torch.nn.init.zeros_(last.weight[channels:])
     torch.nn.init.constant_(last.bias[channels:], -30.0)
     return pipe
 
 
-def flux_controlled(scheduler=None):
+def flux_with_controlnet(scheduler=None):
     torch.manual_seed(1)
     net = diffusers.FluxControlNetModel(**FLUX).eval()
-    seen(net, *net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder)
+    randomize_layers(net, *net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder)
     return flux(diffusers.FluxControlNetPipeline, scheduler, controlnet=net)
 
 
@@ -274,7 +274,7 @@ def dit(scheduler=None):
 
 
 def image_projection(inner, width):
-    """Weights of an IP-Adapter's projection of an image, to four tokens."""
+    """Return the weights of an IP-Adapter's projection of an image to four tokens."""
     torch.manual_seed(6)
     return {
         "proj.weight": 0.3 * torch.randn(4 * inner, width),
@@ -285,7 +285,7 @@ def image_projection(inner, width):
 
 
 def add_ip_adapter(net, width=16):
-    """Load an IP-Adapter of random weights into a UNet, through the loader that diffusers' pipelines use."""
+    """Load an IP-Adapter with random weights into a UNet, by the loader of diffusers' pipelines."""
     inner = net.config.cross_attention_dim
     projection = image_projection(inner, width)
     layers = {}
@@ -302,7 +302,7 @@ def add_ip_adapter(net, width=16):
 
 
 def add_ip_adapter_to_sd3(net, width=16):
-    """Put an IP-Adapter of random weights into the transformer of Stable Diffusion 3."""
+    """Install an IP-Adapter with random weights in the transformer of Stable Diffusion 3."""
     from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
     from diffusers.models.embeddings import IPAdapterTimeImageProjection
 
@@ -318,7 +318,7 @@ def add_ip_adapter_to_sd3(net, width=16):
 
 
 def add_ip_adapter_to_flux(net, width=16):
-    """Put an IP-Adapter of random weights into the transformer of Flux."""
+    """Install an IP-Adapter with random weights in the transformer of Flux."""
     inner, outer = net.inner_dim, net.config.joint_attention_dim
     projection = image_projection(outer, width)
     layers = {}

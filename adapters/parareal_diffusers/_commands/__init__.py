@@ -1,1 +1,1 @@
-"""Subcommands of the command line."""
+"""Subcommands of the command line `parareal`: `demo` and `plan`, and the demo's report."""

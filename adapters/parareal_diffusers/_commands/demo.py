@@ -1,4 +1,4 @@
-"""`parareal demo`: ten pictures, four ways, one table."""
+"""`parareal demo`: ten images, each sampled by four methods, and one table."""
 
 import argparse
 import platform
@@ -27,9 +27,9 @@ BEST = "extrapolated"
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Draw ten pictures sequentially and in parallel in time, and report."""
-    parser.add_argument("--steps", type=int, default=196, help="DDIM steps")
-    parser.add_argument("--slices", default="auto", help="slices of our best setting: a number, or auto")
+    """Sample ten images sequentially and in parallel in time, and write a report."""
+    parser.add_argument("--steps", type=int, default=196, help="number of DDIM steps")
+    parser.add_argument("--slices", default="auto", help="number of slices of our best setting, or auto")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--tolerance", type=float, default=1e-2, help="relative error to stop at; 0 runs to the end")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default torch's choice")
@@ -38,7 +38,12 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw the pictures one at a time, as someone who waits for one would."""
+    """Sample the images one at a time, print the table and write the report; return the exit status.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: for an invalid option; the command line prints the message.
+    """
     _check(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -52,18 +57,20 @@ def run(options: argparse.Namespace) -> int:
         DemoMethod("parareal, our best", {"slices": slices, "coarse": BEST, "tolerance": options.tolerance}),
     ]
     noise = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(options.seed))
-    with torch.no_grad():
-        net(noise[:1], torch.zeros(1, dtype=torch.int64), class_labels=torch.tensor([0]))  # warm-up
+    with torch.no_grad():  # warm-up, which would otherwise count as time of the first method
+        net(noise[:1], torch.zeros(1, dtype=torch.int64), class_labels=torch.tensor([0]))
     if slices == "auto" and options.tolerance:
+        # `sample` would plan within its first call. Planned here, the times in the table are those of sampling only.
         labels = {"class_labels": torch.tensor([0, 1])}
-        given = {"num_inference_steps": options.steps, "tolerance": options.tolerance, "model_kwargs": labels}
-        advice = plan(net, noise[:2], scheduler, coarse=BEST, progress=True, **given)
+        setting = {"num_inference_steps": options.steps, "tolerance": options.tolerance, "model_kwargs": labels}
+        advice = plan(net, noise[:2], scheduler, coarse=BEST, progress=True, **setting)
         print(advice.explain().splitlines()[0])
-    with tqdm(total=10 * len(methods), unit="picture") as bar:
+    with tqdm(total=10 * len(methods), unit="image") as bar:
+        # The methods alternate within each image, so that a slow phase of the machine affects all of them.
         for label in range(10):
             for method in methods:
                 bar.set_description(f"{models.FASHION_MNIST_CLASSES[label]}, {method.name}")
-                _draw(method, net, scheduler, options.steps, noise[label : label + 1], label)
+                _sample_image(method, net, scheduler, options.steps, noise[label : label + 1], label)
                 bar.update()
     rows = table(methods)
     text = report.markdown(rows)
@@ -74,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
+    """Raise `ImportError` or `ValueError` for options with which the demo would fail later."""
     if find_spec("matplotlib") is None:
         raise ImportError("the report needs matplotlib: install the extra parareal-torch[plot]")
     if not 1 <= options.steps <= 1000:
@@ -82,7 +90,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--slices must be auto or a number between 1 and --steps={options.steps}, got {options.slices}"
         )
-    if options.tolerance != 0 and not options.tolerance > 1e-6:
+    if options.tolerance != 0 and not options.tolerance > 1e-6:  # NaN, too
         raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, got {options.tolerance}")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {options.threads}")
@@ -90,16 +98,17 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--out must name a folder, but {options.out} is a file")
 
 
-def _draw(method: DemoMethod, net: Any, scheduler: Any, steps: int, noise: Tensor, label: int) -> None:
+def _sample_image(method: DemoMethod, net: Any, scheduler: Any, steps: int, noise: Tensor, label: int) -> None:
+    """Sample one image by a method, and record the image, its iterates and the time in the method."""
     labels = torch.tensor([label])
     iterates: list[Tensor] = []
 
     def keep(refinement: Refinement) -> None:
         iterates.append(refinement.final_state)
 
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     if method.options is None:
-        picture = ddim_loop(net, scheduler, steps, noise, labels)
+        image = ddim_loop(net, scheduler, steps, noise, labels)
     else:
         solution = sample(
             net,
@@ -111,15 +120,15 @@ def _draw(method: DemoMethod, net: Any, scheduler: Any, steps: int, noise: Tenso
             **method.options,
         )
         method.solutions.append(solution)
-        picture = solution.final_state
-    method.seconds += time.perf_counter() - began
-    method.pictures.append(picture)
+        image = solution.final_state
+    method.seconds += time.perf_counter() - start_time
+    method.images.append(image)
     method.iterates.append(iterates)
 
 
 @torch.no_grad()
 def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -> Tensor:
-    """Sample with the unmodified scheduler, the way every pipeline does."""
+    """Sample sequentially with the unmodified scheduler, by the loop that every pipeline contains."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         x = scheduler.step(net(x, t, class_labels=labels).sample, t, x).prev_sample
@@ -127,21 +136,21 @@ def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -
 
 
 def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
-    """Return the rows of the table."""
+    """Return the rows of the table, one per method: numbers are means per image, errors the worst of all images."""
     reference = methods[0]
     steps = methods[-1].solutions[0].stats.sequential_span
     rows = []
     for method in methods:
-        errors = [relative_error(*pair) for pair in zip(method.pictures, reference.pictures, strict=True)]
+        errors = [relative_error(*pair) for pair in zip(method.images, reference.images, strict=True)]
         stats = [s.stats for s in method.solutions]
-        made = [s.iterations for s in method.solutions]
-        count = len(method.pictures)
+        iterations = [s.iterations for s in method.solutions]
+        count = len(method.images)
         sequential = not stats
         rows.append(
             {
                 "method": method.name,
                 "slices": "-" if sequential else str(len(method.solutions[0].boundaries) - 1),
-                "iterations": "-" if sequential else f"{np.mean(made):.1f}",
+                "iterations": "-" if sequential else f"{np.mean(iterations):.1f}",
                 "span": f"{steps if sequential else np.mean([s.span for s in stats]):.0f}",
                 "work": f"{steps if sequential else np.mean([s.work for s in stats]):.0f}",
                 "calls": f"{steps if sequential else np.mean([s.calls for s in stats]):.0f}",
@@ -154,10 +163,10 @@ def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
 
 
 def about(steps: int) -> str:
-    """Say what the table shows, and on what machine."""
+    """Return the legend of the table, with the machine."""
     return (
-        f"Ten pictures of 28 x 28, one at a time, DDIM with {steps} steps; span, work, calls and wall time are means "
-        "per picture. SRDS's own stop rule is the stricter one. Span counts evaluations on the critical path with "
-        f"unlimited devices and is no speed-up; the ratio of wall times is. Machine: {platform.machine()}, "
-        f"{torch.get_num_threads()} thread(s), torch {torch.__version__}."
+        f"Ten images of 28 x 28 pixels, one at a time, DDIM with {steps} steps. Span, work, calls and wall time are "
+        "means per image. The stop rule of SRDS as published is stricter than ours. Span is the number of evaluations "
+        "on the critical path with unlimited devices; it is no speed-up, the ratio of wall times is. Machine: "
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}."
     )

@@ -1,1 +1,1 @@
-"""Sampling through a pipeline's own call."""
+"""Parallel-in-time sampling through a pipeline's own call: `parallelize`."""

@@ -1,7 +1,8 @@
-"""The step callback and the progress bar of a pipeline in parallel in time, by iterations instead of steps.
+"""The step callback and the progress bar of a parallelized pipeline, by iterations instead of passes.
 
-A callback that changes latents, tensors or the pipeline by the step would silently give wrong pictures, since passes
-are not steps: `StepCallback` compares what it finds before and after, and raises.
+A callback that changes latents, tensors or the pipeline from step to step would silently give wrong images, because a
+pass holds rows of many steps. `StepCallback` compares the pipeline and the tensors before and after the user's
+function, and raises if something has changed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,78 +12,96 @@ from typing import Any, final
 from torch import Tensor
 
 import parareal
-from parareal_diffusers._pipelines.loop import Drive
-from parareal_diffusers._pipelines.stand_ins.network import outside
+from parareal_diffusers._pipelines.loop import LoopBridge
+from parareal_diffusers._pipelines.stand_ins.network import suspend_bridge
 
-_MENDED = "Parallel in time, all steps use what the pipeline was called with"
+_REASON = "Parallel in time, all steps use the values that the pipeline was called with"
 
 
 @final
 class StepCallback:
-    """Stands for `callback_on_step_end`: calls it once an iteration, with the whole newest iterate as `latents`.
+    """A replacement for `callback_on_step_end` that calls the user's function once per iteration.
+
+    The pipeline calls it at the end of every pass. An iteration ends within `step`, where the tensors that the callback
+    has requested are not available. So iterates are collected there, and delivered at the end of the pass.
 
     Args:
-        function: the user's.
-        drive: of the call.
+        function: the user's, called as by diffusers: pipeline, iteration, timestep, tensors by name. `latents` is the
+            whole newest iterate.
+        bridge: the bridge of the call.
         pipe: the pipeline.
     """
 
-    def __init__(self, function: Callable[..., Any], drive: Drive, pipe: Any):
-        self.function, self.drive, self.pipe = function, drive, pipe
-        self.reached: list[parareal.Refinement] = []
-        drive.on_iteration.append(self.reached.append)
+    def __init__(self, function: Callable[..., Any], bridge: LoopBridge, pipe: Any):
+        self.function, self.bridge, self.pipe = function, bridge, pipe
+        self.pending: list[parareal.Refinement] = []
+        bridge.on_iteration.append(self.pending.append)
 
-    def __call__(self, _: Any, __: int, ___: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """Take the place of the user's function at the end of a pass of the loop."""
-        reached, self.reached[:] = list(self.reached), []
-        for refinement in reached:
-            self._tell(refinement, given)
-        if self.drive.interrupted() and not self.drive.done:
-            return {"latents": self.drive.stop()}
+    def __call__(self, _: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Deliver the iterates of a pass; return new latents only if the user has interrupted the pipeline."""
+        pending, self.pending[:] = list(self.pending), []
+        for refinement in pending:
+            self._deliver(refinement, tensors)
+        # The user's function may just have interrupted the pipeline. The `step` of this pass is over, so that the final
+        # state goes back as the callback's result, which diffusers' loops use as their latents.
+        if self.bridge.is_interrupted() and not self.bridge.done:
+            return {"latents": self.bridge.stop()}
         return {}
 
-    def _tell(self, refinement: parareal.Refinement, given: dict[str, Any]) -> None:
-        assert self.drive.running is not None
-        latents, time = self.drive.as_latents(refinement.final_state), self.drive.running.last_timestep
-        shown = {**given, **({"latents": latents} if "latents" in given else {})}
-        before, versions = _settings(self.pipe), {k: x._version for k, x in shown.items() if isinstance(x, Tensor)}
-        with outside():
-            result = self.function(self.pipe, refinement.iteration, time, dict(shown))
+    def _deliver(self, refinement: parareal.Refinement, tensors: dict[str, Any]) -> None:
+        """Call the user's function, and raise `ValueError` if it has changed something."""
+        assert self.bridge.running is not None
+        latents, time = self.bridge.to_latents(refinement.final_state), self.bridge.running.last_timestep
+        visible = {**tensors, **({"latents": latents} if "latents" in tensors else {})}
+        # torch counts the in-place changes of a tensor in its version.
+        before, versions = _attributes(self.pipe), {k: x._version for k, x in visible.items() if isinstance(x, Tensor)}
+        with suspend_bridge():
+            result = self.function(self.pipe, refinement.iteration, time, dict(visible))
         for name, value in (result or {}).items():
-            if value is not shown.get(name):
+            if value is not visible.get(name):
                 raise ValueError(
-                    f"callback_on_step_end returned other {name} than it was given. {_MENDED}: return what was given, "
+                    f"callback_on_step_end returned other {name} than it received. {_REASON}: return what it received, "
                     "or sample without parallelize (handle.disable())"
                 )
-        if any(x._version != versions[k] for k, x in shown.items() if k in versions):
+        if any(x._version != versions[k] for k, x in visible.items() if k in versions):
             raise ValueError(
-                f"callback_on_step_end changed a tensor in place. {_MENDED}: change a copy, or sample "
+                f"callback_on_step_end changed a tensor in place. {_REASON}: change a copy, or sample "
                 "without parallelize (handle.disable())"
             )
-        changed = [k for k, v in _settings(self.pipe).items() if k not in before or not _same(before[k], v)]
+        changed = [k for k, v in _attributes(self.pipe).items() if k not in before or not _is_same(before[k], v)]
         if changed:
             raise ValueError(
-                f"callback_on_step_end changed the pipeline's {', '.join(changed)}. {_MENDED}: sample without "
-                "parallelize (handle.disable()) for settings that change by the step"
+                f"callback_on_step_end changed the pipeline's {', '.join(changed)}. {_REASON}: sample without "
+                "parallelize (handle.disable()) for settings that change from step to step"
             )
 
 
-def _settings(pipe: Any) -> dict[str, Any]:
-    """Return what a pipeline's loop reads from it, but for the wish to stop."""
+def _attributes(pipe: Any) -> dict[str, Any]:
+    """Return the attributes of a pipeline that its loop reads.
+
+    `_interrupt` is left out, because a callback may interrupt; so are two that the loop itself sets.
+    """
     return {k: v for k, v in vars(pipe).items() if k not in ("_interrupt", "_current_timestep", "_num_timesteps")}
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_same(a: Any, b: Any) -> bool:
+    """Return whether two attributes are the same object, or equal numbers or strings."""
     return a is b or (type(a) is type(b) and isinstance(a, int | float | str) and a == b)
 
 
 @final
 class LoopBar:
-    """Stands for a pipeline's progress bar, a `tqdm`: it counts the steps that are final, not the loop's passes."""
+    """A replacement for a pipeline's progress bar, which counts the steps that are final instead of passes.
 
-    def __init__(self, bar: Any, drive: Drive, iterable: Iterable[Any] | None):
-        self.bar, self.drive, self.iterable = bar, drive, iterable
-        drive.on_pass.append(self._show)
+    Args:
+        bar: the pipeline's own bar, a `tqdm`.
+        bridge: the bridge of the call.
+        iterable: what the pipeline iterates through the bar; None if it calls `update`.
+    """
+
+    def __init__(self, bar: Any, bridge: LoopBridge, iterable: Iterable[Any] | None):
+        self.bar, self.bridge, self.iterable = bar, bridge, iterable
+        bridge.on_pass.append(self._show)
 
     def __enter__(self) -> "LoopBar":
         """Return itself."""
@@ -93,29 +112,30 @@ class LoopBar:
         self.bar.close()
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate what the pipeline gave."""
+        """Iterate the pipeline's own iterable, because `tqdm` would count its items."""
         if self.iterable is not None:
             yield from self.iterable
         self.bar.close()
 
     def update(self, n: int = 1) -> None:
-        """Do nothing: a pass is not a step."""
+        """Ignore the call: the pipeline makes it once per pass, and a pass is not a step."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the bar has."""
+        """Return an attribute of the pipeline's own bar."""
         return getattr(self.bar, name)
 
     def _show(self) -> None:
-        running, bar = self.drive.running, self.bar
-        assert running is not None  # passes end with a step
-        bar.total, bar.n = running.method.steps, running.steps_final
+        """Show the number of final steps, the iteration and the number of passes."""
+        running, bar = self.bridge.running, self.bar
+        assert running is not None  # a pass ends with a `step`, which begins the run
+        bar.total, bar.n = running.setup.num_steps, running.final_steps
         bar.set_postfix(iteration=max(running.iteration, 0), passes=running.passes, refresh=False)
         bar.update(0)
 
 
 @contextmanager
-def shown(pipe: Any, progress: bool | None) -> Iterator[None]:
-    """Have a pipeline show its progress bars or not; None for as it is set."""
+def override_progress(pipe: Any, progress: bool | None) -> Iterator[None]:
+    """Turn a pipeline's progress bars on or off for the time being; None leaves them as they are."""
     if progress is None:
         yield
         return
@@ -125,6 +145,7 @@ def shown(pipe: Any, progress: bool | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # A pipeline that has never shown a bar has no such attribute.
         if config is missing:
             del attributes["_progress_bar_config"]
         else:

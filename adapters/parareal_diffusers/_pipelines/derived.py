@@ -1,11 +1,16 @@
-"""The class that a pipeline has while it is parallelized."""
+"""The class that a pipeline object has while it is parallelized.
+
+`pipe(...)` looks `__call__` up in the class of `pipe`, never in the object, so that one pipeline object can be changed
+only by giving it another class. The class is derived from the pipeline's own and has its name, so that `isinstance`,
+`save_pretrained` and the signature of the call work as before.
+"""
 
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
-_CHANGES = (
+_NETWORK_CHANGES = (
     "set_ip_adapter_scale",
     "load_ip_adapter",
     "unload_ip_adapter",
@@ -19,11 +24,11 @@ _CHANGES = (
     "enable_freeu",
     "disable_freeu",
 )
-"""methods that change what the network computes"""
+"""methods of pipelines that change the function that the network computes"""
 
 
-class Caller(Protocol):
-    """The handle, as the pipeline's class sees it."""
+class ClassHandle(Protocol):
+    """The part of `Handle` that the pipeline's class uses."""
 
     pipe: Any
 
@@ -36,22 +41,25 @@ class Caller(Protocol):
         """Call the pipeline."""
         ...
 
-    def bar(self, iterable: Any = None, total: int | None = None) -> Any:
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Return the progress bar of the pipeline's loop."""
         ...
 
 
-def parallel_class(kind: type, handle: Caller) -> type:
-    """Return the class of a parallelized pipeline: `kind` with another call, another bar and another `interrupt`."""
+def parallel_class(kind: type, handle: ClassHandle) -> type:
+    """Return the class of a parallelized pipeline: `kind` with another call, progress bar and `interrupt`."""
 
+    # `wraps` keeps the signature of the call, which tools and users inspect.
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is not handle.pipe:
-            raise RuntimeError("this is a copy of a parallelized pipeline: copy it before, and parallelize the copy")
+        if self is not handle.pipe:  # `copy.copy` copies the class along
+            raise RuntimeError(
+                "this is a copy of a parallelized pipeline: copy the pipeline first, and parallelize the copy"
+            )
         return handle.call(*args, **kwargs)
 
     def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
-        return handle.bar(iterable, total)
+        return handle.progress_bar(iterable, total)
 
     namespace: dict[str, Any] = {
         "__call__": call,
@@ -61,18 +69,20 @@ def parallel_class(kind: type, handle: Caller) -> type:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    namespace |= {name: _guarded(getattr(kind, name), handle) for name in _CHANGES if hasattr(kind, name)}
+    guards = {name: _guard(getattr(kind, name), handle) for name in _NETWORK_CHANGES if hasattr(kind, name)}
+    namespace |= guards
     if isinstance(inspect.getattr_static(kind, "interrupt", None), property):
-        # the loop must make one more pass, in which its latents become whole pictures
+        # An interrupted loop skips the rest of its passes, and its latents would stay rows of many steps. So the
+        # pipeline learns of the interrupt one pass later: in that pass `step` returns the newest iterate.
         namespace["interrupt"] = property(lambda self: self._interrupt and not handle.running)
     return type(kind.__name__, (kind,), namespace)
 
 
-def _guarded(method: Callable[..., Any], handle: Caller) -> Callable[..., Any]:
-    """Return a method that may not be called from a callback."""
+def _guard(method: Callable[..., Any], handle: ClassHandle) -> Callable[..., Any]:
+    """Return a method that raises `ValueError` while the pipeline samples, for example from a callback."""
 
     @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def guard(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is handle.pipe and handle.running:
             raise ValueError(
                 f"{method.__name__} was called while the pipeline samples. Parallel in time, all steps use the same "
@@ -80,4 +90,4 @@ def _guarded(method: Callable[..., Any], handle: Caller) -> Callable[..., Any]:
             )
         return method(self, *args, **kwargs)
 
-    return guarded
+    return guard

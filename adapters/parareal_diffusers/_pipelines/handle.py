@@ -1,4 +1,4 @@
-"""`parallelize`: an existing pipeline samples in parallel in time, and off again."""
+"""`parallelize` and its handle: make an existing pipeline sample in parallel in time, and undo it."""
 
 import inspect
 import threading
@@ -8,19 +8,20 @@ from typing import Any, final
 
 import parareal
 from parareal.driver import renamed
-from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, shown
+from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
 from parareal_diffusers._pipelines.derived import parallel_class
-from parareal_diffusers._pipelines.families import FAMILIES, known, unknown_family
-from parareal_diffusers._pipelines.learned import Learned
-from parareal_diffusers._pipelines.loop import Drive
+from parareal_diffusers._pipelines.families import FAMILIES, find_family, guess_family
+from parareal_diffusers._pipelines.learned import CallRecords
+from parareal_diffusers._pipelines.loop import LoopBridge
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
 from parareal_diffusers._pipelines.settings import Settings
-from parareal_diffusers._pipelines.stand_ins.network import ACTIVE, gated
-from parareal_diffusers._pipelines.stand_ins.replicas import Replicas, WeightCopies, checked_devices
-from parareal_diffusers._pipelines.stand_ins.scales import control_by_row, skipping_by_row
+from parareal_diffusers._pipelines.stand_ins.network import ACTIVE_BRIDGE, wrap_networks
+from parareal_diffusers._pipelines.stand_ins.replicas import Replicas, WeightCopies, check_devices
+from parareal_diffusers._pipelines.stand_ins.scales import scale_control_by_row, scale_skip_guidance_by_row
 from parareal_diffusers._pipelines.verify import Verifier
 
 STEP_OPTIONS = ("eta", "use_clipped_model_output")
+"""arguments of pipelines that they pass to their scheduler's `step`"""
 
 
 def parallelize(
@@ -44,37 +45,57 @@ def parallelize(
     verify: bool = False,
     eager: int | None = None,
 ) -> "Handle":
-    """Make a diffusers pipeline sample in parallel in time; calls of it stay as they are.
+    """Make a diffusers pipeline sample in parallel in time; the way to call it does not change.
 
         handle = parallelize(pipe)
-        image = pipe("a cat", generator=generator).images[0]  # the same picture, up to the tolerance
+        image = pipe("a cat", generator=generator).images[0]  # the same image, up to the tolerance
         handle.disable()
 
     or `with parallelize(pipe) as handle: ...`. The pipeline's own loop still makes every evaluation of its network,
-    with its guidance, control and adapters, for more rows at a time (docs/how-to/pipelines.md).
+    with its guidance, control and adapters, but each pass holds states of several steps (docs/how-to/pipelines.md).
 
     Args:
-        pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`; its scheduler and
-            networks are left as they are between calls.
-        slices, boundaries, levels, coarse, tolerance, criterion, schedule, window, speculate_until: as for `sample`.
-            Nodes count the steps that the loop makes: image-to-image has fewer than `num_inference_steps`. `"auto"`
-            times nothing here: it is round(sqrt(3 steps)), or what `Handle.plan` says once it has been asked.
-        max_iterations: give up after so many iterations, with a warning, and return what there is.
-        max_batch: rows of states in one call of the network, at most; None for no bound. With guidance that the
-            pipeline makes in one call, the network is given twice as many. Larger batches are made in parts.
-        pad_batch: fill calls up to fixed sizes, as for `sample`.
-        callback: called with a `parareal.Refinement` after every iteration; returning False ends the call with
-            what there is.
-        progress: True or False for a bar or none, whatever the pipeline is set to; None for as it is set.
-        devices: where the denoiser's calls are made, each device having a share of the rows: `["cuda:0", "cuda:1"]`.
-            All else stays on the pipeline's own device. None for that alone. `max_batch` is then for each device.
-        verify: compare with the pipeline as it was, over a few steps, before the first call of each kind. Needed for
-            pipelines that are not in the table of docs/how-to/pipelines.md.
+        pipe: a pipeline of diffusers. Only this object changes, by its class, until `disable`. Its scheduler and
+            networks are unchanged between calls.
+        slices: the number of slices: an int; `"sqrt"`, the rounded root of the number of steps N; `"steps"`, one per
+            step; or `"auto"`, which is round(sqrt(3N)) or the number that `Handle.plan` has chosen. Unlike in `sample`,
+            `"auto"` measures nothing.
+        boundaries: the nodes that bound the slices, instead of `slices`: rising, from 0 to N. N is the number of steps
+            that the loop makes; image-to-image makes fewer than `num_inference_steps`.
+        levels: the numbers of slices of nested levels, outermost first, instead of `slices`: `(12, 9)` is 12 slices of
+            9 slices each.
+        coarse: the coarse solver: a name, a solver object or a diffusers scheduler, as for `sample`. It determines how
+            fast the result is reached, not the result.
+        tolerance: the relative error of the final latents at which to stop, estimated per sample. 0 runs to the end,
+            which gives the result of the unmodified pipeline to rounding.
+        criterion: another stop criterion, instead of `tolerance`.
+        max_iterations: the most iterations of a call. A call that reaches it warns and returns its newest iterate.
+        schedule: `"pipelined"` starts every propagation as soon as its input is known; `"synchronous"` waits for the
+            end of each iteration.
+        window: the most slices that are under way at a time, counted from the first that is not final; None for all.
+        speculate_until: from this iteration on, fine propagations start only after the final state has been rejected;
+            None to speculate always.
+        max_batch: the most rows of states in one call of the network; None for no bound. If the pipeline computes
+            guidance in one call, the network receives twice as many. Larger batches are split.
+        pad_batch: pads calls to fixed sizes, as for `sample`.
+        callback: called with a `parareal.Refinement` after every iteration. If it returns False, the call ends with
+            the newest iterate.
+        progress: True or False turns the progress bar on or off, whatever the pipeline is set to; None leaves it as
+            it is set.
+        devices: the devices on which the denoiser is called, each with a share of the rows, such as
+            `["cuda:0", "cuda:1"]`. Everything else stays on the pipeline's own device. None for that device alone.
+            `max_batch` then applies per device.
+        verify: whether to compare a short parallel call with the unmodified pipeline before the first call of each
+            kind. Required for pipelines that are not in the table of docs/how-to/pipelines.md.
+        eager: a former name of `speculate_until`.
+
+    Returns:
+        A handle, whose `solution` describes the last call.
 
     Raises:
-        TypeError, ValueError: for a pipeline that cannot be right, an option that makes no sense, or a pipeline that is
-            parallelized already. Calls of the pipeline raise them too, before the network is called, for a scheduler or
-            an argument that cannot be right; the sentence names it and says what to use instead.
+        TypeError, ValueError: if the pipeline is unsupported or parallelized already, or an option is invalid. Calls
+            of the pipeline raise them as well, before the network is called, for a scheduler or an argument that is
+            unsupported; the message names it and the remedy.
     """
     settings = Settings(
         slices=slices,
@@ -96,7 +117,11 @@ def parallelize(
 
 @final
 class Handle:
-    """A pipeline that samples in parallel in time, until `disable`; made by `parallelize`."""
+    """A pipeline that samples in parallel in time until `disable`; returned by `parallelize`.
+
+    The constructor gives the pipeline object a derived class, whose `__call__` calls `Handle.call`. Everything else
+    that a call needs is put in place at its start and removed at its end, also after an exception.
+    """
 
     def __init__(
         self,
@@ -108,48 +133,55 @@ class Handle:
     ):
         check_pipeline(pipe)
         self.pipe, self.settings, self.callback, self.progress = pipe, settings, callback, progress
-        self._kind = type(pipe)
-        name, family = known(self._kind)
+        self._pipeline_class = type(pipe)
+        name, family = find_family(self._pipeline_class)
         if family is None and not verify:
             raise ValueError(
-                f"{name} is not among the pipelines that are known to be right: {', '.join(FAMILIES)}. Pass "
-                "verify=True to have it compared with itself over a few steps before it is used"
+                f"{name} is not among the supported pipelines: {', '.join(FAMILIES)}. Pass verify=True to compare it "
+                "with the unmodified pipeline over a few steps before it is used"
             )
-        self._family = unknown_family(pipe) if family is None else family
+        self._family = guess_family(pipe) if family is None else family
         self._verifier = Verifier() if verify else None
-        self._devices, self._weights = checked_devices(settings.devices), WeightCopies()
+        self._devices, self._weights = check_devices(settings.devices), WeightCopies()
+        # Reentrant, so that a call from within a call reaches the check in `call` and raises, instead of blocking
+        # for ever. Calls from other threads wait.
         self._lock = threading.RLock()
-        self._drive: Drive | None = None
+        self._bridge: LoopBridge | None = None
+        """the bridge of the call that runs; None between calls"""
         self._solution: parareal.Solution | None = None
-        self._learned = Learned()
-        self._checked: tuple[Any, ...] | None = None
-        pipe.__class__ = parallel_class(self._kind, self)
+        self._records = CallRecords()
+        self._checked_scheduler: tuple[Any, ...] | None = None
+        pipe.__class__ = parallel_class(self._pipeline_class, self)
 
     @property
     def solution(self) -> parareal.Solution | None:
-        """The solution of the last call, of latents as the loop has them.
+        """The solution of the last call, whose states are latents as the loop has them.
 
-        None before the first, and after a call that failed before its loop had an iterate.
+        None before the first call, and after a call that failed before its run had ended.
         """
         return self._solution
 
     def plan(self) -> parareal.Plan:
-        """Say what pays for calls like the last one, and hold later calls to it.
+        """Return the fastest predicted setting for calls like the last one, and apply it to later calls.
 
-        It is simulated from what passes took and samples needed; nothing is run. Later calls of as many steps follow it
-        where `slices` is `"auto"`: they take its slices and, unless you gave it, `speculate_until`, and where it
-        advises against slices they go step by step, in one slice, as `solution.message` says. Their pictures are
-        still those of the unmodified pipeline up to the tolerance, but not bit by bit those of the calls before.
+        The plan is simulated from the recorded times of passes and numbers of iterations; nothing is run. Later calls
+        with the same number of steps follow it if `slices` is `"auto"`: they use its number of slices and, unless you
+        set it, its `speculate_until`. If it advises against slices, they are sampled sequentially, in one slice, as
+        `solution.message` says. Their images are still those of the unmodified pipeline up to the tolerance, but not
+        bit by bit those of the calls before.
 
-        The times of passes are those of all calls so far, the first of which warms up: ask after the second. On a
-        device that works asynchronously they are too short unless the pipeline waits for it. Iterations are those of
-        the last call of as many steps that had slices.
+        The times are those of the passes of all calls so far. The first call includes warm-up, so plan after the
+        second. On a device that works asynchronously the times are too short unless the pipeline waits for the device.
+        The iterations are those of the last call with the same number of steps that had slices.
+
+        Returns:
+            The plan; times in seconds.
 
         Raises:
-            ValueError: before a call has come to its end.
+            ValueError: before a call has ended regularly.
         """
         with self._lock:
-            return self._learned.plan(self.settings)
+            return self._records.plan(self.settings)
 
     @property
     def enabled(self) -> bool:
@@ -157,107 +189,139 @@ class Handle:
         return getattr(type(self.pipe), "_parareal_handle", None) is self
 
     def disable(self) -> None:
-        """Give the pipeline back as it was; more than once does nothing."""
+        """Restore the pipeline to its own class; a second call does nothing."""
+        # A user may have parallelized the pipeline again since; that handle's class stays. New `WeightCopies` release
+        # the memory on the other devices.
         if self.enabled:
-            self.pipe.__class__, self._weights = self._kind, WeightCopies()
+            self.pipe.__class__, self._weights = self._pipeline_class, WeightCopies()
 
     def __enter__(self) -> "Handle":
         """Return itself."""
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Give the pipeline back as it was."""
+        """Restore the pipeline."""
         self.disable()
 
-    # What the pipeline's class calls.
+    # Calls of the pipeline's derived class.
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the pipeline, its loop driven by the engine. Threads wait for each other."""
-        bound = inspect.signature(self._kind.__call__).bind(self.pipe, *args, **kwargs)
-        given = {**bound.arguments, **bound.arguments.get("kwargs", {})}
+        """Call the pipeline with the engine in its loop. Calls from several threads take turns.
+
+        Raises:
+            RuntimeError: if the pipeline is called from within its own call, or its loop is unsupported.
+            ValueError: if the call is unsupported.
+        """
+        bound = inspect.signature(self._pipeline_class.__call__).bind(self.pipe, *args, **kwargs)
+        # Arguments that a pipeline takes as **kwargs, such as a legacy callback, are checked by name like all others.
+        arguments = {**bound.arguments, **bound.arguments.get("kwargs", {})}
         with self._lock:
-            if self._drive is not None:
+            if self._bridge is not None:
                 raise RuntimeError("the pipeline was called from within its own call: use another pipeline there")
-            check_call(self.pipe, self._family, given, bool(self._devices))
-            self._check_scheduler(given)
+            # Both checks come before the pipeline's own work, such as encoding text.
+            check_call(self.pipe, self._family, arguments, bool(self._devices))
+            self._check_scheduler(arguments)
             if self._verifier is not None:
-                self._verifier.check(self.pipe, self._kind, self._family, self.settings, given, self._run_quietly)
-            return self._driven(self.settings, given, bound)
+                self._verifier.check(
+                    self.pipe, self._pipeline_class, self._family, self.settings, arguments, self._run_quietly
+                )
+            return self._run(self.settings, arguments, bound)
 
     def _run_quietly(self, settings: Settings, bound: inspect.BoundArguments) -> Any:
-        """Call the pipeline in parallel in time, its callback being told nothing."""
-        return self._driven(settings, dict(bound.arguments), bound, quiet=True)
+        """Call the pipeline for verification: listeners are not called, and nothing is recorded."""
+        return self._run(settings, dict(bound.arguments), bound, quiet=True)
 
-    def _check_scheduler(self, given: dict[str, Any]) -> None:
-        """Raise what speaks against the scheduler, before text is encoded; once for each scheduler and steps."""
-        scheduler, steps = self.pipe.scheduler, given.get("num_inference_steps", 10)
-        options = self._step_options(given)
+    def _check_scheduler(self, arguments: dict[str, Any]) -> None:
+        """Raise an error if the scheduler is unsupported; checked once per scheduler and number of steps."""
+        # Any number serves for a call that leaves it out: it is checked again at the start of the loop.
+        scheduler, steps = self.pipe.scheduler, arguments.get("num_inference_steps", 10)
+        options = self._step_options(arguments)
         dtype = getattr(self.pipe, self._family.networks[0]).dtype
         key = (type(scheduler), dict(scheduler.config), steps, options, dtype)
-        if key != self._checked and isinstance(steps, int):
+        if key != self._checked_scheduler and isinstance(steps, int):
             check_scheduler(self.settings, options, scheduler, steps, dtype)
-            self._checked = key
+            self._checked_scheduler = key
 
-    def _step_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what the pipeline gives to its scheduler's step, if that takes it."""
-        parameters = inspect.signature(self._kind.__call__).parameters
-        return {name: given.get(name, parameters[name].default) for name in STEP_OPTIONS if name in parameters}
+    def _step_options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments, or their defaults, that the pipeline passes on to its scheduler's `step`."""
+        parameters = inspect.signature(self._pipeline_class.__call__).parameters
+        return {name: arguments.get(name, parameters[name].default) for name in STEP_OPTIONS if name in parameters}
 
-    def _driven(
-        self, settings: Settings, given: dict[str, Any], bound: inspect.BoundArguments, quiet: bool = False
+    def _run(
+        self, settings: Settings, arguments: dict[str, Any], bound: inspect.BoundArguments, quiet: bool = False
     ) -> Any:
-        """Call the pipeline's own `__call__` with the engine in its loop; `quiet`, nobody is told of iterations."""
-        options = self._step_options(given)
-        doubled, counted = self._family.doubled(given), self._family.counted
-        drive = Drive(vars(self.pipe)["scheduler"], settings, options, doubled, counted, self._learned.plans)
-        drive.interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
+        """Call the pipeline's own `__call__` with the stand-ins in place; the order of calls is shown in loop.py.
+
+        With `quiet`, the handle's callback is not called and the call is not recorded.
+        """
+        options = self._step_options(arguments)
+        family = self._family
+        bridge = LoopBridge(
+            vars(self.pipe)["scheduler"],
+            settings,
+            options,
+            family.doubles_latents(arguments),
+            family.indexes_by_pass,
+            self._records.plans,
+        )
+        # Read in every pass: the user sets it while the call runs, from a callback or another thread.
+        bridge.is_interrupted = lambda: bool(getattr(self.pipe, "_interrupt", False))
         if self.callback is not None and not quiet:
-            drive.on_iteration.append(self.callback)
+            bridge.on_iteration.append(self.callback)
         if bound.arguments.get("callback_on_step_end") is not None:
-            bound.arguments["callback_on_step_end"] = StepCallback(given["callback_on_step_end"], drive, self.pipe)
-        control_by_row(self.pipe, bound)
-        networks = [getattr(self.pipe, name) for name in self._family.networks]
-        networks = [part for network in networks for part in getattr(network, "nets", [network])]  # of several controls
+            bound.arguments["callback_on_step_end"] = StepCallback(arguments["callback_on_step_end"], bridge, self.pipe)
+        scale_control_by_row(self.pipe, bound)
+        networks = [getattr(self.pipe, name) for name in family.networks]
+        # Several ControlNets are one component (`MultiControlNetModel`), which calls each of them by itself.
+        networks = [part for network in networks for part in getattr(network, "nets", [network])]
         try:
+            # Copies are made before the wrappers are installed.
             if self._devices:
-                drive.replicas = Replicas(self._devices, self._weights, networks)
-            with self._in_place(drive), gated(networks), skipping_by_row(self.pipe, bound, drive):
-                output = self._kind.__call__(*bound.args, **bound.kwargs)
-            drive.check_done()
+                bridge.replicas = Replicas(self._devices, self._weights, networks)
+            with (
+                self._install(bridge),
+                wrap_networks(networks),
+                scale_skip_guidance_by_row(self.pipe, bound, bridge),
+            ):
+                output = self._pipeline_class.__call__(*bound.args, **bound.kwargs)
+            bridge.check_done()
             return output
         finally:
-            drive.close()
-            if drive.replicas is not None:
-                drive.replicas.close()
+            bridge.close()
+            if bridge.replicas is not None:
+                bridge.replicas.close()
+            # Also after an exception: a run that met a state that is not finite has a solution, which tells where.
             if not quiet:
-                self._solution = drive.solution
-                self._learned.add(drive)
-            drive.release()
+                self._solution = bridge.solution
+                self._records.add(bridge)
+            bridge.release()
 
     @contextmanager
-    def _in_place(self, drive: Drive) -> Iterator[None]:
-        """Put the stand-in where the scheduler is; not by setattr, which would write it into the pipeline's config."""
+    def _install(self, bridge: LoopBridge) -> Iterator[None]:
+        """Put the stand-in in the scheduler's place, and make the bridge the active one of this thread."""
+        # Not by setattr: a pipeline writes components that are set into its configuration.
         attributes = vars(self.pipe)
         scheduler = attributes["scheduler"]
-        attributes["scheduler"] = drive.scheduler
-        token = ACTIVE.set(drive)
-        self._drive = drive
+        attributes["scheduler"] = bridge.scheduler
+        token = ACTIVE_BRIDGE.set(bridge)
+        self._bridge = bridge
         try:
             yield
         finally:
-            self._drive = None
-            ACTIVE.reset(token)
+            self._bridge = None
+            ACTIVE_BRIDGE.reset(token)
             attributes["scheduler"] = scheduler
 
-    def bar(self, iterable: Any = None, total: int | None = None) -> Any:
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Return the progress bar of the pipeline's loop."""
-        if self._drive is None:
-            return self._kind.progress_bar(self.pipe, iterable, total)
-        with shown(self.pipe, self.progress):
-            bar = self._kind.progress_bar(self.pipe, total=len(iterable) if total is None else total)
-        return LoopBar(bar, self._drive, iterable)
+        if self._bridge is None:
+            return self._pipeline_class.progress_bar(self.pipe, iterable, total)
+        # The bar gets a length and not the iterable, because tqdm would count passes.
+        with override_progress(self.pipe, self.progress):
+            bar = self._pipeline_class.progress_bar(self.pipe, total=len(iterable) if total is None else total)
+        return LoopBar(bar, self._bridge, iterable)
 
     @property
     def running(self) -> bool:
         """True while the engine drives the pipeline's loop."""
-        return self._drive is not None and self._drive.running is not None and not self._drive.done
+        return self._bridge is not None and self._bridge.running is not None and not self._bridge.done

@@ -1,57 +1,61 @@
-"""Times and iterations of a pipeline's calls, and the plans that an advisor makes of them."""
+"""Times and iterations recorded from a pipeline's calls, and the plans made from them."""
 
 import statistics
 from typing import final
 
 import parareal
 from parareal.driver import Advisor
-from parareal_diffusers._pipelines.loop import Drive
+from parareal_diffusers._pipelines.loop import LoopBridge
 from parareal_diffusers._pipelines.settings import Settings
 
 
 @final
-class Learned:
-    """The passes of all calls so far, iterations by number of steps, and the plans that were made of them."""
+class CallRecords:
+    """The passes of all calls so far, the iterations by number of steps, and the plans made from both."""
 
     def __init__(self) -> None:
-        self.took: dict[int, list[float]] = {}
-        """seconds of passes, by rows"""
-        self.made: dict[int, dict[int, list[int]]] = {}
-        """by steps: iterations at the last boundary, by the slices of the newest call"""
+        self.pass_times: dict[int, list[float]] = {}
+        """durations of passes in seconds, by number of rows"""
+        self.iterations: dict[int, dict[int, list[int]]] = {}
+        """by number of steps, for the newest call: iterations at the last boundary per sample, by number of slices"""
         self.plans: dict[int, parareal.Plan] = {}
-        """by steps; later calls follow them"""
-        self.steps = 0
-        """of the last call that came to its end"""
+        """by number of steps; later calls follow them"""
+        self.num_steps = 0
+        """the number of steps of the last call that ended regularly"""
 
-    def add(self, drive: Drive) -> None:
-        """Record times and iterations; the iterations of a call in one slice count only if no others are known."""
-        for rows, seconds in drive.took.items():
-            self.took.setdefault(rows, []).extend(seconds)
-        solution = drive.solution
-        if solution is None or solution.slice_iterations[-1].min() < 0:  # its last boundary was never reached
+    def add(self, bridge: LoopBridge) -> None:
+        """Record the times and iterations of a call.
+
+        A call in one slice needs no iterations, so that its count is recorded only if there is no other.
+        """
+        for rows, seconds in bridge.pass_times.items():
+            self.pass_times.setdefault(rows, []).extend(seconds)
+        solution = bridge.solution
+        if solution is None or solution.slice_iterations[-1].min() < 0:  # the last boundary was never reached
             return
-        self.steps, slices = drive.steps, len(solution.slice_iterations)
-        if slices > 1 or drive.steps not in self.made:
-            self.made[drive.steps] = {slices: [int(n) for n in solution.slice_iterations[-1]]}
+        self.num_steps, slices = bridge.num_steps, len(solution.slice_iterations)
+        if slices > 1 or bridge.num_steps not in self.iterations:
+            self.iterations[bridge.num_steps] = {slices: [int(n) for n in solution.slice_iterations[-1]]}
 
-    def plan(self, given: Settings) -> parareal.Plan:
-        """Return what pays for calls like the last one, simulated, and keep it.
+    def plan(self, settings: Settings) -> parareal.Plan:
+        """Return the simulated plan for calls like the last one, and keep it for later calls.
 
         Raises:
-            ValueError: before a call has come to its end.
+            ValueError: before a call has ended regularly.
         """
-        made = self.made.get(self.steps)
-        if made is None or not self.took:
-            raise ValueError("plan learns from a call what passes take: call the pipeline once before")
-        (numbers,) = made.values()
-        medians = {rows: statistics.median_low(times) for rows, times in self.took.items()}
-        # the first pass of all, of the fewest rows, warms up: it is not taken to be slower than those of more rows
+        iterations = self.iterations.get(self.num_steps)
+        if iterations is None or not self.pass_times:
+            raise ValueError("plan needs the times and iterations of a call: call the pipeline once before")
+        (numbers,) = iterations.values()
+        medians = {rows: statistics.median_low(times) for rows, times in self.pass_times.items()}
+        # The very first pass includes warm-up. It has the fewest rows, so its time is cut to that of more rows.
         curve = {rows: min(medians[more] for more in medians if more >= rows) for rows in medians}
-        plan = self.plans[self.steps] = Advisor(made).advise(
-            self.steps,
+        plan = self.plans[self.num_steps] = Advisor(iterations).advise(
+            self.num_steps,
             batch_time=parareal.BatchTime.of(curve),
             samples=len(numbers),
-            schedule=given.schedule,
-            window=given.window,  # larger batches are made in parts, in the pass whose time is known
+            schedule=settings.schedule,
+            # No max_batch: a pass that is made in several calls has been timed as a whole.
+            window=settings.window,
         )
         return plan

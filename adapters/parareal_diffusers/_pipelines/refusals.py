@@ -1,4 +1,4 @@
-"""Refusals before any work, of calls that would silently give wrong pictures: each names the reason and the way out."""
+"""Refusals, before any work, of calls that would silently give wrong images; each names the reason and the remedy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,109 +7,121 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from parareal_diffusers._pipelines.families import Family
-from parareal_diffusers._pipelines.settings import Settings, loop_method
+from parareal_diffusers._pipelines.settings import Settings, set_up_loop
 from parareal_diffusers._pipelines.stand_ins.network import is_compiled
 from parareal_diffusers._pipelines.stand_ins.replicas import check_replicable
-from parareal_diffusers._pipelines.stand_ins.scheduler import with_steps
+from parareal_diffusers._pipelines.stand_ins.scheduler import copy_with_steps
 from parareal_diffusers._sampling.noise_source import check_own_noise
 from parareal_diffusers._schedulers.native import check_known
 
 
 def check_pipeline(pipe: Any) -> None:
-    """Raise unless a pipeline may be parallelized, whatever it is called with."""
+    """Raise `TypeError` or `ValueError` unless a pipeline can be parallelized, whatever its arguments."""
     if not isinstance(pipe, DiffusionPipeline):
-        raise TypeError(f"parallelize takes a pipeline of diffusers, not {type(pipe).__name__}")
+        raise TypeError(f"pipe must be a pipeline of diffusers, not {type(pipe).__name__}")
     if hasattr(type(pipe), "_parareal_handle"):
-        raise ValueError("the pipeline is parallelized already: call disable() of that handle before")
+        raise ValueError("the pipeline is parallelized already: call disable() of its handle first")
     if getattr(pipe, "scheduler", None) is None:
-        raise ValueError(f"{type(pipe).__name__} has no scheduler, whose steps could be made in parallel")
+        raise ValueError(
+            f"{type(pipe).__name__} has no component called scheduler, whose steps could be made in parallel: give it "
+            "one"
+        )
     check_known(pipe.scheduler)
 
 
-def check_call(pipe: Any, family: Family, given: Mapping[str, Any], devices: bool) -> None:
-    """Raise `ValueError` for a call that cannot be right; `devices`, on several."""
+def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices: bool) -> None:
+    """Raise `ValueError` for an unsupported call; `devices` says whether it runs on several devices.
+
+    Everything is checked again in each call, because the user may replace components of the pipeline between calls.
+    """
     check_known(pipe.scheduler)
     for name in family.networks:
         network: Any = getattr(pipe, name, None)
         check_network(name, network)
         if devices:
             check_replicable(name, network, is_compiled(network))
+    # The first reason is raised. Those of the arguments come before those of the pipeline's family.
     reasons = [
-        _old_callback(given),
-        _callback_object(given),
-        _callback_inputs(given),
-        *(refuse(pipe, given) for refuse in family.refusals),
+        _legacy_callback(arguments),
+        _callback_object(arguments),
+        _callback_inputs(arguments),
+        *(refusal(pipe, arguments) for refusal in family.refusals),
     ]
     for reason in filter(None, reasons):
         raise ValueError(f"{type(pipe).__name__}: {reason}")
 
 
 def check_network(name: str, network: Any) -> None:
-    """Raise `ValueError` for a network that remembers something from step to step."""
+    """Raise `ValueError` for a network that stores something from step to step."""
     if not isinstance(network, torch.nn.Module):
         raise ValueError(f"the {name} must be a torch module, not {type(network).__name__}")
-    network = getattr(network, "_orig_mod", network)
+    network = getattr(network, "_orig_mod", network)  # of a module returned by `torch.compile`
+    # `is_cache_enabled` is set by `enable_cache`. Caches applied by a function leave only their hooks.
     cached = getattr(network, "is_cache_enabled", False)
-    if cached or any(_remembers(module) for module in network.modules()):
+    if cached or any(_has_step_cache(module) for module in network.modules()):
         raise ValueError(
-            f"the {name} keeps outputs from step to step (a step cache), and passes are not steps: call its "
-            "disable_cache() first"
+            f"the {name} reuses outputs from step to step (a step cache), but in parallel in time one call holds rows "
+            "of several steps: call its disable_cache() first"
         )
+    # accelerate and diffusers replace `forward` for their hooks, too, and leave an attribute behind.
     replaced = "forward" in vars(network) and not hasattr(network, "_hf_hook")
     if replaced and not hasattr(network, "_diffusers_hook"):
         raise ValueError(
-            f"the {name}'s forward has been replaced, as step caches do (DeepCache, cache-dit and the like): take that "
-            "off first"
+            f"the {name}'s forward has been replaced, as step caches do (DeepCache, cache-dit and similar): remove "
+            "the replacement first"
         )
 
 
 def check_scheduler(
     settings: Settings, step_options: Mapping[str, Any], scheduler: Any, steps: int, dtype: torch.dtype
 ) -> None:
-    """Raise errors that speak against a scheduler, with a number of steps and a network's dtype.
+    """Raise `TypeError` or `ValueError` for an unsupported scheduler, number of steps or network dtype.
 
     Errors of the scheduler's own code are left to the pipeline's call, which raises them too.
     """
+    # Flow schedulers with dynamic shifting need a shift, which the pipeline computes from the size of the image. It
+    # changes no check, so any value serves.
     options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting", False) else {}
     try:
-        prepared = with_steps(scheduler, steps, **options)
+        scheduler = copy_with_steps(scheduler, steps, **options)
     except Exception:
         return
-    method = loop_method(settings, step_options, prepared, 0, len(prepared.timesteps), whole=True)
-    check_own_noise(method.fine, dtype, torch.promote_types(dtype, torch.float32))
+    setup = set_up_loop(settings, step_options, scheduler, 0, len(scheduler.timesteps), one_slice=True)
+    check_own_noise(setup.fine, dtype, torch.promote_types(dtype, torch.float32))
 
 
-def _remembers(module: torch.nn.Module) -> bool:
-    """Return whether one of diffusers' hooks on a module has a state, as those of step caches have."""
+def _has_step_cache(module: torch.nn.Module) -> bool:
+    """Return whether one of diffusers' hooks on a module has a state, which is the mark of a step cache."""
     registry = getattr(module, "_diffusers_hook", None)
     return registry is not None and any(getattr(hook, "_is_stateful", False) for hook in registry.hooks.values())
 
 
-def _old_callback(given: Mapping[str, Any]) -> str | None:
-    if given.get("callback") is None:
+def _legacy_callback(arguments: Mapping[str, Any]) -> str | None:
+    if arguments.get("callback") is None:
         return None
-    return "callback is given the loop's latents, which are rows of many steps: use callback_on_step_end"
+    return "callback would receive the loop's latents, which are rows of many steps: use callback_on_step_end"
 
 
-def _callback_object(given: Mapping[str, Any]) -> str | None:
+def _callback_object(arguments: Mapping[str, Any]) -> str | None:
     from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-    callback = given.get("callback_on_step_end")
+    # A plain function may change things as well, which only its call shows: `StepCallback` watches for that.
+    callback = arguments.get("callback_on_step_end")
     if not isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
         return None
     return (
-        f"{type(callback).__name__} changes the pipeline at a step, and passes are not steps: use a function that only "
-        "looks, or sample without parallelize"
+        f"{type(callback).__name__} changes the pipeline at a step, but in parallel in time all steps use the same "
+        "settings: use a function that changes nothing, or sample without parallelize"
     )
 
 
-def _callback_inputs(given: Mapping[str, Any]) -> str | None:
-    asked = given.get("callback_on_step_end_tensor_inputs") or ["latents"]
-    if given.get("callback_on_step_end") is None or set(asked) <= {"latents"}:
+def _callback_inputs(arguments: Mapping[str, Any]) -> str | None:
+    names = arguments.get("callback_on_step_end_tensor_inputs") or ["latents"]
+    if arguments.get("callback_on_step_end") is None or set(names) <= {"latents"}:
         return None
-    more = ", ".join(name for name in asked if name != "latents")
+    others = ", ".join(name for name in names if name != "latents")
     return (
-        f"callback_on_step_end_tensor_inputs asks for {more}, which are the same in every step unless the callback "
-        "changes them by the step, and passes are not steps: ask for latents only, which it may look at, or sample "
-        "without parallelize (handle.disable())"
+        f"callback_on_step_end_tensor_inputs asks for {others}, which are the same in every step unless the callback "
+        "changes them, and in parallel in time all steps use the same: ask for latents only, which the callback may "
+        "read, or sample without parallelize (handle.disable())"
     )

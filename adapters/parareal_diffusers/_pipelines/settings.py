@@ -1,4 +1,4 @@
-"""How a loop is sampled: the keywords of `parallelize`, and the solvers, grid and slices that a loop makes of them."""
+"""Settings of a parallelized pipeline, and the solvers, grid and slices that they give for one loop."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, final
 import parareal
 from parareal.driver import SCHEDULES, divide_grid, one_of, optional_whole_number, whole_number
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
+from parareal_diffusers._pipelines.stand_ins.replicas import check_devices
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
 from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
 from parareal_diffusers._schedulers.fallback import AnyScheduler
@@ -21,7 +21,7 @@ from parareal_diffusers._solvers.solver import Solver
 @final
 @dataclass(frozen=True)
 class Settings:
-    """How to sample: the keywords of `parallelize`, which says what they mean."""
+    """The keywords of `parallelize` that determine a solve; they are documented there."""
 
     slices: int | str = "auto"
     boundaries: Sequence[int] | None = None
@@ -38,7 +38,10 @@ class Settings:
     devices: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raise `TypeError` or `ValueError` for what no call of a pipeline could mend."""
+        """Raise `TypeError` or `ValueError` for values that are invalid for every call of a pipeline.
+
+        The number of steps is known only in a call, so that `set_up_loop` checks the rest.
+        """
         if isinstance(self.slices, str):
             one_of("slices", self.slices, ("auto", "sqrt", "steps"))
         else:
@@ -54,15 +57,15 @@ class Settings:
             check_known(self.coarse)
         criterion_of(self.criterion, self.tolerance, 1)
         sizes_of(self.pad_batch, self.max_batch)
-        checked_devices(self.devices)
+        check_devices(self.devices)
 
     @property
-    def open(self) -> bool:
-        """True where a plan may say how many slices there are."""
+    def follows_plans(self) -> bool:
+        """True if a plan may choose the number of slices."""
         return self.slices == "auto" and self.boundaries is None and self.levels is None
 
-    def following(self, plan: parareal.Plan) -> "Settings":
-        """Return these as a plan completes them; where it advises against slices, one slice, run to its end."""
+    def apply_plan(self, plan: parareal.Plan) -> "Settings":
+        """Return these settings completed by a plan; one slice, run to its end, if it advises against slices."""
         if not plan.worthwhile:
             return replace(self, slices=1, criterion=parareal.Iterations(1), max_iterations=None)
         until = plan.speculate_until if self.speculate_until is None else self.speculate_until
@@ -71,47 +74,58 @@ class Settings:
 
 @final
 @dataclass(frozen=True)
-class LoopMethod:
-    """The solvers of one loop, its grid, and the nodes between which it goes."""
+class LoopSetup:
+    """The solvers of one loop, its grid, and its slice boundaries."""
 
     fine: Solver
     coarse: Solver
     grid: Grid
     first: int
+    """the node at which the loop starts; above 0 for image-to-image, for example"""
     edges: list[int]
+    """the nodes of the slice boundaries, from `first` to the end of the loop"""
 
     @property
-    def steps(self) -> int:
-        """The number of steps that the loop would make by itself."""
+    def num_steps(self) -> int:
+        """The number of steps that the unmodified loop would make."""
         return self.edges[-1] - self.first
 
 
-def loop_method(
-    settings: Settings, step_options: Mapping[str, Any], scheduler: Any, first: int, last: int, whole: bool = False
-) -> LoopMethod:
-    """Return how the steps from `first` to `last` of a scheduler are sampled; `whole`, all in one slice.
+def set_up_loop(
+    settings: Settings, step_options: Mapping[str, Any], scheduler: Any, first: int, last: int, one_slice: bool = False
+) -> LoopSetup:
+    """Return the solvers, grid and boundaries for the steps from `first` to `last` of a scheduler.
 
-    `step_options` are those that its `step` will be given, as `eta`.
+    Args:
+        settings: the settings of the call.
+        step_options: options that the pipeline passes to the scheduler's `step`, such as `eta`.
+        scheduler: with its timesteps set, before its first step.
+        first, last: the nodes at which the loop starts and ends.
+        one_slice: whether to ignore the settings' slices and make one of all steps.
 
     Raises:
-        TypeError, ValueError: what speaks against it, with a sentence that says what to change.
+        TypeError, ValueError: if the combination is unsupported; the message says what to change.
     """
     scheduler = prepared(scheduler, None)
     fine = solver_of(scheduler)
     if isinstance(fine, DDIM):
-        given = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
-        fine = DDIM(scheduler, **{k: v for k, v in given.items() if v is not None})
+        ddim_options = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
+        fine = DDIM(scheduler, **{k: v for k, v in ddim_options.items() if v is not None})
     if isinstance(fine, AnyScheduler):
-        fine = AnyScheduler(scheduler, _taken(scheduler, step_options))
+        fine = AnyScheduler(scheduler, _select_options(scheduler, step_options))
     if isinstance(fine, LMS) and first:
+        # The scheduler applies its weights of fourth order to the one slope that it has. The native solver begins with
+        # first order, so that the two would differ.
         raise ValueError(
-            f"LMSDiscreteScheduler, begun at step {first} as here, uses weights for slopes that it does not have yet "
-            "(docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
+            f"LMSDiscreteScheduler, started at step {first} as in this call, uses weights for slopes that it does not "
+            "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
     fine.check(grid)
     coarse.suits(grid)
+    # The node whose state each step starts from. Steps of singlestep methods come in cycles, whose inner steps start
+    # from the state at the cycle's first node. The loop must begin with a cycle.
     bases = list(fine.bases(grid))[first:last]
     if not bases:
         raise ValueError("the pipeline's call leaves no step to make: use more steps, or a larger strength")
@@ -120,26 +134,31 @@ def loop_method(
             f"the loop would begin at step {first}, within a cycle of {type(scheduler).__name__}: use another "
             "strength or number of steps"
         )
-    if whole:
-        return LoopMethod(fine, coarse, grid, first, [first, last])
+    if one_slice:
+        return LoopSetup(fine, coarse, grid, first, [first, last])
+    # Boundaries count from the first step that the loop makes, as documented in `parallelize`.
     edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
-    return LoopMethod(fine, coarse, grid, first, [first + n for n in edges])
+    return LoopSetup(fine, coarse, grid, first, [first + n for n in edges])
 
 
-def _taken(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the options that a scheduler's step takes."""
-    takes = inspect.signature(scheduler.step).parameters.keys() - {"generator", "return_dict"}
-    return {name: value for name, value in options.items() if value is not None and name in takes}
+def _select_options(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a scheduler's `step` accepts and that are set."""
+    accepted = inspect.signature(scheduler.step).parameters.keys() - {"generator", "return_dict"}
+    return {name: value for name, value in options.items() if value is not None and name in accepted}
 
 
 def check_options(fine: Solver, options: dict[str, Any]) -> None:
-    """Raise `ValueError` for options of a scheduler's step that the solver does not have."""
-    known: dict[str, Any] = {"generator": None}
+    """Raise `ValueError` for options of a scheduler's `step` that the solver does not have."""
+    supported: dict[str, Any] = {"generator": None}
     if isinstance(fine, DDIM):
-        known |= {"eta": fine.eta, "use_clipped_model_output": fine.use_clipped_model_output}
+        supported |= {"eta": fine.eta, "use_clipped_model_output": fine.use_clipped_model_output}
     if isinstance(fine, AnyScheduler):
-        known |= {name: p.default for name, p in inspect.signature(fine.scheduler.step).parameters.items()}
-        known |= fine.options
-    wrong = [key for key, value in options.items() if key != "generator" and (value or 0) != (known.get(key) or 0)]
+        supported |= {name: p.default for name, p in inspect.signature(fine.scheduler.step).parameters.items()}
+        supported |= fine.options
+    # An option at its default changes nothing: None, 0 and False are all accepted for one that is not set.
+    wrong = [k for k, value in options.items() if k != "generator" and (value or 0) != (supported.get(k) or 0)]
     if wrong:
-        raise ValueError(f"step options {', '.join(wrong)} cannot be honoured in parallel in time: leave them out")
+        raise ValueError(
+            f"the options {', '.join(wrong)} of the scheduler's step are unsupported in parallel in time: leave them "
+            "out"
+        )

@@ -10,7 +10,7 @@ import parareal
 from parareal.driver import Options, Problem, Run
 from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.running import Listener, RunningLoop
-from parareal_diffusers._pipelines.settings import LoopMethod, Settings, check_options
+from parareal_diffusers._pipelines.settings import LoopSetup, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._sampling.coarse_stepper import propagators
 from parareal_diffusers._sampling.noise_source import check_generator, noise_of
@@ -19,62 +19,69 @@ from parareal_diffusers._sampling.options import criterion_of
 
 @final
 class WaitingLoop:
-    """The loop before its first `step`: all parts of a run but its states.
+    """The loop before its first `step`, with all parts of a run except for its states.
 
-    The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its `step` shows
-    the states, the network's dtype and the generator, so that the run is made there, by `begun`.
+    The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its call of
+    `step` shows the states, the network's dtype and the generator, so that `start` makes the run there.
 
     Args:
-        scheduler: the pipeline's, with its timesteps set and nothing begun.
-        settings: how to sample.
-        method: solvers and boundaries.
-        note: a sentence for the solution's message.
+        scheduler: the pipeline's own, with its timesteps set and before its first step.
+        settings: the settings of the call.
+        setup: solvers, grid and boundaries.
+        note: a sentence to add to the solution's message.
     """
 
     done = False
 
-    def __init__(self, scheduler: Any, settings: Settings, method: LoopMethod, note: str = ""):
-        self.scheduler, self.settings, self.method, self.note = scheduler, settings, method, note
-        self.rows = LatentRows.first(len(scheduler.timesteps) - method.first)
+    def __init__(self, scheduler: Any, settings: Settings, setup: LoopSetup, note: str = ""):
+        self.scheduler, self.settings, self.setup, self.note = scheduler, settings, setup, note
+        self.rows = LatentRows.first_pass(len(scheduler.timesteps) - setup.first)
 
-    def scaled(self, latents: Tensor) -> Tensor:
+    def scale_input(self, latents: Tensor) -> Tensor:
         """Return latents divided by the input scale of the first node."""
-        scale = self.method.grid.input_scale
-        return latents if scale is None else latents / scale[self.method.first].to(latents.device)
+        scale = self.setup.grid.input_scale
+        return latents if scale is None else latents / scale[self.setup.first].to(latents.device)
 
-    def begun(
+    def start(
         self, latents: Tensor, output_dtype: torch.dtype, options: dict[str, Any], listeners: Sequence[Listener]
     ) -> RunningLoop:
-        """Return the loop with its run, from the arguments of its first `step`.
+        """Return the running loop, made from the arguments of the first `step`.
 
         Args:
-            latents: of the first pass, all samples.
-            output_dtype: of the network's output.
-            options: keyword arguments of `step`, as a generator.
-            listeners: as of `RunningLoop`.
+            latents: the latents of the first pass, all samples.
+            output_dtype: the dtype of the network's output.
+            options: keyword arguments of `step`, such as a generator.
+            listeners: as for `RunningLoop`.
+
+        Raises:
+            TypeError, ValueError: if an option or the generator is unsupported.
         """
-        method = self.method
-        check_options(method.fine, options)
+        setup = self.setup
+        check_options(setup.fine, options)
         generator = options.get("generator")
+        # States are at least float32 even if the latents are half precision: corrections subtract nearly equal states.
         initial = latents.to(torch.promote_types(latents.dtype, torch.float32))
         check_generator(generator, initial)
-        steps = range(method.first, method.edges[-1])
-        random = noise_of(method.fine, method.grid, initial, generator, output_dtype, steps)
+        # Noise is drawn for the steps that the loop makes, in its order, so that the generator ends in the same state.
+        steps = range(setup.first, setup.edges[-1])
+        random = noise_of(setup.fine, setup.grid, initial, generator, output_dtype, steps)
         run = self._run(initial, random)
         timesteps = self.scheduler.timesteps.to(latents.device)
-        return RunningLoop(run, method, timesteps, initial, latents.dtype, random, listeners, self.note)
+        return RunningLoop(run, setup, timesteps, initial, latents.dtype, random, listeners, self.note)
 
     def _run(self, initial: Tensor, random: NoiseSource | None) -> Run:
-        method, settings = self.method, self.settings
-        criterion = criterion_of(settings.criterion, settings.tolerance, method.steps)
-        grid = method.grid.to(initial.device)
-        pair = propagators(method.fine, method.coarse, grid, _network, random, initial, criterion)
-        problem = Problem.checked(*pair, initial, method.edges, 1, levels=settings.levels)
+        setup, settings = self.setup, self.settings
+        criterion = criterion_of(settings.criterion, settings.tolerance, setup.num_steps)
+        grid = setup.grid.to(initial.device)
+        # The engine yields evaluations and never calls `_network`.
+        pair = propagators(setup.fine, setup.coarse, grid, _network, random, initial, criterion)
+        problem = Problem.checked(*pair, initial, setup.edges, 1, levels=settings.levels)
         options = Options(
             criterion=criterion,
             max_iterations=settings.max_iterations,
             schedule=settings.schedule,
-            executor=parareal.BatchedExecutor(),  # the gate keeps to max_batch: passes stay as few as they can be
+            # Without a bound: `NetworkBatch` keeps to max_batch, so that the loop makes as few passes as possible.
+            executor=parareal.BatchedExecutor(),
             window=settings.window,
             speculate_until=settings.speculate_until,
         )
@@ -83,4 +90,4 @@ class WaitingLoop:
 
 def _network(*_: Any) -> Any:
     """Stand for the network in the engine's propagators, whose evaluations the pipeline's loop makes."""
-    raise RuntimeError("the pipeline's loop calls the network")
+    raise RuntimeError("the pipeline's loop calls the network; please report this")

@@ -1,7 +1,16 @@
-"""A gate in front of a pipeline's network: it lets the network see the rows that the loop carries.
+"""Wrappers around a pipeline's networks, which let a network see the rows that the loop carries.
 
-The loop's latents are rows of several samples and timesteps; what the pipeline computed before its loop, embeddings and
-the like, has something for each sample. The gate gathers it for the rows, by the argument's name.
+Who calls whom in one pass of a parallelized pipeline:
+
+1. The pipeline's loop calls its network as usual. Its latents are rows of several samples and timesteps; embeddings
+   and other conditioning were computed before the loop and hold one entry per sample.
+2. The network's `NetworkWrapper` looks up the active `LoopBridge`, and reads from it which rows the latents are.
+3. `NetworkBatch` gathers the conditioning for those rows, and calls the network itself, or its copies on several
+   devices (`Replicas`).
+4. The output goes back to the pipeline, which applies guidance and calls `scheduler.step`.
+
+The active bridge is held in a context variable, because two pipelines may share a network and run in two threads: each
+thread has its own value, and calls from a thread without one pass through unchanged.
 """
 
 import inspect
@@ -13,87 +22,98 @@ from typing import Any, Protocol, final
 
 from torch import nn
 
-from parareal_diffusers._pipelines.stand_ins.batch import NetworkBatch, by_name
+from parareal_diffusers._pipelines.stand_ins.batch import NetworkBatch, restore_positional
 from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 
 
-class Driver(Protocol):
-    """The source of the rows, devices and batch sizes: `Drive`."""
+class NetworkBridge(Protocol):
+    """The part of `LoopBridge` that a wrapped network uses."""
 
     @property
     def rows(self) -> LatentRows | None:
-        """The rows; None before the loop, and after it."""
+        """The rows that the loop's latents are; None before and after the loop."""
         ...
 
     @property
     def replicas(self) -> Replicas | None:
-        """The networks on several devices; None for one."""
+        """The networks on several devices; None if they run on the pipeline's own."""
         ...
 
-    def sizes(self, copies: int) -> tuple[int | None, list[int]]:
-        """Return the most rows of one call and the sizes to fill calls up to; a call holds each row `copies` times."""
+    def batch_limits(self, copies: int) -> tuple[int | None, list[int]]:
+        """Return the most rows of one call and the sizes to pad calls to, for `copies` guidance copies of each row."""
         ...
 
 
-ACTIVE: ContextVar[Driver | None] = ContextVar("parareal_driver", default=None)
-"""the driver of the pipeline that runs in this thread"""
-_LOCK = threading.Lock()
+ACTIVE_BRIDGE: ContextVar[NetworkBridge | None] = ContextVar("parareal_bridge", default=None)
+"""the bridge of the pipeline call that runs in this thread"""
+_INSTALL_LOCK = threading.Lock()
+"""guards the installation of wrappers, since networks may be shared among pipelines in several threads"""
 
 
 @contextmanager
-def outside() -> Iterator[None]:
-    """Let a user's function run as if no pipeline did: what it calls has its own rows."""
-    token = ACTIVE.set(None)
+def suspend_bridge() -> Iterator[None]:
+    """Run a user's function as if no pipeline call were active.
+
+    The function may call another pipeline that shares a network with this one. That call has rows of its own, and must
+    not be given the rows of this one.
+    """
+    token = ACTIVE_BRIDGE.set(None)
     try:
         yield
     finally:
-        ACTIVE.reset(token)
+        ACTIVE_BRIDGE.reset(token)
 
 
 @final
-class Gate:
-    """Stands before a module's call; for a thread in which no pipeline is driven it is not there.
+class NetworkWrapper:
+    """A replacement for a module's call; transparent unless a bridge is active in the current context.
 
     Args:
         module: the network.
-        inner: what calling the module did before.
+        original_call: the callable that the module's `__call__` has used so far.
     """
 
-    def __init__(self, module: nn.Module, inner: Callable[..., Any]):
-        original = getattr(module, "_orig_mod", module)  # of a compiled one
-        self.positional = list(inspect.signature(type(original).forward).parameters)[1:]
-        self.module, self.name, self.inner, self.users = module, type(original).__name__, inner, 0
+    def __init__(self, module: nn.Module, original_call: Callable[..., Any]):
+        original = getattr(module, "_orig_mod", module)  # of a module returned by `torch.compile`
+        self.parameters = list(inspect.signature(type(original).forward).parameters)[1:]  # without self
+        self.module, self.name, self.original_call = module, type(original).__name__, original_call
+        self.users = 0
+        """the number of running pipeline calls that have installed this wrapper"""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module for the rows that the driver names."""
-        driver = ACTIVE.get()
-        rows = None if driver is None else driver.rows
-        if driver is None or rows is None:
-            return self.inner(*args, **kwargs)
-        positional = self.positional[: len(args)]
+        """Call the module for the rows that the active bridge names."""
+        bridge = ACTIVE_BRIDGE.get()
+        rows = None if bridge is None else bridge.rows
+        # Without rows the loop is not running: the call belongs to a pipeline that is not parallelized, or to this
+        # one outside its loop.
+        if bridge is None or rows is None:
+            return self.original_call(*args, **kwargs)
+        positional = self.parameters[: len(args)]
         batch = NetworkBatch(self.name, rows, {**dict(zip(positional, args, strict=True)), **kwargs})
-        most, sizes = driver.sizes(batch.copies)
-        if driver.replicas is None:
-            return batch.weighted(batch.run(by_name(self.inner, positional), most, sizes))
-        return batch.weighted(batch.run_on(driver.replicas, self.module, positional, most, sizes))
+        max_rows, pad_sizes = bridge.batch_limits(batch.copies)
+        if bridge.replicas is None:
+            call = restore_positional(self.original_call, positional)
+            return batch.apply_scale(batch.run(call, max_rows, pad_sizes))
+        return batch.apply_scale(batch.run_on(bridge.replicas, self.module, positional, max_rows, pad_sizes))
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Say whether a module is compiled, in place or not."""
+    """Return whether a module is compiled, by `module.compile()` or by `torch.compile(module)`."""
     call = module.__dict__.get("_compiled_call_impl")
-    call = call.inner if isinstance(call, Gate) else call
+    call = call.original_call if isinstance(call, NetworkWrapper) else call
     return hasattr(module, "_orig_mod") or call not in (None, module._call_impl)
 
 
 @contextmanager
-def gated(modules: list[nn.Module]) -> Iterator[None]:
-    """Put gates in front of modules, and take them away again.
+def wrap_networks(modules: list[nn.Module]) -> Iterator[None]:
+    """Install wrappers around modules, and remove them at the end.
 
-    The gate takes the place that `nn.Module.compile` uses, outside a module's hooks and whatever replaces its
-    `forward`: offloading and compiled networks see the rows. Pipelines that share a network share its gate.
+    `nn.Module.__call__` calls the attribute `_compiled_call_impl` if there is one; `nn.Module.compile` sets it. The
+    wrapper takes this place because it lies outside a module's hooks and outside any replacement of its `forward`.
+    So offloading hooks and compiled networks see the gathered rows.
     """
-    with ExitStack() as stack:  # an error at one module takes the gates of those before away
+    with ExitStack() as stack:  # if one module fails, the wrappers of the modules before it are removed
         for module in modules:
             _install(module)
             stack.callback(_remove, module)
@@ -101,19 +121,22 @@ def gated(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _install(module: nn.Module) -> None:
-    with _LOCK:
-        gate = module.__dict__.get("_compiled_call_impl")
-        if not isinstance(gate, Gate):
-            gate = Gate(module, module._call_impl if gate is None else gate)
-            module.__dict__["_compiled_call_impl"] = gate
-        gate.users += 1
+    """Wrap a module, or count one more user if another pipeline call has wrapped it already."""
+    with _INSTALL_LOCK:
+        wrapper = module.__dict__.get("_compiled_call_impl")
+        if not isinstance(wrapper, NetworkWrapper):
+            wrapper = NetworkWrapper(module, module._call_impl if wrapper is None else wrapper)
+            module.__dict__["_compiled_call_impl"] = wrapper
+        wrapper.users += 1
 
 
 def _remove(module: nn.Module) -> None:
-    with _LOCK:
-        gate = module.__dict__["_compiled_call_impl"]
-        gate.users -= 1
-        if not gate.users and gate.inner == module._call_impl:
+    """Count one user less, and restore the module when the last user has left."""
+    with _INSTALL_LOCK:
+        wrapper = module.__dict__["_compiled_call_impl"]
+        wrapper.users -= 1
+        # A module that was not compiled had no such entry: it is deleted, so that the module is as it was.
+        if not wrapper.users and wrapper.original_call == module._call_impl:
             del module.__dict__["_compiled_call_impl"]
-        elif not gate.users:
-            module.__dict__["_compiled_call_impl"] = gate.inner
+        elif not wrapper.users:
+            module.__dict__["_compiled_call_impl"] = wrapper.original_call

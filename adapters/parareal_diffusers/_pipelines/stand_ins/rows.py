@@ -1,4 +1,10 @@
-"""The rows that a pipeline's loop carries as its latents."""
+"""The rows that a pipeline's loop carries in place of its latents.
+
+A *row* is one state of one sample at one node of the grid. A *pass* is one execution of the body of the pipeline's
+loop. In an unmodified pipeline the latents of a pass are all samples at the same timestep. In a parallelized one they
+are the rows that the engine has requested: some samples may be missing, others may occur several times, and
+each row has a timestep of its own.
+"""
 
 from dataclasses import dataclass
 from typing import final
@@ -10,29 +16,29 @@ from torch import Tensor
 @final
 @dataclass(frozen=True)
 class LatentRows:
-    """The rows that the loop's latents are at the moment."""
+    """A description of the rows in the loop's present latents, one entry per row; R is the number of rows."""
 
-    samples: int
-    """how many samples there are in all"""
-    sample: Tensor | None
-    """which sample each row belongs to, int64 of shape (R,); None where the rows are the samples in order"""
-    times: Tensor | None
-    """each row's timestep, shape (R,); None where all have the loop's own"""
-    count: int
-    """R"""
-    steps: int
-    """how many steps there are from the loop's first to the end of its scheduler's timesteps"""
-    numbers: Tensor | None = None
-    """the number of each row's step, counted from the loop's first, int64 of shape (R,); None for 0"""
-    check: bool = False
-    """whether to look if the network is given these timesteps; it costs a wait for the device"""
+    num_samples: int
+    """the number of samples of the whole call"""
+    sample_index: Tensor | None
+    """the sample of each row, int64 of shape (R,); None if the rows are all samples in order"""
+    timesteps: Tensor | None
+    """the timestep of each row, shape (R,); None if all rows have the timestep that the loop iterates"""
+    num_rows: int
+    """R; 0 in the first pass, where the number of samples is not known yet"""
+    num_steps: int
+    """the number of steps from the loop's first one to the end of the scheduler's timesteps"""
+    step_numbers: Tensor | None = None
+    """the number of each row's step, counted from the loop's first one, int64 of shape (R,); None if all are 0"""
+    check_timesteps: bool = False
+    """whether to compare the timesteps given to the network with `timesteps`; this waits for the device"""
 
     @staticmethod
-    def first(steps: int, samples: int = 0) -> "LatentRows":
-        """Return the rows of the loop's first pass, in which it is not known yet how many samples there are."""
-        return LatentRows(samples, None, None, samples, steps)
+    def first_pass(num_steps: int, num_samples: int = 0) -> "LatentRows":
+        """Return the rows of the loop's first pass: all samples in order, at the loop's first timestep."""
+        return LatentRows(num_samples, None, None, num_samples, num_steps)
 
     @property
-    def places(self) -> Tensor:
-        """The number of each row's step, shape (R,), or (1,) where all are 0."""
-        return torch.zeros(1, dtype=torch.int64) if self.numbers is None else self.numbers
+    def step_numbers_or_zero(self) -> Tensor:
+        """The number of each row's step, int64 of shape (R,), or of shape (1,) if all are 0."""
+        return torch.zeros(1, dtype=torch.int64) if self.step_numbers is None else self.step_numbers
