@@ -120,7 +120,7 @@ class Run:
         results = yield from self.runner.ticking()
         if not results and self.runner.idle and not self.done:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
-        self.history.propagated(results, began)
+        self.history.record_propagations(results, began)
         self.wall_time, advanced = time.perf_counter() - began, False
         for request, result, _ in results:
             if request.outer is not None:  # the runner has given it to its inner solve
@@ -139,7 +139,7 @@ class Run:
     def _collect(self, machine: Machine, sample: int) -> None:
         """Record a machine's updates, and release what it does not need any more."""
         for record in machine.updates:
-            self.history.updated(record)
+            self.history.record_update(record)
         machine.updates.clear()
         for slice in machine.newly_done:
             self.runner.forget(sample, slice)

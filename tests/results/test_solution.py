@@ -143,8 +143,8 @@ def _in_place(u, t0, t1):
         ("structure", lambda u, a, b: u[:1], "shape"),
         ("deterministic", lambda u, a, b: u + random.random(), "two results"),
         ("deterministic", _in_place, "changes the state it is given"),
-        ("batched", parareal.vectorized(lambda u, a, b: u - u.mean(0) * a[:, None]), "beside other rows"),
-        ("batched", parareal.vectorized(lambda u, a, b: u + a[0] + 0.1), "beside other rows"),
+        ("batched", parareal.vectorized(lambda u, a, b: u - u.mean(0) * a[:, None]), "among other rows"),
+        ("batched", parareal.vectorized(lambda u, a, b: u + a[0] + 0.1), "among other rows"),
     ],
 )
 def test_check_finds(name, fine, message):
