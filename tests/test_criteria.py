@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, PROBLEMS, euler_box, identical
+from problems import METHODS, PROBLEMS, euler_propagator, identical
 
 import parareal
 
@@ -32,7 +32,7 @@ def test_increment_bounds_every_defect(rate, twist, slices, fine_steps, rtol, fa
     multiplier = complex(rate, twist)
     times = np.linspace(0, 1, slices + 1) ** 1.5
     times = times[::-1] if falling else times
-    fine, coarse = (euler_box(lambda t, u: multiplier * u, n) for n in (fine_steps, 1))
+    fine, coarse = (euler_propagator(lambda t, u: multiplier * u, n) for n in (fine_steps, 1))
     criterion = parareal.Increment(rtol, 0.0, consecutive=consecutive)
     solution = parareal.solve(fine, coarse, 1.0 + 0j, times, criterion=criterion, schedule=schedule)
     assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
@@ -48,7 +48,7 @@ def test_increment_bounds_every_defect(rate, twist, slices, fine_steps, rtol, fa
 def test_superlinear_bound(rate, twist, slices, ratio):
     """Gander and Vandewalle 2007, bounded intervals: |R_F - R_G|^k / k! prod (N - j) max |e_0|, for |R_G| <= 1."""
     multiplier = complex(rate, twist)
-    fine, coarse = euler_box(lambda t, u: multiplier * u, ratio), euler_box(lambda t, u: multiplier * u, 1)
+    fine, coarse = euler_propagator(lambda t, u: multiplier * u, ratio), euler_propagator(lambda t, u: multiplier * u, 1)
     times = np.linspace(0, 1, slices + 1)
     r_f, r_g = fine(1 + 0j, 0.0, times[1]), coarse(1 + 0j, 0.0, times[1])
     if abs(r_g) > 1:
@@ -89,7 +89,7 @@ def test_last_change_is_fooled_and_increment_is_not():
 
 
 def test_last_change_stops_where_increment_goes_on():
-    fine, coarse = (euler_box(lambda t, u: -u, n) for n in (20, 1))
+    fine, coarse = (euler_propagator(lambda t, u: -u, n) for n in (20, 1))
     last = parareal.solve(fine, coarse, 1.0, np.linspace(0, 1, 9), criterion=parareal.LastChange(1e-3))
     assert last.increments[last.iterations, -1, 0] <= 1e-3
     assert last.increments[last.iterations - 1, -1, 0] > 1e-3
@@ -99,7 +99,7 @@ def test_last_change_stops_where_increment_goes_on():
 @pytest.mark.parametrize("name", ["float", "complex", "numpy", "torch", "tuple", "dict"])
 def test_tolerance_is_kept(name, rtol):
     problem = PROBLEMS[name]
-    fine, coarse = (euler_box(problem.rhs, n) for n in (32, 1))
+    fine, coarse = (euler_propagator(problem.rhs, n) for n in (32, 1))
     times = np.linspace(0, 2, 13)
     solution = parareal.solve(fine, coarse, problem.initial, times, criterion=parareal.Tolerance(rtol))
     reference = parareal.sequential(fine, problem.initial, times)
@@ -121,7 +121,7 @@ def test_a_custom_estimator_decides():
         seen.append(evidence)
         return 0.0
 
-    fine, coarse = (euler_box(lambda t, u: -u, n) for n in (8, 1))
+    fine, coarse = (euler_propagator(lambda t, u: -u, n) for n in (8, 1))
     criterion = parareal.Tolerance(1e-3, estimator=estimator)
     solution = parareal.solve(fine, coarse, 1.0, np.linspace(0, 1, 5), criterion=criterion)
     assert solution.iterations == 1
@@ -129,7 +129,7 @@ def test_a_custom_estimator_decides():
 
 
 def test_defect_criterion_is_one_iteration_late():
-    fine, coarse = (euler_box(lambda t, u: u * (1 - u), n) for n in (16, 1))
+    fine, coarse = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (16, 1))
     times = np.linspace(0, 2, 9)
     by_defect = parareal.solve(fine, coarse, 0.1, times, criterion=parareal.Defect(1e-5, 0.0))
     assert by_defect.outcome is parareal.Outcome.CONVERGED
@@ -160,7 +160,7 @@ def test_each_sample_of_a_batch_is_solved_as_if_alone(seed, slices, schedule, li
             return u
 
         if boxed:
-            return euler_box(lambda t, u: u - u * u * u, steps)
+            return euler_propagator(lambda t, u: u - u * u * u, steps)
         return parareal.vectorized(propagate)
 
     fine, coarse, times = propagator(20), propagator(1), np.linspace(0, 2, slices + 1)
@@ -232,7 +232,7 @@ def test_norms_see_nan_and_survive_small_and_large_numbers(norm):
         parareal.solve(spoil, lambda u, a, b: u, state, [0, 1, 2], criterion=parareal.Increment(norm=norm))
     for scale in (1e-30, 1e30):
         start = torch.tensor([scale, 2 * scale])
-        fine, coarse = (euler_box(lambda t, u: -u, n) for n in (16, 1))
+        fine, coarse = (euler_propagator(lambda t, u: -u, n) for n in (16, 1))
         criterion = parareal.Increment(1e-4, 0.0, norm=norm)
         solution = parareal.solve(fine, coarse, start, np.linspace(0, 1, 9), criterion=criterion)
         answer = parareal.sequential(fine, start, np.linspace(0, 1, 9)).final_state
@@ -268,7 +268,7 @@ def test_the_solution_as_guess_gives_no_increments(name, schedule):
     calls = []
 
     def logged(steps):
-        box = euler_box(problem.rhs, steps)
+        box = euler_propagator(problem.rhs, steps)
 
         def propagate(u, t0, t1):
             calls.append(steps)
@@ -277,7 +277,7 @@ def test_the_solution_as_guess_gives_no_increments(name, schedule):
         return propagate
 
     times = np.linspace(0, 2, 7)
-    reference = parareal.sequential(euler_box(problem.rhs, 10), problem.initial, times)
+    reference = parareal.sequential(euler_propagator(problem.rhs, 10), problem.initial, times)
     solution = parareal.solve(logged(10), logged(1), problem.initial, times, guess=reference.states, schedule=schedule)
     assert np.nanmax(solution.increments) == 0
     assert solution.outcome is parareal.Outcome.EXACT
@@ -287,7 +287,7 @@ def test_the_solution_as_guess_gives_no_increments(name, schedule):
 
 
 def test_guess_forms():
-    fine, coarse = (euler_box(PROBLEMS["tuple"].rhs, n) for n in (10, 1))
+    fine, coarse = (euler_propagator(PROBLEMS["tuple"].rhs, n) for n in (10, 1))
     times, initial = np.linspace(0, 1, 5), (1.0, 0.0)
     states = parareal.sequential(fine, initial, times).states
     listed = [(float(a), float(b)) for a, b in zip(*states, strict=True)]
@@ -295,7 +295,7 @@ def test_guess_forms():
         solution = parareal.solve(fine, coarse, initial, times, guess=guess)
         assert np.nanmax(solution.increments) == 0
     batch = np.array([[0.1], [0.5]])
-    fine, coarse = (euler_box(lambda t, u: -u, n) for n in (10, 1))
+    fine, coarse = (euler_propagator(lambda t, u: -u, n) for n in (10, 1))
     states = parareal.sequential(fine, batch, times, batch_dims=1).states
     assert states.shape == (5, 2, 1)
     solution = parareal.solve(fine, coarse, batch, times, guess=states, batch_dims=1)

@@ -9,8 +9,8 @@ from typing import final
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Delivery, Kind, Request, Result, Value
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import Level, answers_until_exact, last_iteration, leaves
-from parareal._problem.propagators import correct_memory_of
+from parareal._problem.levels import Level, runs_until_exact, last_iteration, leaves
+from parareal._problem.propagators import make_memory_correction
 from parareal._state import Layout, missing
 
 Send = Callable[[list[Request]], None]
@@ -37,7 +37,7 @@ class InnerSolves:
     def __init__(self, level: Level, outer: Rules, layout: Layout, kind: Kind, same_stepper: bool):
         self.level, self.same_stepper = level, same_stepper
         self.warm = kind is Kind.FINE  # G must be one map in every iteration, so its solves start afresh
-        own, self.answers = level.criterion, answers_until_exact(level.fine)
+        own, self.answers = level.criterion, runs_until_exact(level.fine)
         correction = outer.correction if level.correction is None else level.correction
         self.rules = replace(  # for a slice with enough steps; `_rules` adapts them
             outer,
@@ -45,7 +45,7 @@ class InnerSolves:
             correction=correction,
             predicts=level.coarse is not None,
             boundaries=list(range(level.slices + 1)),
-            correct_memory=correct_memory_of(leaves(level)[0]),
+            correct_memory=make_memory_correction(leaves(level)[0]),
             window=None,
             speculate_until=float("inf"),
             inexact=self.answers > 1,

@@ -9,9 +9,9 @@ from parareal._checks import one_of, optional_whole_number
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import answers_until_exact, last_iteration, leaves
+from parareal._problem.levels import runs_until_exact, last_iteration, leaves
 from parareal._problem.problem import Problem
-from parareal._problem.propagators import correct_memory_of
+from parareal._problem.propagators import make_memory_correction
 from parareal._state import Stack, State
 
 SCHEDULES = ("pipelined", "synchronous")
@@ -59,7 +59,7 @@ class Options:
                 f"{type(problem.correction).__name__}: use Increment, Defect or Iterations"
             )
         window = self._window(criterion, problem.slices)
-        answers = answers_until_exact(problem.fine)
+        answers = runs_until_exact(problem.fine)
         last = last_iteration(answers, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
@@ -68,7 +68,7 @@ class Options:
             layout=problem.layout,
             limit=min(int(limit) for limit in limits if limit is not None),
             boundaries=problem.boundaries,
-            correct_memory=correct_memory_of(leaves(problem.fine)[0]),
+            correct_memory=make_memory_correction(leaves(problem.fine)[0]),
             predicts=problem.coarse is not None,
             synchronous=self.schedule == "synchronous",
             window=window,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, PROBLEMS, edges, euler_box, identical
+from problems import METHODS, PROBLEMS, edges, euler_propagator, identical
 
 import parareal
 
@@ -32,7 +32,7 @@ def times_of(levels):
 
 
 def boxes(problem):
-    return euler_box(problem.rhs, 6), euler_box(problem.rhs, 1)
+    return euler_propagator(problem.rhs, 6), euler_propagator(problem.rhs, 1)
 
 
 def sequential(problem, levels):
@@ -77,7 +77,7 @@ def test_a_run_to_the_end_is_the_sequential_solution(name, schedule, window, lev
 )
 def test_a_tolerance_is_met_by_every_configuration(schedule, window, levels, inner, rtol, criterion, seed):
     """A contracting problem, where the final error is at most a few tolerances."""
-    fine, coarse = (euler_box(lambda t, u: np.sin(3 * t) - u - 0.2 * np.sin(u), n) for n in (8, 1))
+    fine, coarse = (euler_propagator(lambda t, u: np.sin(3 * t) - u - 0.2 * np.sin(u), n) for n in (8, 1))
     state = np.random.default_rng(seed).normal(size=3) + 2.0
     # max norm, absolute: a component near zero must not decide
     options = {} if criterion is parareal.Tolerance else {"atol": rtol}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from problems import Euler, euler_box
+from problems import EulerStepper, euler_propagator
 
 import parareal
 
@@ -22,7 +22,7 @@ def halve(u, t0, t1):
     return u * 0.5
 
 
-STEPPER = Euler(lambda u, t: -u, torch.linspace(0, 1, 5))
+STEPPER = EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 5))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_before_any_work(kind, message, change):
     ("message", "make"),
     [
         ("norm must be one of .* did you mean 'rms'", lambda: parareal.Increment(norm="rm")),
-        ("consecutive must be a whole number from 1 on", lambda: parareal.Increment(consecutive=0)),
-        ("count must be a whole number from 0 on", lambda: parareal.Iterations(-1)),
+        ("consecutive must be a whole number of at least 1", lambda: parareal.Increment(consecutive=0)),
+        ("count must be a whole number of at least 0", lambda: parareal.Iterations(-1)),
         ("atol must be positive", lambda: parareal.LastChange(0.0)),
         ("max_batch must be a whole number", lambda: parareal.BatchedExecutor(0)),
         ("steps must be a whole number", lambda: parareal.Steps(STEPPER, 0)),
@@ -125,24 +125,24 @@ def test_a_vectorized_propagator_that_loses_rows():
         parareal.solve(lost, lost, np.ones((3, 2)), TIMES)
 
 
-class NoGenerator(Euler):
+class NoGenerator(EulerStepper):
     def step(self, state, memory, start, stop):
         return state, memory
 
 
-class NoMemory(Euler):
+class NoMemory(EulerStepper):
     def step(self, state, memory, start, stop):
         yield state, start
         return state
 
 
-class NoRows(Euler):
+class NoRows(EulerStepper):
     def step(self, state, memory, start, stop):
         yield state, 0.5
         return state, memory
 
 
-class NoBegin(Euler):
+class NoBegin(EulerStepper):
     def step(self, state, memory, start, stop):
         slope = yield state, start
         return state, slope
@@ -155,8 +155,8 @@ class NoBegin(Euler):
         (NoMemory(lambda u, t: u, torch.ones(5)), r"must return \(state, memory\)"),
         (NoRows(lambda u, t: u, torch.ones(5)), "`where` for each row"),
         (NoBegin(lambda u, t: u, torch.ones(5)), "implement begin"),
-        (Euler(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
-        (Euler(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
+        (EulerStepper(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
+        (EulerStepper(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
     ],
 )
 def test_mistakes_of_steppers(stepper, message):
@@ -165,7 +165,7 @@ def test_mistakes_of_steppers(stepper, message):
 
 
 def test_a_stepper_without_evaluate():
-    bare = Euler(None, torch.ones(5))
+    bare = EulerStepper(None, torch.ones(5))
     with pytest.raises(TypeError, match="has no evaluate"):
         parareal.Steps(bare)
 
@@ -218,7 +218,7 @@ def test_an_exception_midway_loses_nothing():
 
 
 def test_the_iteration_limit_is_a_result():
-    fine, coarse = (euler_box(lambda t, u: u * (1 - u), n) for n in (20, 1))
+    fine, coarse = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (20, 1))
     with pytest.raises(parareal.PararealError, match="1 iterations were allowed") as caught:
         parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), max_iterations=1)
     assert caught.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
@@ -235,7 +235,7 @@ def test_every_outcome_has_a_sentence():
     assert failed == ["ITERATION_LIMIT", "CANCELLED", "NON_FINITE", "WORKER_LOST"]
 
 
-class Careless(Euler):
+class Careless(EulerStepper):
     def __init__(self, spoil):
         super().__init__(lambda u, t: -u, torch.linspace(0, 1, 5))
         self.spoil = spoil
@@ -343,7 +343,7 @@ def test_sequential_and_check_show_what_a_propagator_raises():
     assert "ZeroDivisionError: the propagator's own" in str(report)
 
 
-class Remembers(Euler):
+class Remembers(EulerStepper):
     """A stepper whose memory cannot be corrected."""
 
     def begin(self, state):
@@ -355,7 +355,7 @@ class Remembers(Euler):
 
 def test_what_a_steppers_correct_raises_is_an_outcome():
     fine = parareal.Steps(Remembers(lambda u, t: -u, torch.linspace(0, 1, 9)))
-    coarse = parareal.Steps(Euler(lambda u, t: -u, torch.linspace(0, 1, 9)), 1)
+    coarse = parareal.Steps(EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 9)), 1)
     solution = parareal.solve(fine, coarse, torch.ones(2), range(0, 9, 2), throw=False)
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert "ZeroDivisionError: in correct" in solution.message

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, AdamsBashforth2, Euler, edges, euler_box, identical
+from problems import METHODS, AdamsBashforth2Stepper, EulerStepper, edges, euler_propagator, identical
 
 import parareal
 
@@ -67,7 +67,7 @@ def test_each_outer_iteration_goes_on_from_the_last(levels, method):
 
 def test_inner_answers_are_not_frozen():
     """One inner iteration an outer one is far from F; slice 0, whose input never changes, must be taken up again."""
-    fine, coarse = (euler_box(lambda t, u: np.sin(3 * u) + t, n) for n in (4, 1))
+    fine, coarse = (euler_propagator(lambda t, u: np.sin(3 * u) + t, n) for n in (4, 1))
     nest = parareal.Parareal(fine, coarse, 4, criterion=parareal.Iterations(1))
     times, state = np.linspace(0, 4, 4), np.array([0.3, 1.0])
     reference = parareal.sequential(nest, state, times)
@@ -100,8 +100,8 @@ def test_settled_boundaries_have_small_defects(rtol, inner):
 
 def test_memory_of_a_multistep_method_crosses_levels():
     grid = torch.linspace(0, 2, 49, dtype=torch.float64)
-    rule = AdamsBashforth2(lambda u, t: torch.cos(t) - u, grid)
-    fine, coarse = parareal.Steps(rule), parareal.Steps(Euler(rule.evaluate, grid), 1)
+    rule = AdamsBashforth2Stepper(lambda u, t: torch.cos(t) - u, grid)
+    fine, coarse = parareal.Steps(rule), parareal.Steps(EulerStepper(rule.evaluate, grid), 1)
     solution = parareal.solve(
         fine,
         coarse,
@@ -117,7 +117,7 @@ def test_memory_of_a_multistep_method_crosses_levels():
 
 def test_a_nested_coarse_propagator():
     """As G, an inner solve is the same map in every iteration, so the end is exact all the same."""
-    fine, middle, coarse = (euler_box(lambda t, u: np.cos(u) - t, n) for n in (32, 4, 1))
+    fine, middle, coarse = (euler_propagator(lambda t, u: np.cos(u) - t, n) for n in (32, 4, 1))
     rough = parareal.Parareal(middle, coarse, 2, criterion=parareal.Iterations(1))
     times, state = np.linspace(0, 2, 6), np.array([0.1, 0.7])
     reference = parareal.sequential(fine, state, times).states
@@ -130,7 +130,7 @@ def test_a_nested_coarse_propagator():
 
 
 def test_as_an_object():
-    fine, coarse = euler_box(lambda t, u: -u, 10), euler_box(lambda t, u: -u, 1)
+    fine, coarse = euler_propagator(lambda t, u: -u, 10), euler_propagator(lambda t, u: -u, 1)
     method = parareal.Parareal(fine, coarse, 5)
     state = np.array([1.0])
     solution = method.solve(state, 0.0, 1.0)
@@ -206,7 +206,7 @@ def test_overflow_within_a_level_is_reported():
 def test_memory_that_still_changes_does_not_settle(criterion, slices, options):
     """With one step a slice, G equal to F in all but its memory, a state may stand still while its memory does not."""
     grid = torch.linspace(0, 2, slices + 1, dtype=torch.float64)
-    fine = parareal.Steps(AdamsBashforth2(lambda u, t: -u * torch.sin(3 * t) - 0.1 * u * u, grid))
+    fine = parareal.Steps(AdamsBashforth2Stepper(lambda u, t: -u * torch.sin(3 * t) - 0.1 * u * u, grid))
     solution = parareal.solve(
         fine, parareal.Steps(fine.stepper, 1), STATE, range(slices + 1), criterion=criterion, **options
     )
@@ -215,7 +215,7 @@ def test_memory_that_still_changes_does_not_settle(criterion, slices, options):
 
 
 def test_a_nested_coarse_propagator_corrects_its_own_memory():
-    class Remembers(Euler):
+    class Remembers(EulerStepper):
         def begin(self, state):
             return state * 0
 
@@ -227,10 +227,10 @@ def test_a_nested_coarse_propagator_corrects_its_own_memory():
             return memory + change.reshape(memory.shape)
 
     grid = torch.linspace(0, 2, 25, dtype=torch.float64)
-    rule = AdamsBashforth2(lambda u, t: torch.cos(t) - u, grid)
+    rule = AdamsBashforth2Stepper(lambda u, t: torch.cos(t) - u, grid)
     own = Remembers(rule.evaluate, grid)
     rough = parareal.Parareal(
-        parareal.Steps(rule, 4), parareal.Steps(Euler(rule.evaluate, grid), 1), 2, criterion=parareal.Iterations(1)
+        parareal.Steps(rule, 4), parareal.Steps(EulerStepper(rule.evaluate, grid), 1), 2, criterion=parareal.Iterations(1)
     )
     solution = parareal.solve(parareal.Steps(own), rough, STATE, edges(24, 4), criterion=parareal.Increment(1e-9, 0.0))
     reference = parareal.sequential(parareal.Steps(own), STATE, [0, 24]).final_state

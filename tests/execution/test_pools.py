@@ -9,7 +9,7 @@ import numpy as np
 import pool_functions as functions
 import pytest
 import torch
-from problems import Euler, identical
+from problems import EulerStepper, identical
 
 import parareal
 from parareal._execution.pool import PoolQueue
@@ -102,7 +102,7 @@ def test_a_batch_and_torch_states_in_threads():
 
 def test_a_steppable_coarse_propagator_beside_a_pool():
     grid = np.linspace(0, 2, 41)
-    coarse = parareal.Steps(Euler(lambda u, t: np.sin(3 * t) - u, grid), 1)
+    coarse = parareal.Steps(EulerStepper(lambda u, t: np.sin(3 * t) - u, grid), 1)
 
     def fine(u, a, b):
         for i in range(int(a), int(b)):
@@ -155,7 +155,7 @@ def test_results_that_do_not_pickle_are_named(processes):
 @pytest.mark.parametrize("form", ["steps", "vectorized"])
 def test_what_is_made_to_be_batched_is_refused(form):
     grid = np.linspace(0, 2, 41)
-    steps = parareal.Steps(Euler(lambda u, t: -u, grid))
+    steps = parareal.Steps(EulerStepper(lambda u, t: -u, grid))
     fine = steps if form == "steps" else parareal.vectorized(lambda u, a, b: u)
     with ThreadPoolExecutor(1) as pool, pytest.raises(TypeError, match="leave executor out"):
         parareal.solve(fine, steps, STATE, range(0, 41, 5), executor=pool)

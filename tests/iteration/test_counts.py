@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, STAGES, Euler, edges, identical
+from problems import METHODS, STAGES, EulerStepper, edges, identical
 
 import parareal
 
@@ -166,7 +166,7 @@ def test_span_law_with_stages(fine, coarse, count):
 def test_different_networks_share_nothing():
     steps, slices = 24, 4
     grid = torch.linspace(0, 3, steps + 1, dtype=torch.float64)
-    fine, coarse = Euler(linear(), grid), Euler(linear(), grid)
+    fine, coarse = EulerStepper(linear(), grid), EulerStepper(linear(), grid)
     solution = parareal.solve(
         parareal.Steps(fine),
         parareal.Steps(coarse, 1),
@@ -247,7 +247,7 @@ def test_a_declared_cost_counts():
     assert solution.stats.sequential_work == 21
 
 
-class Watched(Euler):
+class Watched(EulerStepper):
     """Counts the states that are alive while the network runs, through weak references to their storage."""
 
     peak = 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Euler, euler_box
+from problems import EulerStepper, euler_propagator
 
 import parareal
 from parareal._iteration.error_model import CONTRACTED, PAIR, RATE, SCALE, ErrorModel, contracted
@@ -28,7 +28,7 @@ def errors(fine, coarse, state, times, **options):
 @given(seed=st.integers(0, 99), slices=st.integers(6, 14))
 def test_the_estimate_is_about_the_error_of_a_contracting_problem(seed, slices):
     """From iteration 2 on, made of measured rates, it is neither far below nor far above: rates change a little."""
-    fine, coarse = (euler_box(slope, n) for n in (16, 1))
+    fine, coarse = (euler_propagator(slope, n) for n in (16, 1))
     # of a single number the error may pass through zero at the end, whatever is estimated
     state = np.random.default_rng(seed).normal(size=8) + 2.0
     estimates, true = errors(fine, coarse, state, np.linspace(0, 3, slices + 1))
@@ -42,7 +42,7 @@ def test_the_estimate_is_about_the_error_of_a_contracting_problem(seed, slices):
 @given(seed=st.integers(0, 99), levels=st.sampled_from([(8, 4), (12, 3), (6, 2, 3)]))
 def test_levels_do_not_make_it_optimistic(seed, levels):
     """From iteration 2 on all levels converge together; what inner solves may still have left is counted."""
-    fine, coarse = (euler_box(slope, n) for n in (16, 1))
+    fine, coarse = (euler_propagator(slope, n) for n in (16, 1))
     state = np.random.default_rng(seed).normal(size=8) + 2.0
     to_the_end = parareal.Iterations(levels[0])
     answer = parareal.solve(fine, coarse, state, (0.0, 3.0), levels=levels, criterion=to_the_end).final_state
@@ -54,7 +54,7 @@ def test_levels_do_not_make_it_optimistic(seed, levels):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 99), slices=st.integers(5, 14), rtol=st.sampled_from([1e-2, 1e-4, 1e-6]))
 def test_it_stops_within_the_tolerance(seed, slices, rtol):
-    fine, coarse = (euler_box(slope, n) for n in (16, 1))
+    fine, coarse = (euler_propagator(slope, n) for n in (16, 1))
     state = np.random.default_rng(seed).normal(size=2) + 2.0
     times = np.linspace(0, 3, slices + 1)
     solution = parareal.solve(fine, coarse, state, times, criterion=parareal.Tolerance(rtol))
@@ -78,7 +78,7 @@ def test_a_function_may_return_an_embedded_answer(batched):
         return parareal.Costed(second, 2, embedded=first)
 
     times, state = np.linspace(0, 3, 13), np.array([2.0, 1.0])
-    fine = euler_box(slope, 4000)
+    fine = euler_propagator(slope, 4000)
     given_ = parareal.vectorized(coarse) if batched else coarse
     estimates, true = errors(fine, given_, state, times)
     assert true[0] < estimates[0] < 300 * true[0]  # that of the lower order, so not a close one
@@ -86,7 +86,7 @@ def test_a_function_may_return_an_embedded_answer(batched):
     assert (loose.iterations, loose.outcome) == (0, parareal.Outcome.CONVERGED)
 
 
-class Pair(Euler):
+class Pair(EulerStepper):
     """Euler's method, and the state itself as the second answer."""
 
     def step(self, state, memory, start, stop):
@@ -100,7 +100,7 @@ def test_a_stepper_may_too_and_the_gaps_of_steps_add_up():
     def rhs(u, t):
         return -u + torch.cos(t)
 
-    fine = parareal.Steps(Euler(rhs, grid))
+    fine = parareal.Steps(EulerStepper(rhs, grid))
     state = torch.ones(2, dtype=torch.float64)
     shown = []
     for steps in (1, 2):
@@ -122,7 +122,7 @@ def test_a_stepper_may_too_and_the_gaps_of_steps_add_up():
 
 def test_few_slices_are_not_taken_at_the_word_of_a_pair():
     grid = torch.linspace(0, 1e-3, 41, dtype=torch.float64)
-    stepper = Euler(lambda u, t: -u, grid)
+    stepper = EulerStepper(lambda u, t: -u, grid)
     state = torch.ones(1, dtype=torch.float64)
     for slices, iterations in ((2, 1), (8, 0)):
         coarse = parareal.Steps(Pair(stepper.evaluate, grid), 1)

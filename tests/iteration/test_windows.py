@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Euler, euler_box, identical
+from problems import EulerStepper, euler_propagator, identical
 
 import parareal
 
@@ -17,7 +17,7 @@ def rhs(t, u):
     return np.sin(3 * t) - u
 
 
-FINE, COARSE = euler_box(rhs, 10), euler_box(rhs, 1)
+FINE, COARSE = euler_propagator(rhs, 10), euler_propagator(rhs, 1)
 
 
 @settings(max_examples=50, deadline=None)
@@ -86,7 +86,7 @@ def test_fronts_are_per_sample():
         return -u * torch.tensor([0.0, 2.0], dtype=u.dtype)[(u[:, :1] > 1).long()]
 
     grid = torch.linspace(0, 4, 81, dtype=torch.float64)
-    stepper = Euler(stiffness, grid)
+    stepper = EulerStepper(stiffness, grid)
     states = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
     together = parareal.solve(
         parareal.Steps(stepper),

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from problems import PROBLEMS, AdamsBashforth2, Euler, edges, euler_box, identical
+from problems import PROBLEMS, AdamsBashforth2Stepper, EulerStepper, edges, euler_propagator, identical
 
 import parareal
 
 TIMES = np.linspace(0, 2, 9)
-FINE, COARSE = (euler_box(lambda t, u: u * (1 - u), n) for n in (20, 1))
+FINE, COARSE = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (20, 1))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_check_passes_good_propagators():
     assert report.ok
     assert str(report).count("ok") == 4
     grid = torch.linspace(0, 2, 25, dtype=torch.float64)
-    stepper = Euler(lambda u, t: u * (1 - u) * t, grid)
+    stepper = EulerStepper(lambda u, t: u * (1 - u) * t, grid)
     state = torch.full((2, 3), 0.3, dtype=torch.float64)
     assert parareal.check(parareal.Steps(stepper), parareal.Steps(stepper, 1), state, edges(24, 5), batch_dims=1).ok
 
@@ -158,8 +158,8 @@ def test_check_finds(name, fine, message):
 def test_multistep_memory_is_part_of_the_state():
     """Dropping it would converge to another answer; here the last iterate is the sequential one."""
     grid = torch.linspace(0, 2, 25, dtype=torch.float64)
-    fine = parareal.Steps(AdamsBashforth2(lambda u, t: -u * t, grid))
-    coarse = parareal.Steps(Euler(lambda u, t: -u * t, grid), 1)
+    fine = parareal.Steps(AdamsBashforth2Stepper(lambda u, t: -u * t, grid))
+    coarse = parareal.Steps(EulerStepper(lambda u, t: -u * t, grid), 1)
     state = torch.ones(2, dtype=torch.float64)
     answer = parareal.sequential(fine, state, edges(24, 6)).final_state
     errors = [
@@ -170,7 +170,7 @@ def test_multistep_memory_is_part_of_the_state():
     assert errors[3] < errors[1] < errors[0]
 
 
-class Recorder(AdamsBashforth2):
+class Recorder(AdamsBashforth2Stepper):
     """Records what it is asked to correct."""
 
     def correct(self, memory, change, node, trails):
@@ -183,7 +183,7 @@ def test_a_fine_stepper_corrects_its_memory_with_the_state():
     """`correct` gets rows of one, and the node of the boundary; it changes no answer."""
     grid = torch.linspace(0, 2, 25, dtype=torch.float64)
     recorder = Recorder(lambda u, t: -u * t, grid)
-    coarse = parareal.Steps(Euler(lambda u, t: -u * t, grid), 1)
+    coarse = parareal.Steps(EulerStepper(lambda u, t: -u * t, grid), 1)
     state = torch.ones(2, dtype=torch.float64)
     solution = parareal.solve(parareal.Steps(recorder), coarse, state, edges(24, 6), criterion=parareal.Iterations(6))
     answer = parareal.sequential(parareal.Steps(recorder), state, edges(24, 6)).final_state
@@ -192,7 +192,7 @@ def test_a_fine_stepper_corrects_its_memory_with_the_state():
     assert {node for _, _, node in recorder.asked} == {8, 12, 16, 20, 24}
 
 
-class Remembers(Euler):
+class Remembers(EulerStepper):
     """Euler's method that remembers its slope, and a large number or, while `counts`, how many steps it has made."""
 
     def __init__(self, *rule, number, counts=False):
@@ -214,7 +214,7 @@ def test_integers_in_memory_are_bookkeeping():
 
     def run(**options):
         fine, stop = Remembers(*rule, **options), parareal.Increment(1e-6, 0.0)
-        return parareal.solve(parareal.Steps(fine), parareal.Steps(Euler(*rule), 1), state, nodes, criterion=stop)
+        return parareal.solve(parareal.Steps(fine), parareal.Steps(EulerStepper(*rule), 1), state, nodes, criterion=stop)
 
     small, large, counting = run(number=0), run(number=10**9), run(number=0, counts=True)
     assert small.iterations == large.iterations < 12
@@ -296,7 +296,7 @@ def test_nothing_returned_requires_a_gradient():
 
 
 def test_states_in_bfloat16_memory_and_conjugates_compare():
-    fine, coarse = (euler_box(lambda t, u: 1j * torch.conj(u), n) for n in (8, 1))
+    fine, coarse = (euler_propagator(lambda t, u: 1j * torch.conj(u), n) for n in (8, 1))
     start = torch.tensor([1.0 + 1j, 0.5], dtype=torch.complex128)
     reference = parareal.sequential(lambda u, a, b: torch.conj(fine(u, a, b)), start, TIMES)
     solution = parareal.solve(
@@ -337,7 +337,7 @@ def test_citation():
 
 def test_every_kind_of_state_keeps_its_type():
     for problem in PROBLEMS.values():
-        fine, coarse = (euler_box(problem.rhs, n) for n in (4, 1))
+        fine, coarse = (euler_propagator(problem.rhs, n) for n in (4, 1))
         final = parareal.solve(fine, coarse, problem.initial, [0.0, 0.3, 0.5]).final_state
         wanted = float if isinstance(problem.initial, int) else type(problem.initial)
         assert type(final) is wanted

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import AdamsBashforth2, Heun, edges, logistic
+from problems import AdamsBashforth2Stepper, HeunStepper, edges, logistic
 
 import parareal
 from parareal.driver import Evaluation, Options, Problem, Run
@@ -31,7 +31,7 @@ def rhs(u, t):
     return logistic(t, u)
 
 
-@pytest.mark.parametrize("method", [Heun, AdamsBashforth2])
+@pytest.mark.parametrize("method", [HeunStepper, AdamsBashforth2Stepper])
 def test_a_driver_outside_gets_what_solve_gets(method):
     run, iterations, value = run_of(method, never), [], None
     events = run.events()
@@ -57,7 +57,7 @@ def test_a_driver_outside_gets_what_solve_gets(method):
 
 
 def test_an_error_of_the_driver_ends_the_run_with_a_solution():
-    run = run_of(Heun, never)
+    run = run_of(HeunStepper, never)
     events = run.events()
     assert isinstance(next(events), Evaluation)
     with pytest.raises(StopIteration):
@@ -66,7 +66,7 @@ def test_an_error_of_the_driver_ends_the_run_with_a_solution():
 
 
 def test_closing_leaves_a_cancelled_solution_and_gradients_as_they_were():
-    run = run_of(Heun, never)
+    run = run_of(HeunStepper, never)
     events = run.events()
     next(events)
     events.close()
@@ -75,7 +75,7 @@ def test_closing_leaves_a_cancelled_solution_and_gradients_as_they_were():
 
 
 def test_a_value_that_was_forgotten_is_named():
-    run = run_of(Heun, never)
+    run = run_of(HeunStepper, never)
     events = run.events()
     assert isinstance(next(events), Evaluation)
     with pytest.raises(TypeError, match="must return a value for each"):
