@@ -64,9 +64,9 @@ def solve(
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
             Results keep its library, dtype, device and structure, except that integers become floats. Half precision
             is refused.
-        boundaries: the times t_0 .. t_M that bound the M slices: two or more finite numbers, strictly rising or falling,
-            in the time unit of the propagators. Evenly spaced or not. With `slices`, only the two ends. Functions
-            receive two adjacent ones, unchanged. For `Steps` they are integer nodes.
+        boundaries: the times t_0 .. t_M that bound the M slices, in the time unit of the propagators: two or more
+            finite numbers, strictly rising or falling, evenly spaced or not. With `slices`, only the two ends.
+            Functions receive two adjacent ones, unchanged. For `Steps` they are integer nodes.
         correction: the operator C that replaces G in the formula above: `CoarseDifference()`, the default, is Parareal;
             `Identity()` is Picard iteration, `Zero()` is Jacobi iteration; or your own `AbstractCorrection`.
         slices: number of slices M into which the interval between two `boundaries` is divided, of equal length (for
@@ -85,9 +85,9 @@ def solve(
         executor: where propagations run: `BatchedExecutor()`, the default; `SerialExecutor()`; or any
             `concurrent.futures.Executor`, to which the fine propagations of a plain function are submitted, while the
             coarse ones run in the calling thread.
-        window: the largest number of slices under way at a time, counted from the first slice that is not final. A slice
-            that the window admits starts from the newest state at its left boundary. This bounds memory and wasted
-            work; None for no bound.
+        window: the largest number of slices under way at a time, counted from the first slice that is not final; None
+            for no bound. A slice that the window admits starts from the newest state at its left boundary. A window
+            bounds memory and wasted work.
         levels: numbers of slices of nested levels, outermost first, as in `(12, 9)`. `boundaries` are then those of the
             outermost level, or its two ends. See `Parareal`.
         speculate_until: from this iteration on, do not speculate: start fine propagations only after the final state

@@ -53,8 +53,8 @@ def divide(start: Time, stop: Time, count: int, whole: bool) -> list[Time]:
         start: left end of the interval.
         stop: right end of the interval, above or below `start`.
         count: number of slices.
-        whole: whether boundaries must be whole numbers; boundary i is then rounded, as round(i N / count) from node 0 to
-            node N.
+        whole: whether boundaries must be whole numbers; boundary i is then rounded, as round(i N / count) from node 0
+            to node N.
     """
     if not whole:
         # both ends are returned as they are: `start + (stop - start)` may differ from `stop` by rounding
@@ -66,7 +66,7 @@ def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
     """Return the nodes that bound the slices of a grid of `steps` steps; with nested `levels`, only its two ends.
 
     Args:
-        slices: a number; `"sqrt"` for round(sqrt(steps)); `"steps"` for one slice per step; or `"auto"`, used if nothing
+        slices: a number; `"sqrt"` for round(sqrt(steps)); `"steps"` for one slice per step; or `"auto"`, if nothing
             has been measured, for round(sqrt(3 steps)).
         levels: numbers of slices of nested levels, or None.
         steps: number of steps of the grid.
@@ -80,7 +80,8 @@ def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
         return [0, steps]
     if isinstance(slices, str):
         one_of("slices", slices, ("auto", "sqrt", "steps"))
-        # p iterations have span pN/M + M - p, least at M = sqrt(pN) (docs/explained/theory.md, eq. 9); p is often 2 to 3
+        # p iterations have the span pN/M + M - p, which is least at M = sqrt(pN) (docs/explained/theory.md, eq. 9);
+        # often p is 2 or 3
         slices = {"steps": steps, "sqrt": round(steps**0.5), "auto": min(steps, round((3 * steps) ** 0.5))}[slices]
     count = whole_number("slices", slices, 1)
     if count > steps:

@@ -60,7 +60,7 @@ def nest(
     Args:
         fine: the innermost fine propagator.
         coarse: the coarse propagator of all levels.
-        levels: numbers of slices, outermost first. The first number divides the outermost interval and needs no `Level`.
+        levels: numbers of slices, outermost first. The first one divides the outermost interval and needs no `Level`.
         correction: the correction of all levels.
     """
     for slices in reversed(levels[1:]):

@@ -46,7 +46,7 @@ class Problem:
         levels: Sequence[int] | None = None,
         correction: AbstractCorrection | None = None,
     ) -> "Problem":
-        """Build a problem from the arguments of `parareal.solve`, after checking all that can be checked before any work.
+        """Check all that can be checked before any work, and return the problem.
 
         Args:
             fine, coarse, initial, boundaries, batch_dims, slices, levels, correction: as for `parareal.solve`.

@@ -14,7 +14,7 @@ Function: TypeAlias = Callable[..., Any]
 Evaluate: TypeAlias = Callable[..., Any]
 """the expensive, batched call of a stepper: `evaluate(state, where)` or `evaluate(state, where, sample)`"""
 StepRoutine: TypeAlias = Generator[tuple[Stack, Any], Any, tuple[Stack, Memory] | tuple[Stack, Memory, Stack]]
-"""generator of one step: yields (state, where) per evaluation, receives the value, returns (state, memory[, embedded])"""
+"""generator of one step: yields (state, where) per evaluation, receives values, returns (state, memory[, embedded])"""
 
 
 @final
@@ -63,8 +63,8 @@ class Costed:
     state: State | Stack
     """the state at the slice's end; of a vectorized function, stacked states"""
     cost: Any
-    """evaluations, or any unit that fine and coarse propagator share; of a vectorized function one number for every row,
-    or one per row. Counts towards `Stats.work` and `Stats.span`"""
+    """evaluations, or any unit that fine and coarse propagator share; of a vectorized function one number per row, or
+    one that holds for each row. Counts towards `Stats.work` and `Stats.span`"""
     embedded: State | Stack = None
     """of a coarse propagator: a second result, of another order, from the same evaluations. Error estimates use the
     difference of the two (`Tolerance`)"""

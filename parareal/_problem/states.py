@@ -36,7 +36,9 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
                 "Keep the state in float32 and cast inside the propagator"
             )
         if "bool" in str(kind.dtype):  # the name, because NumPy and torch have different dtype objects
-            raise TypeError("states must be numbers, not truth values, which cannot be subtracted: convert them to floats")
+            raise TypeError(
+                "states must be numbers, not truth values, which cannot be subtracted: convert them to floats"
+            )
     if not finite(initial):
         raise ValueError("initial holds a number that is not finite")
     if batch_dims == 0:

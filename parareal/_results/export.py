@@ -38,7 +38,7 @@ def write_trace(propagations: Sequence[Propagation], path: Path) -> None:
 
 
 def _thread_key(p: Propagation) -> tuple[int, int, float]:
-    """Return a key per slice, sample and level that sorts in the order of integration, forwards or backwards in time."""
+    """Return a key per sample, level and slice that sorts slices in the direction of integration."""
     return (p.sample, p.level, float(p.t0) if p.t1 > p.t0 else -float(p.t0))
 
 

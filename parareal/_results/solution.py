@@ -43,8 +43,8 @@ _FAILED = {Outcome.ITERATION_LIMIT, Outcome.NON_FINITE, Outcome.CANCELLED, Outco
 class Stats:
     """The cost of a solve, and that of the sequential solve (docs/explained/theory.md).
 
-    The unit of work and span is one evaluation: one call of the right-hand side or network for one row. A plain function
-    counts one per propagation, or the cost that it declares (`Costed`).
+    The unit of work and span is one evaluation: one call of the right-hand side or network for one row. A plain
+    function counts one per propagation, or the cost that it declares (`Costed`).
     """
 
     work: float

@@ -230,7 +230,10 @@ def test_a_nested_coarse_propagator_corrects_its_own_memory():
     rule = AdamsBashforth2Stepper(lambda u, t: torch.cos(t) - u, grid)
     own = Remembers(rule.evaluate, grid)
     rough = parareal.Parareal(
-        parareal.Steps(rule, 4), parareal.Steps(EulerStepper(rule.evaluate, grid), 1), 2, criterion=parareal.Iterations(1)
+        parareal.Steps(rule, 4),
+        parareal.Steps(EulerStepper(rule.evaluate, grid), 1),
+        2,
+        criterion=parareal.Iterations(1),
     )
     solution = parareal.solve(parareal.Steps(own), rough, STATE, edges(24, 4), criterion=parareal.Increment(1e-9, 0.0))
     reference = parareal.sequential(parareal.Steps(own), STATE, [0, 24]).final_state

@@ -74,7 +74,7 @@ def test_fine_propagations_run_at_the_same_time_and_never_more_than_there_are_wo
 
     with Counting(3) as pool:
         solution = parareal.solve(fine, functions.jump, STATE, TIMES, executor=pool, criterion=parareal.Iterations(2))
-        sequential = parareal.sequential(functions.slow, STATE, TIMES)
+        sequential = parareal.sequential(functions.slow_decay, STATE, TIMES)
     assert most == 3
     assert submitted == 8 + 7  # F(0, n) and F(1, n) for n >= 1: the whole graph would be 64
     assert solution.stats.wall_time < 15 / 2 * 0.02 + 0.1 < sequential.stats.wall_time * 2
@@ -118,7 +118,7 @@ def test_a_steppable_coarse_propagator_beside_a_pool():
 def test_a_failure_keeps_what_is_done(kind, request):
     pool = ThreadPoolExecutor(2) if kind == "threads" else request.getfixturevalue("processes")
     with pytest.raises(parareal.PararealError, match="beyond one") as caught:
-        parareal.solve(functions.fails_late, functions.jump, STATE, TIMES, executor=pool)
+        parareal.solve(functions.fail_after_one, functions.jump, STATE, TIMES, executor=pool)
     solution = caught.value.solution
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -129,7 +129,7 @@ def test_a_failure_keeps_what_is_done(kind, request):
 
 def test_a_process_that_dies():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        solution = parareal.solve(functions.dies, functions.jump, STATE, TIMES, executor=pool, throw=False)
+        solution = parareal.solve(functions.exit_after_one, functions.jump, STATE, TIMES, executor=pool, throw=False)
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert "BrokenProcessPool" in solution.message
     assert np.isfinite(solution.states[:2]).all()
@@ -149,7 +149,7 @@ def test_functions_that_do_not_pickle_are_named_before_any_work(processes):
 
 def test_results_that_do_not_pickle_are_named(processes):
     with pytest.raises(parareal.PararealError, match=r"fine propagator, its state or its result cannot be sent"):
-        parareal.solve(functions.unpicklable_result, functions.jump, STATE, TIMES, executor=processes)
+        parareal.solve(functions.return_lock, functions.jump, STATE, TIMES, executor=processes)
 
 
 @pytest.mark.parametrize("form", ["steps", "vectorized"])
@@ -174,7 +174,7 @@ def test_returned_costs_feed_work_and_span(pooled):
     options = {"criterion": parareal.Iterations(1)}
     if pooled:
         options["executor"] = ThreadPoolExecutor(2)
-    solution = parareal.solve(functions.costed, coarse, STATE, TIMES, **options)
+    solution = parareal.solve(functions.decay_with_cost, coarse, STATE, TIMES, **options)
     assert solution.stats.sequential_work == 4 * 20 + 4 * 30
     assert solution.stats.work == 4 * 20 + 4 * 30 + (8 + 7) * 2
     assert solution.stats.span == 7 * 2 + 30

@@ -12,7 +12,7 @@ import parareal
 
 
 def euler_propagator(rhs: Callable[[Any, Any], Any], steps: int) -> Callable[[Any, Any, Any], Any]:
-    """Return a plain function that makes `steps` explicit Euler steps per slice, for any pytree of numbers or arrays."""
+    """Return a plain function that makes `steps` explicit Euler steps per slice, for any pytree of arrays."""
 
     def propagate(u, t0, t1):
         h = (t1 - t0) / steps
