@@ -20,6 +20,7 @@ Example:
     'CONVERGED'
 """
 
+# `name as name` marks a re-export for type checkers.
 from parareal._api.check import Finding as Finding
 from parareal._api.check import Report as Report
 from parareal._api.check import check as check

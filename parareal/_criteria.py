@@ -137,6 +137,7 @@ class AbstractCriterion(ABC):
             size: norm of the new memory.
             evidence: the measurements of the state at the same boundary.
         """
+        # by default a change of memory is judged as an increment and a defect of the same norm would be
         return self.accepts(evidence._replace(increment=change, defect=change, size=size))
 
     def nested(self, outer: int, inner: int) -> "AbstractCriterion":
@@ -159,6 +160,7 @@ def _check_tolerances(criterion: str, layout: Layout, rtol: float, atol: float =
     # `not (... >= 0)` also refuses NaN, which `< 0` would let through
     if not (rtol >= 0 and atol >= 0):
         raise ValueError(f"{criterion}: tolerances must not be negative, got rtol={rtol}, atol={atol}")
+    # an absolute tolerance alone is allowed: whether the dtype resolves it depends on the size of the states
     if 0 < rtol < eps or (rtol == 0 and atol == 0):
         raise ValueError(
             f"{criterion}: rtol={rtol} is below {eps:.2g}, the resolution of the states' dtype: raise rtol, "
@@ -183,7 +185,7 @@ class _Relative(AbstractCriterion):
 
     def resolved(self, layout: Layout) -> AbstractCriterion:
         """Return this criterion with the default tolerances of the states' precision filled in."""
-        double = epsilon(layout) < 1e-12
+        double = epsilon(layout) < 1e-12  # float64 resolves 2e-16, float32 1e-7
         rtol = (1e-6 if double else 1e-4) if self.rtol is None else self.rtol
         atol = (1e-9 if double else 1e-6) if self.atol is None else self.atol
         _check_tolerances(type(self).__name__, layout, rtol, atol)
@@ -280,6 +282,7 @@ class Tolerance(AbstractCriterion):
         if not 0 < self.interior <= 1:
             raise ValueError(f"interior must be a fraction of rtol, above 0 and at most 1, got {self.interior}")
 
+    # a property in place of the class variable, because it depends on the estimator
     @property
     def cumulative(self) -> bool:  # pyright: ignore
         """Whether the estimate of a boundary includes the errors that are carried to it from the left."""
@@ -304,6 +307,7 @@ class Tolerance(AbstractCriterion):
 
     def nested(self, outer: int, inner: int) -> AbstractCriterion:
         """Return the criterion for inner solves, whose ends are boundaries before the last: `interior` times `rtol`."""
+        # `interior=1.0`, or every further level would multiply the tolerance by the factor again
         return replace(self, rtol=self.rtol * self.interior, interior=1.0) if self.cumulative else self
 
     def accepts(self, evidence: Evidence) -> bool:
@@ -344,6 +348,7 @@ class Iterations(AbstractCriterion):
 
     def nested(self, outer: int, inner: int) -> AbstractCriterion:
         """Return `Iterations(inner)` if this criterion runs the outer level to its end, else `Iterations(1)`."""
+        # a run to the end promises the sequential solution, which inner solves must therefore reach, too
         return Iterations(inner if self.count >= outer else 1)
 
     def accepts(self, evidence: Evidence) -> bool:

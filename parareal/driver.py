@@ -17,6 +17,7 @@ else below `parareal` may be imported from outside the package.
 - To annotate signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
 """
 
+# `name as name` marks a re-export for type checkers.
 from parareal._checks import one_of as one_of
 from parareal._checks import optional_whole_number as optional_whole_number
 from parareal._checks import renamed as renamed

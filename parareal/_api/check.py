@@ -175,6 +175,7 @@ def _check_fixed_point(problem: Problem, initial: State) -> str:
     fine, coarse = problem.fine, problem.coarse
     if isinstance(fine, Steps) and fine.stepper.begin(stack(problem.samples[:1])) is not None:
         return ""  # a guess holds no memory, so a multistep method changes the states although they are exact
+    # serial, because only unbatched execution is reproducible bit by bit
     options: dict[str, Any] = {"batch_dims": problem.batch_dims, "executor": SerialExecutor()}
     guess = sequential(fine, initial, problem.boundaries, **options).states
     options |= {"guess": guess, "criterion": Iterations(problem.slices), "correction": problem.correction}

@@ -58,6 +58,7 @@ class Parareal(Level):
         Raises:
             ValueError, TypeError, PararealError: as `parareal.solve`.
         """
+        # a keyword of this call takes precedence over the field
         options.setdefault("criterion", self.criterion)
         options.setdefault("correction", self.correction)
         return solve(self.fine, self.coarse, initial, self.edges(start, stop), **options)

@@ -55,6 +55,7 @@ def sequential(
     Example:
         `reference = parareal.sequential(fine, u, times).final_state`
     """
+    # without a coarse propagator: `Zero` is the correction that needs neither G nor earlier states
     outer = Problem.checked(fine, None, initial, boundaries, batch_dims, correction=Zero())
     # With nested levels, `times` holds the innermost boundaries and `indices` the positions of the outer ones in it.
     fine, times, indices = unroll(fine, outer.boundaries)
@@ -71,6 +72,7 @@ def sequential(
             runner.add(
                 [Request(i, n, 0, Kind.FINE, path[-1], *ends, full_accuracy=True) for i, path in enumerate(paths)]
             )
+            # a pool delivers the results of the samples one after another
             while any(len(path) < n + 2 for path in paths):
                 results = runner.tick()
                 history.record_propagations(results, start_time)

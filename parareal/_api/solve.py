@@ -94,8 +94,8 @@ def solve(
             has been rejected. None to speculate always. Saves wasted work if that iteration is the last; otherwise
             adds the latency of one coarse sweep, and F no longer shares its first evaluations with G. The iterates are
             the same.
-        callback: function called with a `Refinement` after every iteration. If it returns False, the solve is
-            cancelled.
+        callback: function called with a `Refinement` after the prediction and after every iteration. If it returns
+            False, the solve is cancelled.
         progress: whether to show a progress bar with the iteration, the largest increment, and the number of boundaries
             that are not final.
         throw: whether to raise `PararealError` if the solve fails: if it was cancelled, reached `max_iterations`, met
@@ -148,8 +148,8 @@ def solve(
         for iteration in iterations:
             # `is False`: a callback that returns nothing, as most do, must not cancel
             if callback is not None and callback(run.refinement(iteration)) is False:
-                run.cancelled = True
-    solution = run.solution()
+                run.cancelled = True  # instead of `break`, so that the run itself ends and takes its wall time
+    solution = run.solution()  # after `closing`, which takes back what a pool has not begun
     if throw and solution.outcome.failed:
         raise PararealError(solution.message, solution) from run.error
     return solution
@@ -219,5 +219,6 @@ def _iterate(run: Run) -> Iterator[Refinement]:
     for iteration in run.iterations():
         yield run.refinement(iteration)
     solution = run.solution()
+    # the caller has every iterate and decides which one to use, so reaching the iteration limit is no failure here
     if solution.outcome in (Outcome.NON_FINITE, Outcome.WORKER_LOST):
         raise PararealError(solution.message, solution) from run.error

@@ -95,6 +95,7 @@ class BatchTime:
         """
         if most is not None:
             whole_number("most", most, 1)
+            # the bound itself is timed, so that no allowed number of rows is extrapolated
             sizes = [*(rows for rows in sizes if rows < most), *([most] if most <= max(sizes) else [])]
         start_time = time.perf_counter()
         timings: dict[int, list[float]] = {}

@@ -46,6 +46,7 @@ class Candidate:
 
     def speedup(self, sequential: "Candidate") -> float:
         """Return the predicted speed-up over the sequential solve; infinite if this candidate takes no time."""
+        # a prediction without evaluations takes no time: no iteration, and a correction without G
         return sequential.wall_time / self.wall_time if self.wall_time else float("inf")
 
 
@@ -81,6 +82,7 @@ class Plan:
     @property
     def worthwhile(self) -> bool:
         """Whether a parallel solve is advised: its predicted speed-up is at least `WORTHWHILE` (1.1)."""
+        # without candidates `best` is the sequential solve, which has a speed-up of 1 over itself
         return bool(self.candidates) and self.predicted_speedup >= WORTHWHILE
 
     @property
@@ -142,7 +144,7 @@ class Plan:
     def predicted_states(self) -> int:
         """The largest number of states in memory at a time, per sample: four per slice in flight, one per boundary."""
         if not self.worthwhile:
-            return 2
+            return 2  # the state before and after a slice
         in_flight = self.slices if self.window is None else min(self.window, self.slices)
         return 4 * in_flight + self.slices + 1
 

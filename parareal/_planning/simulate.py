@@ -148,7 +148,7 @@ def _run_on_clock(problem: Problem, options: Options, executor: ClusterExecutor)
     for _ in run.iterations():
         pass
     if run.error is not None:
-        raise run.error
+        raise run.error  # a fault of the simulation itself, since no propagator of the user runs
     cluster = executor.cluster
     assert cluster is not None
     total = len(cluster.devices) * cluster.now

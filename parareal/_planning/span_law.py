@@ -24,6 +24,7 @@ def slices_around_least_span(steps: int, iterations: int, factors: Sequence[floa
         most: the largest number to return; numbers below 2 are left out, too.
     """
     middle = (max(iterations, 1) * steps) ** 0.5
+    # a set, because rounding may give equal numbers; one slice is the sequential solve, which is predicted separately
     return sorted({count for factor in factors if 1 < (count := round(factor * middle)) <= most})
 
 
@@ -40,7 +41,7 @@ def estimate(steps: int, slices: int, iterations: int, tick_time: TickTime) -> C
     """
     span = iterations * steps / slices + slices - iterations
     work = iterations * steps
-    rows = max(1, round(work / span))
+    rows = max(1, round(work / span))  # the mean; a call has at least one row
     return Candidate(
         slices=slices,
         iterations=iterations,

@@ -114,7 +114,8 @@ class Cluster(Queue):
 
     def _start_call(self, device: _Device) -> None:
         """Start a call on a device; the propagations that it completes are delivered when its time has passed."""
-        # The values are computed at once, and only their delivery is put off.
+        # One tick of the real queue computes the values at once; only their delivery is put off. A tick makes several
+        # calls if steppers do not share one `evaluate`, and a device makes them one after another.
         self.meter.rows.clear()
         answer(device.queue.advance())
         results, device.queue.results = device.queue.results, []

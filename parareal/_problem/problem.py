@@ -58,6 +58,7 @@ class Problem:
         times = check_boundaries(boundaries)
         check_leaves("fine", fine, times)
         check_leaves("coarse", coarse, times)
+        # levels nested in `fine` or `coarse` inherit this correction unless they have their own
         correction = check_correction(correction, coarse)
         check_levels(fine, correction)
         check_levels(coarse, correction)

@@ -35,6 +35,7 @@ class Outcome(Enum):
         return self in _FAILED
 
 
+# outside the class, where it would be a member of the enumeration
 _FAILED = {Outcome.ITERATION_LIMIT, Outcome.NON_FINITE, Outcome.CANCELLED, Outcome.WORKER_LOST}
 
 
@@ -79,8 +80,9 @@ class Refinement:
     stack_states: Callable[[], Stack] = field(repr=False)
     """function that stacks `states`"""
 
-    # Stacking copies every boundary's state. Most callers read the final state only, so it is put off until it is asked
-    # for; the states themselves are never changed in place, so a late reader gets the same ones.
+    # Stacking copies every boundary's state, and most callers read the final state only. The states themselves are
+    # never changed in place, so a late reader gets the same ones. `cached_property` writes into the instance's
+    # dictionary, which `frozen` does not prevent.
     @cached_property
     def states(self) -> Stack:
         """The newest state at each boundary, stacked on a new leading axis: shape (boundaries, *state).
