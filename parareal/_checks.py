@@ -66,5 +66,7 @@ def renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
     if current is not None:
         raise TypeError(f"{old} is the old name of {new}: pass {new} alone")
     # level 3 is the caller of the public function that has the option
-    warnings.warn(f"{old} is now called {new}; the old name goes with the next release", FutureWarning, stacklevel=3)
+    warnings.warn(
+        f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=3
+    )
     return value

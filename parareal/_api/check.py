@@ -142,9 +142,9 @@ def _check_determinism(problem: Problem) -> str:
         before = copy(start)
         first, second = (_propagate(problem, kind, [start], [0], together=False)[0] for _ in range(2))
         if not same(before, start):
-            return f"{kind.value} changes the state it is given: make it return a new one"
+            return f"{kind.value} changes its input: make it return a new state"
         if not same(first, second):
-            return f"{kind.value} gives two results for one input: fix its random numbers"
+            return f"{kind.value} returns two different results for one input: fix its random numbers"
     return ""
 
 
@@ -164,8 +164,8 @@ def _check_batching(problem: Problem) -> str:
             # batched kernels may round differently; influence between rows is far above 1e4 units of rounding
             if norm(subtract(a, b)) > 1e4 * epsilon(problem.layout) * (norm(a) + norm(b)):
                 return (
-                    f"{kind.value} gives a row one result alone and another among other rows: "
-                    "let rows not influence each other, and use t0 and t1 (start and stop) row by row"
+                    f"the result of {kind.value} for a row depends on the other rows of the batch: "
+                    "make rows independent, and use t0 and t1 (start and stop) per row"
                 )
     return ""
 
@@ -181,4 +181,4 @@ def _check_fixed_point(problem: Problem, initial: State) -> str:
     options |= {"guess": guess, "criterion": Iterations(problem.slices), "correction": problem.correction}
     solution = solve(fine, coarse, initial, problem.boundaries, throw=False, **options)
     worst = np.nanmax(solution.increments[1:], initial=0.0)
-    return f"started from the sequential solution, iteration 1 still changes a boundary by {worst:.2g}" if worst else ""
+    return f"started from the sequential solution, iteration 1 makes an increment of {worst:.2g}" if worst else ""

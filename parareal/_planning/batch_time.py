@@ -60,7 +60,7 @@ class BatchTime:
 
         Raises:
             TypeError: for anything else.
-            ValueError: for a mapping that makes no curve.
+            ValueError: for a mapping whose numbers `BatchTime` refuses.
         """
         if curve is None:
             return BatchTime((1,), (1.0,))
@@ -115,7 +115,7 @@ class BatchTime:
         """Return the seconds of a call with `rows` rows."""
         if len(self.rows) > 1 and rows > self.rows[-1]:
             slope = (self.seconds[-1] - self.seconds[-2]) / (self.rows[-1] - self.rows[-2])
-            return self.seconds[-1] + max(slope, 0.0) * (rows - self.rows[-1])  # noise must not make large calls free
+            return self.seconds[-1] + max(slope, 0.0) * (rows - self.rows[-1])  # a falling slope is noise
         return float(np.interp(rows, self.rows, self.seconds))
 
 

@@ -76,7 +76,7 @@ def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
     """
     if levels is not None:
         if slices != "auto":
-            raise ValueError(f"levels={levels} already says how many slices there are: leave slices={slices!r} out")
+            raise ValueError(f"levels={levels} sets the numbers of slices: leave slices={slices!r} out")
         return [0, steps]
     if isinstance(slices, str):
         one_of("slices", slices, ("auto", "sqrt", "steps"))

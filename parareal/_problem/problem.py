@@ -105,7 +105,7 @@ def _divide_evenly(
     """
     count = whole_number("slices", slices, 1)
     if levels is not None:
-        raise ValueError(f"levels={levels!r} already says how many slices there are: leave slices={slices!r} out")
+        raise ValueError(f"levels={levels!r} sets the numbers of slices: leave slices={slices!r} out")
     if len(ends) > 2:
         raise ValueError(
             f"slices={slices!r} divides the interval between two ends, but boundaries has {len(ends)} numbers: give "

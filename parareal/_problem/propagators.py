@@ -171,7 +171,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         if not isinstance(self.stepper, Stepper):
-            raise TypeError(f"Steps takes a parareal.Stepper, not {type(self.stepper).__name__}")
+            raise TypeError(f"stepper must be a parareal.Stepper, not {type(self.stepper).__name__}")
         # `evaluate` is set per instance, which an abstract method could not enforce
         if not callable(getattr(self.stepper, "evaluate", None)):
             raise TypeError(f"{type(self.stepper).__name__} has no evaluate: set it in __init__")
@@ -227,11 +227,14 @@ def check_propagator(name: str, propagator: Any, boundaries: list[Time]) -> None
         boundaries: checked boundaries.
     """
     if isinstance(propagator, Stepper):  # a frequent mistake, for which "must be a function" would be no help
-        raise TypeError(f"{name} is a stepper: wrap it as parareal.Steps({name}), which says how many steps to take")
+        raise TypeError(
+            f"{name} is a stepper: wrap it as parareal.Steps({name}), or parareal.Steps({name}, n) for n steps per slice"
+        )
     # the rows of one vectorized call belong to different iterations, so there is no one number to pass
     if isinstance(propagator, Vectorized) and takes_iteration(propagator.function):
         raise TypeError(
-            f"{name} is vectorized and takes `iteration`, which only a plain function can: drop one of them"
+            f"{name} is vectorized and has a parameter `iteration`, which only plain functions support: "
+            "remove the parameter, or pass a plain function"
         )
     if not isinstance(propagator, Steps) and not callable(propagator):
         raise TypeError(f"{name} must be a function (state, t0, t1) or parareal.Steps, not {type(propagator).__name__}")

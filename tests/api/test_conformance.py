@@ -168,4 +168,4 @@ def test_check_needs_no_coarse_propagator():
 
     report = parareal.check(count_calls, None, 1.0, range(4))
     assert not report.ok
-    assert "fine gives two results for one input" in str(report)
+    assert "fine returns two different results for one input" in str(report)

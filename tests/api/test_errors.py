@@ -98,7 +98,7 @@ def test_invalid_values_of_small_objects_are_refused(message, make):
 
 
 def test_steps_refuses_a_function():
-    with pytest.raises(TypeError, match=r"takes a parareal\.Stepper"):
+    with pytest.raises(TypeError, match=r"stepper must be a parareal\.Stepper"):
         parareal.Steps(halve)  # type: ignore[arg-type], on purpose
 
 

@@ -141,10 +141,10 @@ def _halve_in_place(u, t0, t1):
     ("name", "fine", "message"),
     [
         ("structure", lambda u, a, b: u[:1], "shape"),
-        ("deterministic", lambda u, a, b: u + random.random(), "two results"),
-        ("deterministic", _halve_in_place, "changes the state it is given"),
-        ("batched", parareal.vectorized(lambda u, a, b: u - u.mean(0) * a[:, None]), "among other rows"),
-        ("batched", parareal.vectorized(lambda u, a, b: u + a[0] + 0.1), "among other rows"),
+        ("deterministic", lambda u, a, b: u + random.random(), "two different results"),
+        ("deterministic", _halve_in_place, "changes its input"),
+        ("batched", parareal.vectorized(lambda u, a, b: u - u.mean(0) * a[:, None]), "depends on the other rows"),
+        ("batched", parareal.vectorized(lambda u, a, b: u + a[0] + 0.1), "depends on the other rows"),
     ],
 )
 def test_check_finds_faults_of_propagators(name, fine, message):
