@@ -5,7 +5,7 @@
 - To stop: `Increment`, `Tolerance`, `Defect`, `Iterations`, `LastChange`.
 - To predict time and work before a solve: `simulate`, `plan`, `BatchTime`.
 
-Example:
+Examples:
     >>> import parareal
     >>> def euler(u, t0, t1, steps):
     ...     for _ in range(steps):

@@ -219,7 +219,7 @@ class Increment(_Relative):
         ValueError: for an unknown norm or a `consecutive` below 1; when the solve starts, for tolerances that are
             negative or that the dtype of the states cannot resolve.
 
-    Example:
+    Examples:
         `parareal.solve(fine, coarse, u, times, criterion=parareal.Increment(rtol=1e-8))`
     """
 
@@ -267,7 +267,7 @@ class Tolerance(AbstractCriterion):
         ValueError: for an unknown norm or an `interior` out of range; when the solve starts, for a tolerance that is
             negative or that the dtype of the states cannot resolve, and for a correction without error estimates.
 
-    Example:
+    Examples:
         `parareal.solve(fine, coarse, u, times, criterion=parareal.Tolerance(1e-3))`
     """
 

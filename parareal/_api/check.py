@@ -76,7 +76,7 @@ def check(
     Raises:
         ValueError, TypeError: for arguments that `solve` would refuse before any work.
 
-    Example:
+    Examples:
         `print(parareal.check(fine, coarse, u, times))`
     """
     # Of nested levels, the innermost fine propagator is tested: it is the only one that the caller has written.

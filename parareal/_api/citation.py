@@ -22,7 +22,7 @@ def citation(*topics: str) -> str:
     Raises:
         ValueError: for an unknown topic.
 
-    Example:
+    Examples:
         `print(parareal.citation("parareal", "diffusion"))`
     """
     entries = _entries()

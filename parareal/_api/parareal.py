@@ -41,7 +41,7 @@ class Parareal(Level):
             that needs the coarse propagator that is missing.
         TypeError: for a criterion or a correction of another type.
 
-    Example:
+    Examples:
         Two levels, 12 outer slices of 9 inner slices each:
         `parareal.solve(parareal.Parareal(fine, coarse, 9), coarse, u, (t0, t1), slices=12)`
     """

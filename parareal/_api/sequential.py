@@ -52,7 +52,7 @@ def sequential(
         PararealError: if the final state is not finite, unless `throw` is False.
         Exception: an exception raised by `fine`, unchanged.
 
-    Example:
+    Examples:
         `reference = parareal.sequential(fine, u, times).final_state`
     """
     # without a coarse propagator: `Zero` is the correction that needs neither G nor earlier states

@@ -104,7 +104,7 @@ def solve(
         eager: deprecated name of `speculate_until`.
 
     Returns:
-        The final state, the states at all boundaries, how the solve ended, and its cost: see `Solution`.
+        A `Solution` with the final state, the states at all boundaries, the outcome, and the cost.
 
     Raises:
         ValueError, TypeError: for invalid arguments, before any work; and for a propagator whose result differs from
@@ -112,7 +112,7 @@ def solve(
         PararealError: for a failed solve, unless `throw` is False. Its attribute `solution` holds all that was
             computed; its cause is the exception of a propagator, if there was one.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> def euler(u, t0, t1, steps):
         ...     for _ in range(steps):
@@ -192,7 +192,7 @@ def refine(
         PararealError: if a state is not finite or a propagator raises an exception. Reaching `max_iterations` ends
             the iterator without an error.
 
-    Example:
+    Examples:
         `for refinement in parareal.refine(fine, coarse, u, times): show(refinement.final_state)`
     """
     problem = Problem.checked(

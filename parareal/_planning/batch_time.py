@@ -29,7 +29,7 @@ class BatchTime:
     Raises:
         ValueError: if the two differ in length, hold a number that is not positive, or `rows` does not rise.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> curve = parareal.BatchTime((1, 8), (1.0, 1.7))
         >>> curve(2)

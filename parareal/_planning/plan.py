@@ -64,7 +64,7 @@ def plan(
     Raises:
         ValueError, TypeError: for invalid arguments; the message says what to change.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> advice = parareal.plan(100, iterations=2, batch_time={1: 1.0, 8: 1.5, 64: 6.0})
         >>> advice.worthwhile, advice.slices

@@ -98,7 +98,7 @@ def simulate(
     Raises:
         ValueError, TypeError: for invalid arguments; the message says what to change.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> predicted = parareal.simulate(100, 10, iterations=2)
         >>> predicted.stats.span, round(predicted.speedup, 2)

@@ -42,7 +42,7 @@ def vectorized(function: Function) -> Vectorized:
     Returns:
         A propagator for `solve`.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> @parareal.vectorized
         ... def fine(u, t0, t1):  # for states with one axis
@@ -56,7 +56,7 @@ def vectorized(function: Function) -> Vectorized:
 class Costed:
     """The result of a function together with its cost. A propagator may return it in place of a state.
 
-    Example:
+    Examples:
         `return parareal.Costed(y, cost=solver.number_of_evaluations)`
     """
 
@@ -95,7 +95,7 @@ class Stepper(ABC):
     5. `per_sample = True`: if rows need the index of their sample, as for conditioning. `evaluate` and `step` then
        receive one more argument, the integer vector of sample indices.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> class Euler(parareal.Stepper):
         ...     def __init__(self, f, times):  # `times[node]` is the time of a node
@@ -161,7 +161,7 @@ class Steps:
         TypeError: if `stepper` is no `Stepper`, or has no `evaluate`.
         ValueError: if `steps` is not a whole number of at least 1.
 
-    Example:
+    Examples:
         Steps of 100 nodes, and one step per slice, for 10 slices:
         `parareal.solve(parareal.Steps(stepper), parareal.Steps(stepper, 1), u, (0, 100), slices=10)`
     """
@@ -228,7 +228,8 @@ def check_propagator(name: str, propagator: Any, boundaries: list[Time]) -> None
     """
     if isinstance(propagator, Stepper):  # a frequent mistake, for which "must be a function" would be no help
         raise TypeError(
-            f"{name} is a stepper: wrap it as parareal.Steps({name}), or parareal.Steps({name}, n) for n steps per slice"
+            f"{name} is a stepper: wrap it as parareal.Steps({name}), or as parareal.Steps({name}, n) "
+            "for n steps per slice"
         )
     # the rows of one vectorized call belong to different iterations, so there is no one number to pass
     if isinstance(propagator, Vectorized) and takes_iteration(propagator.function):

@@ -100,7 +100,7 @@ class Solution:
     States have the library, dtype and structure of the initial state. With `batch_dims=1` they have the sample axis of
     the initial state, too. Norms are those of the criterion.
 
-    Example:
+    Examples:
         >>> import parareal
         >>> solution = parareal.sequential(lambda u, t0, t1: 0.5 * u, 1.0, [0, 1, 2])
         >>> solution.final_state, solution.states.tolist(), solution.outcome.name
