@@ -56,8 +56,8 @@ def check(
 ) -> Report:
     """Test whether propagators meet the requirements of `solve`.
 
-    Four tests are run on the first sample. An exception that a propagator raises is reported, not raised. The cost is
-    about two sequential solves.
+    Four tests are run, all but the last on the first sample only. An exception of a propagator is reported, not
+    raised. The cost is about two sequential solves.
 
     - `structure`: the result has the structure, shapes, dtypes and device of the state it was computed from.
     - `deterministic`: two calls with the same input agree bit by bit, and the input is not changed.
@@ -67,8 +67,11 @@ def check(
       stepper with memory, because a guess holds states only.
 
     Args:
-        fine, initial, boundaries, batch_dims: as for `solve`.
-        coarse: as for `solve`; None to test the fine propagator only.
+        fine: the fine propagator, as for `solve`; of nested levels, the innermost one is tested.
+        coarse: the coarse propagator, as for `solve`; None to test the fine propagator only.
+        initial: the state at the first boundary, as for `solve`.
+        boundaries: the times that bound the slices, as for `solve`.
+        batch_dims: 0 for the state of one sample, 1 if the leading axis of every array counts samples.
 
     Returns:
         A `Report` with one `Finding` per test.

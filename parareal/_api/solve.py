@@ -180,9 +180,22 @@ def refine(
     early, stop iterating. Arguments are checked when `refine` is called.
 
     Args:
-        fine, coarse, initial, boundaries: as for `solve`.
-        correction, slices, batch_dims, guess, criterion, max_iterations, schedule, executor: as for `solve`.
-        window, levels, speculate_until, eager: as for `solve`.
+        fine: the propagator that defines the answer. This and all other arguments are described under `solve`.
+        coarse: a cheap propagator, or None.
+        initial: the state at the first boundary.
+        boundaries: the times that bound the slices, or two ends.
+        correction: by default `CoarseDifference()`.
+        slices: number of slices between two ends.
+        batch_dims: 0 for one sample, 1 if the leading axis of every array counts samples.
+        guess: states at all boundaries, in place of the coarse prediction.
+        criterion: by default `Increment()`.
+        max_iterations: the largest number of iterations; None to go on until the criterion stops.
+        schedule: `"pipelined"` or `"synchronous"`.
+        executor: by default `BatchedExecutor()`.
+        window: the largest number of slices under way at a time; None for no bound.
+        levels: numbers of slices of nested levels, outermost first.
+        speculate_until: iteration from which no fine propagation starts before the final state has been rejected.
+        eager: deprecated name of `speculate_until`.
 
     Yields:
         The newest iterate, with its iteration number and estimated error.

@@ -168,7 +168,10 @@ class Advisor:
                 the engine with one slice.
             tolerance: relative tolerance of the final state; gives the expected iterations if none were observed.
             slices: numbers of slices to try; by default some around the least span.
-            samples, schedule, window, max_batch: those of the solve; used by simulations only.
+            samples: samples of the solve; this and the next three are used by simulations only.
+            schedule: schedule of the solve.
+            window: window of the solve, or None.
+            max_batch: largest number of rows of a call, or None.
             kind: distinguishes problems whose `tick_time` or `sequential_time` differ, which cannot be compared.
 
         Raises:

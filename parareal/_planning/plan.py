@@ -55,7 +55,13 @@ def plan(
         windows: windows to try; by default none.
         max_batches: largest numbers of rows of a call to try; by default no bound, and the number of rows with the
             least time per row.
-        samples, devices, message_time, stages, coarse_stages, coarse_steps, shared: as for `simulate`.
+        samples: samples solved at the same time.
+        devices: number of devices for the parallel candidates.
+        message_time: seconds until a state arrives at another device.
+        stages: evaluations of one fine step.
+        coarse_stages: evaluations of one coarse step, 0 or more.
+        coarse_steps: coarse steps per slice.
+        shared: whether F and G share the evaluation at the start of a slice.
         progress: whether to show a progress bar.
 
     Returns:

@@ -88,7 +88,9 @@ def simulate(
         coarse_steps: coarse steps per slice.
         shared: whether F and G share the evaluation at the start of a slice.
         samples: samples solved at the same time.
-        schedule, window, speculate_until: as for `solve`.
+        schedule: `"pipelined"` or `"synchronous"`, as for `solve`.
+        window: the largest number of slices under way at a time, as for `solve`; None for no bound.
+        speculate_until: iteration from which fine propagations wait for the final state, as for `solve`.
         max_batch: largest number of rows of a call, on each device; None for no bound.
         eager: deprecated name of `speculate_until`.
 

@@ -48,8 +48,7 @@ class Problem:
     ) -> "Problem":
         """Check all that can be checked before any work, and return the problem.
 
-        Args:
-            fine, coarse, initial, boundaries, batch_dims, slices, levels, correction: as for `parareal.solve`.
+        All arguments are those of `parareal.solve`.
 
         Raises:
             ValueError, TypeError: for invalid arguments; the message says what to change.

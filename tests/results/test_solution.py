@@ -56,8 +56,8 @@ def test_a_callback_is_called_after_every_iteration_and_can_cancel():
     cancelled = caught.value.solution
     assert cancelled.outcome is parareal.Outcome.CANCELLED
     assert cancelled.iterations == 2
-    answer = parareal.sequential(FINE, 0.1, TIMES).final_state
-    assert abs(cancelled.final_state - answer) < 1e-3
+    reference = parareal.sequential(FINE, 0.1, TIMES).final_state
+    assert abs(cancelled.final_state - reference) < 1e-3
 
 
 def test_progress_shows_iteration_increment_and_boundaries_left(capsys):
@@ -161,9 +161,9 @@ def test_multistep_memory_is_part_of_the_state():
     fine = parareal.Steps(AdamsBashforth2Stepper(lambda u, t: -u * t, grid))
     coarse = parareal.Steps(EulerStepper(lambda u, t: -u * t, grid), 1)
     state = torch.ones(2, dtype=torch.float64)
-    answer = parareal.sequential(fine, state, edges(24, 6)).final_state
+    reference = parareal.sequential(fine, state, edges(24, 6)).final_state
     errors = [
-        float((r.final_state - answer).abs().max())
+        float((r.final_state - reference).abs().max())
         for r in parareal.refine(fine, coarse, state, edges(24, 6), criterion=parareal.Iterations(6))
     ]
     assert errors[-1] == 0
@@ -186,8 +186,8 @@ def test_a_fine_stepper_corrects_its_memory_with_the_state():
     coarse = parareal.Steps(EulerStepper(lambda u, t: -u * t, grid), 1)
     state = torch.ones(2, dtype=torch.float64)
     solution = parareal.solve(parareal.Steps(recorder), coarse, state, edges(24, 6), criterion=parareal.Iterations(6))
-    answer = parareal.sequential(parareal.Steps(recorder), state, edges(24, 6)).final_state
-    assert identical(solution.final_state, answer)
+    reference = parareal.sequential(parareal.Steps(recorder), state, edges(24, 6)).final_state
+    assert identical(solution.final_state, reference)
     assert {(a, b) for a, b, _ in recorder.corrections} == {((1, 2), (1, 2))}
     assert {node for _, _, node in recorder.corrections} == {8, 12, 16, 20, 24}
 
