@@ -17,11 +17,12 @@ class Parareal(Level):
     As the fine propagator of another solve it adds a level: each slice of the outer solve is divided into `slices`
     inner slices of equal length and solved by Parareal itself. Where a propagator is `Steps`, the inner boundaries are
     integer nodes, and a slice with fewer steps than `slices` has one inner slice per step. The inner solve of an outer
-    iteration starts from the trajectory that the previous outer iteration left in that slice. Steppers of all levels
-    share batched calls and evaluations.
+    iteration starts from the trajectory that the previous outer iteration left in that slice. (As a coarse propagator
+    it starts from its own prediction every time, because G must be the same map in every iteration.) Steppers of all
+    levels share batched calls and evaluations.
 
     An inner solve that stops before its end is not exact. The next outer iteration continues it even if its input has
-    not changed, and no outer boundary settles by a result that the inner criterion has not accepted. If all levels run
+    not changed, and no outer boundary settles on a result that the inner criterion has not accepted. If all levels run
     to their ends, as with `Iterations(number of slices)`, the result is the sequential solution.
 
     Args:
