@@ -1,5 +1,26 @@
-"""Parareal: solve any ODE in parallel in time, and get the sequential solver's answer."""
+"""Parallel-in-time solution of initial value problems, with the sequential solver's answer (Parareal).
 
+- To solve: `solve`, `refine`, `Parareal`; `sequential` is the reference.
+- To describe propagators: plain functions, `vectorized`, `Costed`, or a `Stepper` in `Steps`; `check` tests them.
+- To stop: `Increment`, `Tolerance`, `Defect`, `Iterations`, `LastChange`.
+- To predict time and work before a solve: `simulate`, `plan`, `BatchTime`.
+
+Examples:
+    >>> import parareal
+    >>> def euler(u, t0, t1, steps):
+    ...     for _ in range(steps):
+    ...         u = u - (t1 - t0) / steps * u
+    ...     return u
+    >>> def fine(u, t0, t1):
+    ...     return euler(u, t0, t1, 100)
+    >>> def coarse(u, t0, t1):
+    ...     return euler(u, t0, t1, 1)
+    >>> solution = parareal.solve(fine, coarse, 1.0, (0.0, 2.0), slices=8)
+    >>> solution.outcome.name
+    'CONVERGED'
+"""
+
+# `name as name` marks a re-export for type checkers.
 from parareal._api.check import Finding as Finding
 from parareal._api.check import Report as Report
 from parareal._api.check import check as check

@@ -1,4 +1,4 @@
-"""Checks of arguments, with messages that say what to change."""
+"""Checks of arguments. Their messages name the argument, its value and the remedy."""
 
 import warnings
 from collections.abc import Iterable
@@ -10,7 +10,13 @@ T = TypeVar("T")
 
 
 def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
-    """Raise `ValueError` unless `value` is one of `valid`, naming the nearest."""
+    """Raise `ValueError` unless a value is one of several names.
+
+    Args:
+        name: the argument's name, for the message.
+        value: the argument's value.
+        valid: the names that are allowed; the message suggests the one most like `value`.
+    """
     valid = list(valid)
     if value not in valid:
         near = get_close_matches(str(value), valid, n=1)
@@ -19,23 +25,38 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int, or raise `ValueError` unless it is a whole number of at least `least`."""
+    """Return a value as an int, or raise `ValueError` unless it is a whole number of at least `least`.
+
+    NumPy integers and other objects with `__index__` are accepted; floats, even whole ones, and bools are not.
+
+    Args:
+        name: the argument's name, for the message.
+        value: the argument's value.
+        least: the smallest number allowed.
+    """
     try:
+        # bool is a subclass of int, but True as a count is nearly always a mistake
         number = least - 1 if isinstance(value, bool) else index(value)
     except TypeError:
         number = least - 1
     if number < least:
-        raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, but was {value!r}")
     return number
 
 
 def optional_whole_number(name: str, value: Any, least: int) -> int | None:
-    """Return None as it is, and any other `value` as `whole_number` does."""
+    """Return None unchanged, and check any other value by `whole_number`."""
     return None if value is None else whole_number(name, value, least)
 
 
 def renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
-    """Return the value of a renamed option, with a warning where the old name was used.
+    """Return the value of a renamed option, and warn if the caller used the old name.
+
+    Args:
+        old: the option's old name.
+        value: the value passed under the old name, or None.
+        new: the option's new name.
+        current: the value passed under the new name, or None.
 
     Raises:
         TypeError: if both names were used.
@@ -44,5 +65,8 @@ def renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
         return current
     if current is not None:
         raise TypeError(f"{old} is the old name of {new}: pass {new} alone")
-    warnings.warn(f"{old} is now called {new}; the old name goes with the next release", FutureWarning, stacklevel=3)
+    # level 3 is the caller of the public function that has the option
+    warnings.warn(
+        f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=3
+    )
     return value

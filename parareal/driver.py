@@ -1,22 +1,23 @@
-"""What adapters and other extensions may use beside the names of `parareal`: a semi-public interface.
+"""Semi-public names for adapters, executors, corrections and criteria, in addition to those of `parareal`.
 
-Names here are documented and kept with care, but may change with a minor release; nothing else below `parareal` may be
-imported from outside.
+These names are documented and change only with a line in the changelog, but may do so with a minor release. Nothing
+else below `parareal` may be imported from outside the package.
 
-- To drive a run from outside, as a pipeline's own loop does: `Problem`, `Options`, `Run`, `Evaluation`, `SCHEDULES`.
+- To drive a run from outside, as the denoising loop of a pipeline does: `Problem`, `Options`, `Run`, `Evaluation`,
+  `SCHEDULES`.
 - To write an executor: `Queue`, `FunctionQueue`, `StepperQueue`, `Kind`, `Request`, `Scope`, `Value`, `Result`,
   `Delivery`, `Tally`, `Layout`.
-- To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states `add`, `subtract`, `finite`,
+- To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states: `add`, `subtract`, `finite`,
   `NORMS`.
-- Checks with our messages: `one_of`, `whole_number`, `optional_whole_number`, `renamed`, `check_initial`,
-  `StructureError`.
-- To choose slices where the user leaves them open (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
-  `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`;
-  a `Candidate` is one setting of a `parareal.Plan`.
-- Divisions of an interval: `divide`, `divide_grid`.
-- Types of signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
+- To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`, `renamed`,
+  `check_initial`, `StructureError`.
+- To choose the number of slices for the user (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
+  `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`, and `Candidate`, one setting of a `parareal.Plan`.
+- To divide an interval into slices: `divide`, `divide_grid`.
+- To annotate signatures: `State`, `Stack`, `Nodes`, `Memory`, `Time`, `Function`, `Propagator`.
 """
 
+# `name as name` marks a re-export for type checkers.
 from parareal._checks import one_of as one_of
 from parareal._checks import optional_whole_number as optional_whole_number
 from parareal._checks import renamed as renamed

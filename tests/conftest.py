@@ -1,4 +1,7 @@
-"""One thread: the tests' networks are tiny, and a spinning second thread slows a small machine down."""
+"""Settings of all tests.
+
+Torch uses one thread: the networks are tiny, and on a small machine a second thread that spins slows the first down.
+"""
 
 import torch
 

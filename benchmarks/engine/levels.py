@@ -1,15 +1,16 @@
-"""What nested levels cost and gain: spans, work and errors.
+"""Cost and gain of nested levels: spans, work and errors.
 
-    python benchmarks/engine/levels.py                  # the tables of docs/results/levels.md, in some ten minutes
+    python benchmarks/engine/levels.py                  # the tables of docs/how-to/levels.md; about ten minutes
     python benchmarks/engine/levels.py --steps 196      # one number of steps only
     python benchmarks/engine/levels.py --picture docs/images/levels.png --steps    # the schedule of 12 x 9 slices
 
-Part 1: an ODE of two numbers, 961 Euler steps, by tolerance: one level, and two with one, two and any number of inner
-iterations in an outer one.
+Part 1: an ODE of two numbers with 961 Euler steps, for several tolerances: one level, and two levels with one, two, and
+any number of inner iterations per outer iteration.
 
-Part 2: the shipped network. DDIM steps, DPM-Solver++(2M) jumps on all levels, four classes from one seed. The error of
-a sample is relative to the sequential solution, in the root mean square; `trailing`, the model's own spacing of
-timesteps, and `leading`, which starts its steps where the ones before end, are both shown.
+Part 2: the shipped network, with DDIM steps, DPM-Solver++(2M) jumps on all levels, and four classes from one seed. The
+error of a sample is the root mean square of its difference to the sequential solution, over that of the sequential
+solution. Two spacings of timesteps are shown: `trailing`, the model's own, and `leading`, whose steps start where the
+previous ones end.
 """
 
 import argparse
@@ -28,21 +29,21 @@ LEVELS = {196: [(12,), (12, 4), (14, 4)], 961: [(12,), (12, 9)]}
 ITERATIONS = {196: [1, 2], 961: [1]}
 
 
-class Euler(parareal.Stepper):
-    """Euler's method on a grid of times."""
+class OscillatingDecay(parareal.Stepper):
+    """Euler's method for the ODE of part 1, on a grid of times."""
 
     def __init__(self, grid: torch.Tensor):
         self.evaluate, self.grid = lambda u, t: -u * torch.sin(3 * t)[:, None] - 0.1 * u * u, grid
 
     def step(self, state, memory, start, stop):
-        """Advance every row; one evaluation."""
+        """Advance every row by one Euler step, with one evaluation."""
         slope = yield state, self.grid[start]
         return state + (self.grid[stop] - self.grid[start])[:, None] * slope, memory
 
 
-def inner_iterations(steps: int = 961) -> list[dict[str, str]]:
+def compare_inner_iterations(steps: int = 961) -> list[dict[str, str]]:
     """Return the rows of part 1."""
-    stepper = Euler(torch.linspace(0, 3, steps + 1, dtype=torch.float64))
+    stepper = OscillatingDecay(torch.linspace(0, 3, steps + 1, dtype=torch.float64))
     fine, coarse, start = parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.tensor([1.0, 2.0]).double()
     reference = parareal.sequential(fine, start, [0, steps]).final_state
     nests = {f"12 x 9, {k or 'any'} inner": (12, parareal.Parareal(fine, coarse, 9, inner_iterations=k))
@@ -65,8 +66,8 @@ def inner_iterations(steps: int = 961) -> list[dict[str, str]]:
     return rows
 
 
-def row(spacing: str, steps: int, levels: tuple[int, ...], count: int, solution, reference) -> dict[str, str]:
-    """Return a row of the table."""
+def format_row(spacing: str, steps: int, levels: tuple[int, ...], count: int, solution, reference) -> dict[str, str]:
+    """Return a row of the table of part 2."""
     error = relative_errors(solution.final_state, reference)
     return {
         "steps": str(steps),
@@ -81,38 +82,38 @@ def row(spacing: str, steps: int, levels: tuple[int, ...], count: int, solution,
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, choices=list(LEVELS), nargs="*", default=list(LEVELS))
-    parser.add_argument("--picture", help="where to draw the schedule")
+    parser.add_argument("--picture", help="file to save a plot of the schedule to")
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    print(markdown(inner_iterations()), "\n")
-    if given.picture:
-        stepper = Euler(torch.linspace(0, 3, 962, dtype=torch.float64))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(markdown(compare_inner_iterations()), "\n")
+    if args.picture:
+        stepper = OscillatingDecay(torch.linspace(0, 3, 962, dtype=torch.float64))
         fine, coarse, start = parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.tensor([1.0, 2.0]).double()
-        one = parareal.solve(fine, coarse, start, [0, 961], levels=(12, 9), criterion=parareal.Iterations(1))
-        one.timeline().savefig(given.picture, dpi=100)
-    net, own = models.load("fashion-mnist")
+        solution = parareal.solve(fine, coarse, start, [0, 961], levels=(12, 9), criterion=parareal.Iterations(1))
+        solution.timeline().savefig(args.picture, dpi=100)
+    net, model_scheduler = models.load("fashion-mnist")
     noise = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     kwargs = {"class_labels": torch.tensor([0, 3, 7, 9])}
-    jobs = [(n, s, levels, k) for n in given.steps for s in ("leading", "trailing") for levels in LEVELS[n]
+    jobs = [(n, s, levels, k) for n in args.steps for s in ("leading", "trailing") for levels in LEVELS[n]
             for k in ITERATIONS[n]]  # fmt: skip
     rows, references = [], {}
     for steps, spacing, levels, count in tqdm(jobs):
-        scheduler = DDIMScheduler.from_config(own.config, timestep_spacing=spacing)
+        scheduler = DDIMScheduler.from_config(model_scheduler.config, timestep_spacing=spacing)
 
         def run(levels: tuple[int, ...], count: int, steps: int = steps, scheduler=scheduler) -> parareal.Solution:
-            stop = parareal.Iterations(count)
+            criterion = parareal.Iterations(count)
             return sample(net, noise, scheduler, num_inference_steps=steps, model_kwargs=kwargs, levels=levels,
-                          criterion=stop)  # fmt: skip
+                          criterion=criterion)  # fmt: skip
 
         if (steps, spacing) not in references:
             references[steps, spacing] = run((1,), 1).final_state
-        rows.append(row(spacing, steps, levels, count, run(levels, count), references[steps, spacing]))
+        rows.append(format_row(spacing, steps, levels, count, run(levels, count), references[steps, spacing]))
     print(markdown(rows))
-    print(f"\n{platform.machine()}, {given.threads} threads, torch {torch.__version__}")
+    print(f"\n{platform.machine()}, {args.threads} threads, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

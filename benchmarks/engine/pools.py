@@ -1,10 +1,10 @@
-"""What a pool of processes gains for plain functions: SciPy's adaptive solver as fine and coarse propagator.
+"""Speed-up of plain functions by a pool of processes: SciPy's adaptive solver as fine and coarse propagator.
 
     python benchmarks/engine/pools.py
 
-A chain of damped pendulums, solved three ways in turn:
-slice by slice, by Parareal in this process, and by Parareal with the fine propagations in a pool. Ratios are medians of
-the wall time of the first by that of the other two, with their spread.
+A chain of damped pendulums is solved in three ways, in turn: sequentially, by Parareal in this process, and by
+Parareal with the fine propagations in a pool. The table shows the wall time of the first over that of the other two:
+medians, with the smallest and the largest ratio.
 """
 
 import argparse
@@ -23,14 +23,14 @@ import parareal
 
 
 def chain(t: float, y: np.ndarray, masses: int) -> np.ndarray:
-    """Damped pendulums along a line, coupled by springs and driven at one end."""
+    """Return the right-hand side of damped pendulums along a line, coupled by springs and driven at one end."""
     angle, speed = y.reshape(2, masses)
     wide = np.concatenate([[np.sin(t)], angle, angle[-1:]])
     return np.concatenate([speed, wide[2:] - 2 * angle + wide[:-2] - np.sin(angle) - 0.5 * speed])
 
 
 def propagate(u: np.ndarray, t0: float, t1: float, rtol: float, masses: int) -> parareal.Costed:
-    """Solve from t0 to t1; the cost is the number of right-hand sides."""
+    """Return the state at t1; its cost is the number of evaluations of the right-hand side."""
     end = solve_ivp(chain, (t0, t1), u, rtol=rtol, atol=rtol, args=(masses,))
     return parareal.Costed(end.y[:, -1], end.nfev)
 
@@ -41,17 +41,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--slices", type=int, nargs="*", default=[4, 8, 16])
-    given = parser.parse_args()
+    args = parser.parse_args()
     masses, end = 20, 40.0
     start = np.concatenate([np.linspace(-1, 2, masses), np.zeros(masses)])
     fine, coarse = (partial(propagate, rtol=r, masses=masses) for r in (1e-12, 1e-4))
     rows = []
-    with ProcessPoolExecutor(given.workers) as pool:
-        list(pool.map(time.sleep, [0.2] * given.workers))  # now the workers are there
-        for slices in given.slices:
+    with ProcessPoolExecutor(args.workers) as pool:
+        list(pool.map(time.sleep, [0.2] * args.workers))  # starts all workers before anything is timed
+        for slices in args.slices:
             times, seconds, solution = np.linspace(0, end, slices + 1), [], None
             reference = parareal.sequential(fine, start, times)
-            for _ in range(given.runs):
+            for _ in range(args.runs):
                 clock = [time.perf_counter()]
                 parareal.sequential(fine, start, times)
                 clock.append(time.perf_counter())
@@ -69,13 +69,13 @@ def main() -> None:
                     "span / sequential": f"{solution.stats.span / solution.stats.sequential_span:.2f}",
                     "sequential": f"{statistics.median(s[0] for s in seconds):.2f} s",
                     "ratio, this process": f"{statistics.median(here):.2f} ({min(here):.2f} to {max(here):.2f})",
-                    f"ratio, {given.workers} processes": f"{statistics.median(there):.2f} "
+                    f"ratio, {args.workers} processes": f"{statistics.median(there):.2f} "
                     f"({min(there):.2f} to {max(there):.2f})",
                     "difference": f"{np.abs(solution.final_state - reference.final_state).max():.0e}",
                 }
             )
     print(markdown(rows))
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {given.runs} runs of each in turn")
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {args.runs} runs of each in turn")
 
 
 if __name__ == "__main__":

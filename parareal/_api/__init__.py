@@ -1,1 +1,1 @@
-"""The public calls."""
+"""The functions and the class that users call."""

@@ -1,4 +1,4 @@
-"""BibTeX entries of what a computation used."""
+"""`citation`: BibTeX entries of the methods that this package implements."""
 
 import re
 from importlib.resources import files
@@ -7,17 +7,23 @@ from parareal._checks import one_of
 
 
 def citation(*topics: str) -> str:
-    """Return BibTeX entries, all of them by default: what was run is not known here, so name the topics that you used.
+    """Return BibTeX entries of the works behind this package, to be cited with results.
 
     Args:
-        topics: any of
-            `"parareal"` (the method), `"analysis"` and `"nonlinear"` (its convergence), `"waves"` (where it fails),
-            `"pipelined"` (its schedule); `"diffusion"` (SRDS), `"picard"` (ParaDiGMS), `"parataa"`, `"chords"`,
-            `"parasolver"` (other parallel samplers); `"ddim"`, `"ddpm"`, `"dpm"` (DPM-Solver), `"dpmpp"`
-            (DPM-Solver++, the default coarse solver), `"plms"`, `"flow"` (rectified flow), `"torchdiffeq"`.
+        *topics: the topics to cite; all of them if none is named, since the package does not record what was run.
+            `"parareal"` (the method), `"analysis"` and `"nonlinear"` (its convergence), `"waves"` (its failure for
+            hyperbolic problems), `"pipelined"` (its schedule); `"diffusion"` (SRDS), `"picard"` (ParaDiGMS),
+            `"parataa"`, `"chords"`, `"parasolver"` (other parallel samplers); `"ddim"`, `"ddpm"`, `"dpm"` (DPM-Solver),
+            `"dpmpp"` (DPM-Solver++, the default coarse solver), `"plms"`, `"flow"` (rectified flow), `"torchdiffeq"`.
+
+    Returns:
+        The entries, separated by blank lines.
 
     Raises:
         ValueError: for an unknown topic.
+
+    Examples:
+        `print(parareal.citation("parareal", "diffusion"))`
     """
     entries = _entries()
     for topic in topics:
@@ -26,5 +32,6 @@ def citation(*topics: str) -> str:
 
 
 def _entries() -> dict[str, str]:
+    """Return the entries of `citations.bib` by topic; a comment line above each entry names the topic."""
     text = files("parareal._api").joinpath("citations.bib").read_text(encoding="utf-8")
     return {topic: entry.strip() for topic, entry in re.findall(r"^% (\w+)\n(@.*?\n})$", text, re.M | re.S)}

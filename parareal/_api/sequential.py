@@ -1,4 +1,4 @@
-"""The reference: the fine propagator, slice by slice."""
+"""`sequential`: the reference solution, by the fine propagator alone."""
 
 import time
 from concurrent.futures import Executor
@@ -30,42 +30,68 @@ def sequential(
     executor: AbstractExecutor | Executor | None = None,
     throw: bool = True,
 ) -> Solution:
-    """Apply `fine` slice by slice: the answer that `solve` converges to, with its cost.
+    """Solve sequentially: apply `fine` slice by slice, and return the answer that `solve` converges to.
 
-    Arguments as for `solve`. Raises `PararealError` if the final state is not finite, unless `throw` is False.
+    This is the reference for errors, work and speed. Of nested levels, the innermost fine propagator is applied to all
+    inner slices in turn.
+
+    Args:
+        fine: the propagator, as for `solve`.
+        initial: the state at the first boundary, as for `solve`.
+        boundaries: the times that bound the slices, as for `solve`.
+        batch_dims: 0 for the state of one sample, 1 if the leading axis of every array counts samples.
+        executor: where propagations run, as for `solve`.
+        throw: whether to raise `PararealError` if the final state is not finite; otherwise the solution is returned.
+
+    Returns:
+        A `Solution` with `iterations` 0 and outcome `EXACT`, or `NON_FINITE`.
+
+    Raises:
+        ValueError, TypeError: for invalid arguments, and for results that differ in structure, shape or dtype from the
+            state.
+        PararealError: if the final state is not finite, unless `throw` is False.
+        Exception: an exception raised by `fine`, unchanged.
+
+    Examples:
+        `reference = parareal.sequential(fine, u, times).final_state`
     """
-    given = Problem.checked(fine, None, initial, boundaries, batch_dims, correction=Zero())
-    fine, times, at = unroll(fine, given.boundaries)
-    problem = replace(given, fine=fine, boundaries=times)
+    # without a coarse propagator: `Zero` is the correction that needs no G and no earlier states
+    outer = Problem.checked(fine, None, initial, boundaries, batch_dims, correction=Zero())
+    # With nested levels, `times` holds the innermost boundaries and `indices` the positions of the outer ones in it.
+    fine, times, indices = unroll(fine, outer.boundaries)
+    problem = replace(outer, fine=fine, boundaries=times)
     runner = runner_for(problem, executor)
-    history = History(given.slices + 1, len(problem.samples))
+    history = History(outer.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     with closing(runner), torch.no_grad():
         for n in range(problem.slices):
             ends = problem.boundaries[n], problem.boundaries[n + 1]
+            # All samples cross a slice together, so a batching executor runs them in one call per step. Full accuracy
+            # is required because a variable-accuracy `fine` must give the answer itself here.
             runner.add(
                 [Request(i, n, 0, Kind.FINE, path[-1], *ends, full_accuracy=True) for i, path in enumerate(paths)]
             )
+            # a pool delivers the results of the samples one after another
             while any(len(path) < n + 2 for path in paths):
                 results = runner.tick()
-                history.propagated(results, began)
+                history.record_propagations(results, start_time)
                 for request, result, _ in results:
                     depth = request.value.depth + result.cost
                     paths[request.sample].append(Value(0, result.state, result.memory, exact=True, depth=depth))
-    wall_time = time.perf_counter() - began
+    wall_time = time.perf_counter() - start_time
 
     span, tally = max(path[-1].depth for path in paths), runner.tally
     outcome = Outcome.EXACT if all(finite(path[-1].state) for path in paths) else Outcome.NON_FINITE
     increments, defects = history.tables(0)
     solution = Solution(
         final_state=problem.join([path[-1].state for path in paths]),
-        states=problem.stack([[path[i].state for i in at] for path in paths]),
-        boundaries=given.boundaries,
+        states=problem.stack([[path[i].state for i in indices] for path in paths]),
+        boundaries=outer.boundaries,
         outcome=outcome,
         message=outcome.value,
         iterations=0,
-        slice_iterations=np.zeros((given.slices, len(paths)), dtype=np.int64),
+        slice_iterations=np.zeros((outer.slices, len(paths)), dtype=np.int64),
         increments=increments,
         defects=defects,
         error_estimate=np.zeros(len(paths)),

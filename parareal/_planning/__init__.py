@@ -1,1 +1,1 @@
-"""Predictions made before a solve: simulated settings, and the choice among them."""
+"""Predictions made before a solve: simulations, plans, and the choice of `slices="auto"`."""

@@ -1,4 +1,4 @@
-"""Advisors: what is known of one kind of problem, and the plans that follow. They decide every `slices="auto"`."""
+"""Advisors: measurements of one kind of problem, and the plans that follow. They decide every `slices="auto"`."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,82 +10,93 @@ from weakref import WeakKeyDictionary
 from parareal._planning.batch_time import BatchTime
 from parareal._planning.candidates import Candidate, Plan
 from parareal._planning.plan import plan
-from parareal._planning.span_law import ABOVE, TickTime, estimate, slices_around_least_span
+from parareal._planning.span_law import FACTORS_TO_ESTIMATE, TickTime, estimate, slices_around_least_span
 
 SEQUENTIAL_NOTE = "Solved sequentially: parallel-in-time was not predicted to be faster."
-"""the sentence that `Solution.message` ends with where an advisor chose the sequential solve"""
+"""last sentence of `Solution.message` if an advisor chose the sequential solve"""
 
 FAILED_NOTE = "Solved sequentially: parallel-in-time failed before on an interval of this length, or was slower."
-"""the same where a parallel solve was tried"""
+"""last sentence of `Solution.message` if the sequential solve was chosen because parallel solves did not succeed"""
 
 PATIENCE = 2
-"""parallel solves in a row that must have been slower than the sequential one before no more are tried"""
+"""number of parallel solves in a row that must be slower than the sequential one before an advisor stops trying"""
 
-NO_TOLERANCE = 3
-"""iterations to expect where there is no tolerance: often made at torchdiffeq's default tolerances (docs/how-to/odes.md)"""
+ITERATIONS_WITHOUT_TOLERANCE = 3
+"""expected iterations if there is no tolerance; typical of torchdiffeq's default tolerances (docs/how-to/odes.md)"""
 
 
 def expected_iterations(tolerance: float | None) -> int:
-    """Return the iterations to expect of a problem of which none were seen, from the tolerance of its final state."""
+    """Return the number of iterations to expect of a problem that has not been solved yet.
+
+    Args:
+        tolerance: relative tolerance of the final state; None if there is none.
+    """
     if tolerance is None:
-        return NO_TOLERANCE
+        return ITERATIONS_WITHOUT_TOLERANCE
     return next((n for bound, n in ((3e-2, 1), (3e-3, 2), (3e-4, 3)) if tolerance >= bound), 4)
 
 
 @final
 class Advisor:
-    """What is known of one kind of problem, and the plans made of it.
+    """The measurements of one kind of problem, and the plans that follow from them.
 
-    An adapter takes one from `advisor_for`, tells it what it finds out (`batch_time`, `learn_iterations`,
-    `learn_time`, `learn_failure`), and follows what it says (`advise`, `declines`). Threads may share it.
+    An adapter gets an advisor from `advisor_for`, reports measurements (`batch_time`, `learn_iterations`, `learn_time`,
+    `learn_failure`), and follows its advice (`advise`, `declines`). An advisor may be shared by threads.
 
     Args:
-        iterations: those seen so far, per sample, by the number of slices.
+        iterations: observed numbers of iterations, one per sample, by the number of slices.
     """
 
     def __init__(self, iterations: Mapping[int, Iterable[int]] | None = None):
-        self._lock = Lock()  # never held while a caller's function runs
-        self._iterations = {slices: sorted(made) for slices, made in (iterations or {}).items()}
-        self._batch_times: dict[int | None, BatchTime] = {}
+        # Never held while a function of the caller runs, which may take long.
+        self._lock = Lock()
+        # Never changed in place, only replaced: `advise` compares the object to find out whether it is still current.
+        self._iterations = {slices: sorted(numbers) for slices, numbers in (iterations or {}).items()}
+        self._batch_times: dict[int | None, BatchTime] = {}  # by the largest number of rows that could be called
         self._plans: dict[Hashable, Plan] = {}
-        self._latest: Plan | None = None
-        self._slower = 0
-        self._failed = float("inf")
+        self._latest: Plan | None = None  # the plan that the last call of `advise` returned
+        self._slower = 0  # parallel solves in a row that were slower than predicted for the sequential one
+        self._failed = float("inf")  # the shortest interval on which parallel solves did not succeed
 
     @property
     def iterations(self) -> dict[int, list[int]]:
-        """The iterations seen, per sample, by the number of slices."""
+        """The observed numbers of iterations, one per sample, by the number of slices."""
         return dict(self._iterations)
 
     def batch_time(self, call: Callable[[int], None], *, seconds: float = 1.0, most: int | None = None) -> BatchTime:
-        """Return the times of calls, measured once.
+        """Return the batch-time curve, which is measured at the first call only.
 
         Args:
-            call: makes a call of a number of rows.
-            seconds: to measure for, at most.
-            most: the largest number of rows that may be called; a curve measured with a larger one serves, too.
+            call: makes one call with a number of rows (`BatchTime.measured`).
+            seconds: time to spend on measuring, approximately.
+            most: the largest number of rows that may be called, or None. A curve that was measured with a larger one
+                is returned as well.
 
         Raises:
-            Exception: what `call` raises.
+            Exception: the exception of `call`, unchanged.
         """
-        known = self._curve(most)
-        if known is not None:
-            return known
-        found = BatchTime.measured(call, seconds=seconds, most=most)
+        curve = self._curve(most)
+        if curve is not None:
+            return curve
+        curve = BatchTime.measured(call, seconds=seconds, most=most)
         with self._lock:
-            return self._batch_times.setdefault(most, found)
+            return self._batch_times.setdefault(most, curve)  # the first of two threads that measured at once
 
     def measured(self, most: int | None = None) -> bool:
-        """Return True if calls of up to `most` rows have been timed."""
+        """Return whether calls of up to `most` rows (None: any number) have been timed."""
         return self._curve(most) is not None
 
     def _curve(self, most: int | None) -> BatchTime | None:
+        """Return a curve measured with at least `most` rows allowed, or None."""
         with self._lock:
             curves = [(bound or float("inf"), curve) for bound, curve in self._batch_times.items()]
         return next((curve for bound, curve in curves if bound >= (most or float("inf"))), None)
 
     def learn_iterations(self, slices: int, iterations: Iterable[int]) -> None:
-        """Record the iterations that the samples of a solve made at the last boundary, one number per sample."""
+        """Record the numbers of iterations of a solve at the last boundary, one per sample; they replace older ones.
+
+        Plans that did not know them are discarded.
+        """
         numbers = sorted(iterations)
         with self._lock:
             self._iterations = {**self._iterations, slices: numbers}
@@ -94,12 +105,12 @@ class Advisor:
     def learn_time(self, length: float, seconds: float) -> None:
         """Record the time of a parallel solve that followed the latest plan.
 
-        Where `PATIENCE` of them in a row were slower than the sequential time of that plan, intervals of this length
-        or more are declined from then on.
+        After `PATIENCE` solves in a row that took longer than the plan's sequential time, intervals of this length or
+        more are declined.
 
         Args:
-            length: of the interval solved.
-            seconds: of the solve.
+            length: length of the interval that was solved.
+            seconds: wall time of the solve.
         """
         with self._lock:
             if self._latest is None:
@@ -109,20 +120,23 @@ class Advisor:
                 self._failed = min(self._failed, length)
 
     def learn_failure(self, length: float) -> None:
-        """Record that a parallel solve failed, or cannot gain: this length and longer ones are declined from now on."""
+        """Record that a parallel solve failed or cannot be faster: decline intervals of this length or more."""
         with self._lock:
             self._failed = min(self._failed, length)
 
     def declines(self, length: float) -> bool:
-        """Return True if nothing needs to be measured: the latest plan is sequential, or such a length has failed.
+        """Return whether the sequential solve is the answer without any measurement.
+
+        So it is if the latest plan is sequential, or parallel solves over this length or less did not succeed.
 
         Args:
-            length: of the interval to solve.
+            length: length of the interval to solve.
         """
         return length >= self._failed or (self._latest is not None and not self._latest.worthwhile)
 
     def note(self, length: float) -> str:
-        """Return the sentence for `Solution.message` that says why such a length was solved sequentially."""
+        """Return the sentence for `Solution.message` on why an interval of this length was solved sequentially."""
+        # a failure of length 0 is how an adapter reports that nothing can be gained, which is no failed solve
         return FAILED_NOTE if 0 < self._failed <= length else SEQUENTIAL_NOTE
 
     def advise(
@@ -140,86 +154,96 @@ class Advisor:
         max_batch: int | None = None,
         kind: Hashable = None,
     ) -> Plan:
-        """Return the plan for a problem, made once for equal arguments and equal knowledge.
+        """Return the plan for a problem; plans are cached until new iterations are learned.
 
-        With `batch_time`, settings are simulated (`parareal.plan`): exact counts, some tenths of a second. With
-        `tick_time`, they are estimated by the span law: rougher, no longer than the times take to measure.
+        With `batch_time`, settings are simulated by `parareal.plan`, with exact counts, which takes some tenths of a
+        second. With `tick_time`, their costs are estimated by the span law, which takes no longer than measuring the
+        times.
 
         Args:
             steps: fine steps N.
-            batch_time: the times of calls by their rows.
-            tick_time: returns the seconds of a tick by its rows and the number of slices; it may measure them.
-            sequential_time: returns the seconds of the sequential solve, where it is another program than the
-                engine's own steps.
-            tolerance: of the final state; tells the iterations to expect where none were seen.
-            slices: numbers to try; by default some around the least span.
-            samples, schedule, window, max_batch: those of the solve; only simulated.
-            kind: tells apart problems whose `tick_time` or `sequential_time` differ.
+            batch_time: seconds of a call by its rows.
+            tick_time: function of the rows of a tick and the number of slices that returns seconds, or measures them.
+            sequential_time: function that returns the seconds of the sequential solve, if that is another program than
+                the engine with one slice.
+            tolerance: relative tolerance of the final state; gives the expected iterations if none were observed.
+            slices: numbers of slices to try; by default some around the least span.
+            samples: samples of the solve; this and the next three are used by simulations only.
+            schedule: schedule of the solve.
+            window: window of the solve, or None.
+            max_batch: largest number of rows of a call, or None.
+            kind: distinguishes problems whose `tick_time` or `sequential_time` differ, which cannot be compared.
 
         Raises:
             ValueError, TypeError: as `parareal.plan`.
-            Exception: what functions of time raise.
+            Exception: an exception of `tick_time` or `sequential_time`, unchanged.
         """
-        tried = None if slices is None else tuple(slices)
-        key = (steps, batch_time, tolerance, tried, samples, schedule, window, max_batch, kind)
+        choices = None if slices is None else tuple(slices)
+        key = (steps, batch_time, tolerance, choices, samples, schedule, window, max_batch, kind)
         with self._lock:
-            iterations, known = self._iterations, self._plans.get(key)
-            self._latest = known or self._latest
-        if known is not None:
-            return known
-        expected = _nearest(iterations, tolerance)
+            iterations, cached = self._iterations, self._plans.get(key)
+            self._latest = cached or self._latest
+        if cached is not None:
+            return cached
+        # outside the lock, because planning takes long and calls the caller's functions
+        expected = _make_expectation(iterations, tolerance)
         if tick_time is not None:
-            made = _estimated(steps, max(expected(round(steps**0.5))), tried, tick_time, sequential_time)
+            result = _estimate_plan(steps, max(expected(round(steps**0.5))), choices, tick_time, sequential_time)
         else:
-            setting = {"slices": tried, "schedules": [schedule], "windows": [window], "max_batches": [max_batch]}
-            made = plan(steps, iterations=expected, batch_time=batch_time, samples=samples, **setting)
+            setting = {"slices": choices, "schedules": [schedule], "windows": [window], "max_batches": [max_batch]}
+            result = plan(steps, iterations=expected, batch_time=batch_time, samples=samples, **setting)
             if sequential_time is not None:
-                made = Plan.of(made.candidates, replace(made.sequential, wall_time=sequential_time()))
+                result = Plan.of(result.candidates, replace(result.sequential, wall_time=sequential_time()))
         with self._lock:
-            if self._iterations is iterations:  # else it is outdated by what another thread has learned
-                self._plans[key] = made
-            self._latest, self._slower = made, 0
-        return made
+            if self._iterations is iterations:  # else another thread has learned iterations that this plan ignores
+                self._plans[key] = result
+            self._latest, self._slower = result, 0  # solves that were slower belong to the plan before
+        return result
 
 
-def _nearest(iterations: Mapping[int, list[int]], tolerance: float | None) -> Callable[[int], list[int]]:
-    """Return the iterations to expect, by the number of slices: those seen at the nearest number, or a guess."""
+def _make_expectation(iterations: Mapping[int, list[int]], tolerance: float | None) -> Callable[[int], list[int]]:
+    """Return a function of the number of slices that returns the expected numbers of iterations.
+
+    They are those observed with the nearest number of slices, or `expected_iterations` if none were observed.
+    """
     if iterations:
         return lambda slices: iterations[min(iterations, key=lambda count: abs(count - slices))]
     guess = expected_iterations(tolerance)
     return lambda slices: [guess]
 
 
-def _estimated(
+def _estimate_plan(
     steps: int,
     iterations: int,
     slices: Sequence[int] | None,
     tick_time: TickTime,
     sequential_time: Callable[[], float] | None,
 ) -> Plan:
-    """Return the plan by the span law; nothing is timed where there are no numbers of slices to try."""
-    if slices is None:  # a slice of one step would be F and G in one
-        slices = slices_around_least_span(steps, iterations, ABOVE, steps // 2)
+    """Return the plan that follows from the span law; no time is measured if there are no numbers of slices to try."""
+    if slices is None:  # two steps per slice at least: with one, G would be as expensive as F
+        slices = slices_around_least_span(steps, iterations, FACTORS_TO_ESTIMATE, steps // 2)
     seconds = float("nan")
     if slices:
         seconds = steps * tick_time(1, 1) if sequential_time is None else sequential_time()
-    alone = Candidate(slices=1, iterations=0, span=steps, work=steps, calls=steps, wall_time=seconds)
-    return Plan.of([estimate(steps, count, iterations, tick_time) for count in slices], alone)
+    sequential = Candidate(slices=1, iterations=0, span=steps, work=steps, calls=steps, wall_time=seconds)
+    return Plan.of([estimate(steps, count, iterations, tick_time) for count in slices], sequential)
 
 
+# By owner, so that measurements of a model are discarded with the model.
 _advisors: "WeakKeyDictionary[Any, dict[Hashable, Advisor]]" = WeakKeyDictionary()
 _advisors_lock = Lock()
 
 
 def advisor_for(owner: Any, key: Hashable) -> Advisor:
-    """Return the advisor of one kind of problem, kept for the process as long as its owner lives.
+    """Return the advisor of one kind of problem. It lives as long as its owner.
 
     Args:
-        owner: the model or function that problems of this kind call. Of a bound method it is the object that it is
-            bound to, because Python makes a new method at each access. For an object to which there are no weak
-            references, or that has no hash, the advisor is a fresh one; owners that are equal share theirs.
-        key: tells apart the kinds of problems of one owner.
+        owner: the model or function that problems of this kind call. Of a bound method, the object it is bound to is
+            the owner. Owners that compare equal share their advisors. An owner that has no hash or does not support
+            weak references gets a new advisor in every call.
+        key: distinguishes the kinds of problems of one owner.
     """
+    # Python creates a bound method at each access, so a weak reference to it would be dead at once.
     if ismethod(owner):
         owner, key = owner.__self__, (owner.__func__, key)
     with _advisors_lock:

@@ -1,4 +1,4 @@
-"""The time of a batched call by its number of rows: the one thing that a prediction must know of a machine."""
+"""The batch-time curve of a machine: the time of a batched call by its number of rows."""
 
 import statistics
 import time
@@ -11,19 +11,29 @@ import numpy as np
 from parareal._checks import whole_number
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""numbers of rows that are timed by default; closer together where curves bend most"""
 
 
 @final
 @dataclass(frozen=True)
 class BatchTime:
-    """Seconds of a call by its rows, linear between the sizes measured and beyond the last two.
+    """The seconds that a batched call takes, as a function of its number of rows.
+
+    Called with a number of rows, it returns seconds: interpolated linearly between the measured sizes, and extrapolated
+    by the slope between the last two beyond them.
 
     Args:
-        rows: the sizes measured, rising.
-        seconds: of a call of each.
+        rows: measured numbers of rows, positive and rising.
+        seconds: seconds of one call with each number of rows, positive.
 
     Raises:
-        ValueError: if the two are not of one length, or not positive, or the sizes do not rise.
+        ValueError: if the two differ in length, hold a number that is not positive, or `rows` does not rise.
+
+    Examples:
+        >>> import parareal
+        >>> curve = parareal.BatchTime((1, 8), (1.0, 1.7))
+        >>> curve(2)
+        1.1
     """
 
     rows: tuple[int, ...]
@@ -31,15 +41,27 @@ class BatchTime:
 
     def __post_init__(self) -> None:
         if not self.rows or len(self.rows) != len(self.seconds):
-            raise ValueError(f"give as many seconds as batch sizes, got {len(self.seconds)} for {len(self.rows)}")
+            raise ValueError(
+                "rows and seconds must have the same length, 1 or more, but have "
+                f"{len(self.rows)} and {len(self.seconds)}"
+            )
         if self.rows[0] < 1 or any(b <= a for a, b in zip(self.rows, self.rows[1:], strict=False)):
-            raise ValueError(f"batch sizes must be positive and rise, got {self.rows}")
+            raise ValueError(f"rows must be positive and rise, got {self.rows}")
         if not min(self.seconds) > 0:
-            raise ValueError(f"the seconds of a call must be positive, got {self.seconds}")
+            raise ValueError(f"seconds must be positive, got {self.seconds}")
 
     @staticmethod
     def of(curve: "BatchTime | Mapping[int, float] | None") -> "BatchTime":
-        """Return a curve as it is, from pairs of rows and seconds, or, for None, one second for any number of rows."""
+        """Return a `BatchTime` from one of its forms.
+
+        Args:
+            curve: a `BatchTime`, returned unchanged; a mapping from rows to seconds; or None for one second per call
+                whatever its rows.
+
+        Raises:
+            TypeError: for anything else.
+            ValueError: for a mapping whose numbers `BatchTime` refuses.
+        """
         if curve is None:
             return BatchTime((1,), (1.0,))
         if isinstance(curve, BatchTime):
@@ -55,45 +77,50 @@ class BatchTime:
     def measured(
         call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0, most: int | None = None
     ) -> "BatchTime":
-        """Time `call(rows)`: medians over rounds of all sizes in turn.
+        """Measure a curve: time `call(rows)` for several numbers of rows, and return the medians.
 
-        Sizes that take longer than a fifth of the time are left out; the curve goes on beyond the last as between the
-        last two.
+        Sizes are timed in turn, in several rounds, so that a slow moment of the machine does not affect one size
+        alone. A size whose call takes longer than a fifth of `seconds` is the last one timed.
 
         Args:
-            call: makes a call of a number of rows, and returns when it is done. Its errors are passed on.
+            call: makes one call with a number of rows, and returns when the call has ended (synchronize a GPU). Its
+                exceptions are passed on.
             sizes: numbers of rows, rising.
-            seconds: to measure for, at most.
-            most: the largest number of rows that may be called, itself timed too; None for no bound.
+            seconds: the time to spend, approximately.
+            most: the largest number of rows that may be called, which is timed, too, unless it exceeds all `sizes`;
+                None for no bound.
 
         Raises:
-            ValueError: if `most` is no positive whole number.
+            ValueError: if `most` is not a whole number of at least 1.
         """
         if most is not None:
             whole_number("most", most, 1)
+            # the bound itself is timed, so that no allowed number of rows is extrapolated
             sizes = [*(rows for rows in sizes if rows < most), *([most] if most <= max(sizes) else [])]
-        began = time.perf_counter()
-        taken: dict[int, list[float]] = {}
+        start_time = time.perf_counter()
+        timings: dict[int, list[float]] = {}
         for rows in sizes:
-            call(rows)  # the first call of a shape allocates and compiles
-            taken[rows] = [_seconds(call, rows)]
-            if len(taken) > 1 and taken[rows][0] > seconds / 5:
+            call(rows)  # not timed: the first call of a shape allocates memory and may compile
+            timings[rows] = [_time_call(call, rows)]
+            # two sizes at least, because one gives no slope
+            if len(timings) > 1 and timings[rows][0] > seconds / 5:
                 break
-        while time.perf_counter() - began < seconds and len(taken[sizes[0]]) < 15:
-            for rows, times in taken.items():
-                times.append(_seconds(call, rows))
-        medians = [statistics.median(times) for times in taken.values()]
-        return BatchTime(tuple(taken), tuple(medians))
+        while time.perf_counter() - start_time < seconds and len(timings[sizes[0]]) < 15:
+            for rows, times in timings.items():
+                times.append(_time_call(call, rows))
+        medians = [statistics.median(times) for times in timings.values()]
+        return BatchTime(tuple(timings), tuple(medians))
 
     def __call__(self, rows: int) -> float:
-        """Return the seconds of a call."""
+        """Return the seconds of a call with `rows` rows."""
         if len(self.rows) > 1 and rows > self.rows[-1]:
             slope = (self.seconds[-1] - self.seconds[-2]) / (self.rows[-1] - self.rows[-2])
-            return self.seconds[-1] + max(slope, 0.0) * (rows - self.rows[-1])
+            return self.seconds[-1] + max(slope, 0.0) * (rows - self.rows[-1])  # a falling slope is noise
         return float(np.interp(rows, self.rows, self.seconds))
 
 
-def _seconds(call: Callable[[int], None], rows: int) -> float:
-    began = time.perf_counter()
+def _time_call(call: Callable[[int], None], rows: int) -> float:
+    """Return the seconds of one call."""
+    start_time = time.perf_counter()
     call(rows)
-    return time.perf_counter() - began
+    return time.perf_counter() - start_time

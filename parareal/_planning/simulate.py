@@ -1,4 +1,4 @@
-"""Simulated solves: the engine itself, run on a virtual clock, to predict costs on other machines."""
+"""`simulate`: the engine itself, run on a virtual clock, to predict the cost of a solve on other machines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,26 +21,27 @@ from parareal._run.options import SCHEDULES, Options
 @final
 @dataclass(frozen=True)
 class Simulation:
-    """The simulated cost of a solve; times in the unit of `batch_time`."""
+    """The simulated cost of a solve. Times are in the unit of `batch_time`."""
 
     wall_time: float
-    """from the start to the last result"""
+    """time from the start to the last result"""
     sequential_time: float
-    """of the sequential solve on one device"""
+    """time of the sequential solve on one device"""
     devices: int
+    """number of devices"""
     busy: float
-    """the mean share of the time that a device computes"""
+    """mean fraction of the time during which a device computes"""
     stats: Stats
-    """work, span, calls and peak batch as the engine counts them; its wall time is that of this simulation"""
+    """work, span, calls and peak batch, counted by the engine; its `wall_time` is the simulated one"""
 
     @property
     def speedup(self) -> float:
-        """The time of the sequential solve over that of this one; infinite where this one takes none."""
+        """Sequential time divided by wall time; infinite if the solve takes no time."""
         return self.sequential_time / self.wall_time if self.wall_time else float("inf")
 
     @property
     def efficiency(self) -> float:
-        """Speed-up per device."""
+        """Speed-up divided by the number of devices."""
         return self.speedup / self.devices
 
 
@@ -65,48 +66,67 @@ def simulate(
     max_batch: int | None = None,
     eager: int | None = None,
 ) -> Simulation:
-    """Predict a solve's time, work and span, on one device or many.
+    """Predict time, work and span of a solve with steppers, on one device or several, without running a propagator.
 
-    The engine itself runs on a virtual clock, with a small problem that never converges by itself: so counts are the
-    engine's own, and for a fixed number of iterations those of docs/explained/theory.md, eq. 9 to 13. Devices are dealt the
-    slices in turn; each makes batched calls of the rows that wait there, as one real device does.
+    The engine itself runs, on a virtual clock, with a small chaotic problem in place of the user's. So all counts are
+    those of a real solve; for a fixed number of iterations they obey docs/explained/theory.md, eq. 9 to 13. Slices are
+    assigned to devices in turn, and each device makes batched calls of the rows that wait there.
 
     Args:
         steps: fine steps N.
-        slices: number of slices; or `levels`, nested, outermost first; or `boundaries`, nodes from 0 to N.
-        iterations: the number made; or one number per slice, in which it settles (`Solution.slice_iterations`):
-            earlier slices may then do work that is later discarded.
-        devices: P; None for as many as there are slices.
-        batch_time: seconds of a call by its rows: a `BatchTime`, a mapping from rows to seconds, or None for one
-            second per call whatever its rows, with which a wall time is a span.
-        message_time: seconds for a state to reach another device.
-        stages, coarse_stages, coarse_steps: evaluations of a fine and of a coarse step, and coarse steps of a slice.
+        slices: number of slices. Pass exactly one of `slices`, `levels` and `boundaries`.
+        iterations: number of iterations; or one number per slice, the iteration in which its right boundary settles
+            (as `Solution.slice_iterations`). Slices may then do speculative work that is discarded.
+        levels: numbers of slices of nested levels, outermost first.
+        boundaries: nodes that bound the slices, from 0 to N.
+        devices: number of devices P; None for one per slice of the innermost level.
+        batch_time: seconds of a call by its rows, on each device: a `BatchTime`, or a mapping from rows to seconds.
+            None for one second per call whatever its rows; without `max_batch`, the wall time is then the span.
+        message_time: seconds until a state arrives at another device.
+        stages: evaluations of one fine step.
+        coarse_stages: evaluations of one coarse step, 0 or more.
+        coarse_steps: coarse steps per slice.
         shared: whether F and G share the evaluation at the start of a slice.
-        samples: solved at the same time.
-        schedule, window, speculate_until, max_batch, eager: as for `solve`; `max_batch` is a device's.
+        samples: samples solved at the same time.
+        schedule: `"pipelined"` or `"synchronous"`, as for `solve`.
+        window: the largest number of slices under way at a time, as for `solve`; None for no bound.
+        speculate_until: iteration from which fine propagations wait for the final state, as for `solve`.
+        max_batch: largest number of rows of a call, on each device; None for no bound.
+        eager: deprecated name of `speculate_until`.
+
+    Returns:
+        The predicted times and counts.
 
     Raises:
-        ValueError, TypeError: for bad input, with a sentence that says what to change.
+        ValueError, TypeError: for invalid arguments; the message says what to change.
+
+    Examples:
+        >>> import parareal
+        >>> predicted = parareal.simulate(100, 10, iterations=2)
+        >>> predicted.stats.span, round(predicted.speedup, 2)
+        (28, 3.57)
     """
-    _check(steps, samples, stages, coarse_stages, coarse_steps, schedule, message_time)
-    curve, nodes = BatchTime.of(batch_time), _nodes(steps, slices, levels, boundaries)
+    _check_arguments(steps, samples, stages, coarse_stages, coarse_steps, schedule, message_time)
+    curve, nodes = BatchTime.of(batch_time), _list_nodes(steps, slices, levels, boundaries)
     counts = [len(nodes) - 1] if levels is None else [int(n) for n in levels]
     devices = int(np.prod(counts)) if devices is None else whole_number("devices", devices, 1)
-    meter = Meter(_evaluated)
+    # The engine shares evaluations of steppers whose `evaluate` is one object. Without sharing there are two objects,
+    # which record in the same list, because the clock needs the rows of all calls.
+    meter = Meter(_evaluate)
     fine = Steps(_Chaotic(meter, 37.0, stages))
-    coarse_meter = meter if shared else Meter(_evaluated, meter.rows)
+    coarse_meter = meter if shared else Meter(_evaluate, meter.rows)
     coarse = Steps(_Chaotic(coarse_meter, 53.0, coarse_stages), coarse_steps)
     problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
     executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
     until = renamed("eager", eager, "speculate_until", speculate_until)
-    criterion = _criterion(iterations, counts[0])
+    criterion = _make_criterion(iterations, counts[0])
     options = Options(criterion=criterion, schedule=schedule, executor=executor, window=window, speculate_until=until)
-    stats, busy = _run(problem, options, executor)
-    sequential_time = steps * stages * _sequential(curve, samples, max_batch)
+    stats, busy = _run_on_clock(problem, options, executor)
+    sequential_time = steps * stages * _evaluation_time(curve, samples, max_batch)
     return Simulation(stats.wall_time, sequential_time, devices, busy, stats)
 
 
-def _check(
+def _check_arguments(
     steps: int,
     samples: int,
     stages: int,
@@ -115,6 +135,7 @@ def _check(
     schedule: str,
     message_time: float,
 ) -> None:
+    """Raise `ValueError` for counts, times and names that are out of range."""
     for name, number in {"steps": steps, "samples": samples, "stages": stages, "coarse_steps": coarse_steps}.items():
         whole_number(name, number, 1)
     whole_number("coarse_stages", coarse_stages, 0)
@@ -123,31 +144,39 @@ def _check(
         raise ValueError(f"message_time must be seconds, 0 or more, got {message_time}")
 
 
-def _run(problem: Problem, options: Options, executor: ClusterExecutor) -> tuple[Stats, float]:
-    """Return the counts of a run, its wall time that of the virtual clock, and the mean share of busy time."""
+def _run_on_clock(problem: Problem, options: Options, executor: ClusterExecutor) -> tuple[Stats, float]:
+    """Run a solve on virtual devices; return its statistics, with virtual time, and the mean fraction of busy time."""
     run = Run(problem, options)
     for _ in run.iterations():
         pass
     if run.error is not None:
-        raise run.error
+        raise run.error  # a fault of the simulation itself, since no propagator of the user runs
     cluster = executor.cluster
     assert cluster is not None
     total = len(cluster.devices) * cluster.now
-    busy = sum(device.seconds for device in cluster.devices) / total if total else 0.0  # no evaluation, no time
+    busy = (
+        sum(device.seconds for device in cluster.devices) / total if total else 0.0
+    )  # without evaluations no time passes
     return replace(run.solution().stats, wall_time=cluster.now), busy
 
 
-def _sequential(curve: BatchTime, samples: int, most: int | None) -> float:
-    """Return the seconds that all samples take for one evaluation each."""
-    most = samples if most is None else min(most, samples)
-    whole, rest = divmod(samples, most)
-    return whole * curve(most) + (curve(rest) if rest else 0.0)
+def _evaluation_time(curve: BatchTime, samples: int, max_batch: int | None) -> float:
+    """Return the seconds of one evaluation of every sample, in calls of at most `max_batch` rows."""
+    rows = samples if max_batch is None else min(max_batch, samples)
+    calls, rest = divmod(samples, rows)
+    return calls * curve(rows) + (curve(rest) if rest else 0.0)
 
 
-def _nodes(steps: int, slices: int | None, levels: Sequence[int] | None, boundaries: Sequence[int] | None) -> list[int]:
-    given = [x is not None for x in (slices, levels, boundaries)]
-    if sum(given) != 1:
-        raise ValueError("give one of slices, levels and boundaries")
+def _list_nodes(
+    steps: int, slices: int | None, levels: Sequence[int] | None, boundaries: Sequence[int] | None
+) -> list[int]:
+    """Return the nodes that bound the slices; with nested levels the two ends, which `Problem.checked` divides.
+
+    Raises:
+        ValueError: unless exactly one of `slices`, `levels` and `boundaries` is passed and valid.
+    """
+    if sum(x is not None for x in (slices, levels, boundaries)) != 1:
+        raise ValueError("pass exactly one of slices, levels and boundaries")
     if levels is not None:
         return [0, steps]
     if boundaries is not None:
@@ -161,43 +190,53 @@ def _nodes(steps: int, slices: int | None, levels: Sequence[int] | None, boundar
     return divide(0, steps, count, whole=True)
 
 
-def _criterion(iterations: int | Sequence[int], slices: int) -> AbstractCriterion:
+def _make_criterion(iterations: int | Sequence[int], slices: int) -> AbstractCriterion:
+    """Return the criterion that stops a solve after the given iterations; arguments as for `simulate`."""
     if isinstance(iterations, Sequence | np.ndarray):
         table = [whole_number("iterations: the number of a slice", int(n), 0) for n in iterations]
         if len(table) != slices:
-            raise ValueError(f"iterations has {len(table)} numbers for {slices} slices: give one for each, or a number")
-        return _Scripted(tuple(table))
+            raise ValueError(
+                f"iterations has {len(table)} numbers for {slices} slices: pass one per slice, or a single number"
+            )
+        return _PrescribedIterations(tuple(table))
     return Iterations(whole_number("iterations", iterations, 0))
 
 
 @final
 @dataclass(frozen=True)
-class _Scripted(AbstractCriterion):
-    """Accept the end of each slice in the iteration that is written down for it; the last one stops the solve."""
+class _PrescribedIterations(AbstractCriterion):
+    """Accept the right boundary of each slice from a prescribed iteration on; accepting the last stops the solve."""
 
     cumulative: ClassVar[bool] = True
     table: tuple[int, ...]
+    """iteration per slice"""
 
     def accepts(self, evidence: Evidence) -> bool:
-        """Look it up."""
+        """Return whether the boundary's iteration has been reached."""
         return evidence.iteration >= self.table[evidence.boundary - 1]
 
 
-def _evaluated(state: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _evaluate(state: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return the right-hand side of the chaotic problem."""
     return np.sin(29.0 * state + where[:, None])
 
 
 @final
 class _Chaotic(Stepper):
-    """A map without meaning whose iterates stay bounded and never agree: a solve ends when it is told to."""
+    """A chaotic, bounded map in place of the user's method.
+
+    The engine skips work where two iterates agree bitwise. Iterates of this map practically never do, so every count is
+    that of the general case, and only the criterion ends the solve. F and G differ by their `factor`.
+    """
 
     def __init__(self, evaluate: Any, factor: float, stages: int):
         self.evaluate, self.factor, self.stages = evaluate, factor, stages
 
     def step(self, state: np.ndarray, memory: None, start: np.ndarray, stop: np.ndarray) -> Any:  # pyright: ignore
-        """Advance every row by one step."""
+        """Advance every row by one step, with `stages` evaluations."""
+        # without an evaluation, as for Picard's G, the state must change all the same
         new = np.sin(self.factor * state + stop[:, None])
         for stage in range(self.stages):
-            value = yield (new if stage else state), start
+            value = yield (new if stage else state), start  # only the first stage can be shared between F and G
             new = np.sin(self.factor * state + value)
         return new, None

@@ -1,1 +1,1 @@
-"""The problem as the caller states it, checked."""
+"""The problem that the caller states, and its checks."""

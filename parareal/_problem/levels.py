@@ -1,4 +1,7 @@
-"""Nested levels: the fine propagator of a slice is itself a Parareal solve over slices within it."""
+"""Nested levels: fine propagators that are Parareal solves over slices within a slice.
+
+This file holds the settings of levels and questions about them; `_execution/levels.py` runs them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -18,7 +21,10 @@ from parareal._state import Time
 
 @dataclass(frozen=True)
 class Level(Nested):
-    """The settings of one nested level; `Parareal` is this and can be called."""
+    """The settings of one nested level. The public class `Parareal` adds the methods that solve.
+
+    The engine needs the settings only; keeping them here lets `_execution` use them without importing `_api`.
+    """
 
     fine: Propagator
     coarse: Propagator | None
@@ -37,11 +43,11 @@ class Level(Nested):
             raise ValueError(
                 "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"
             )
-        if self.correction is not None:  # else it follows the level further out
+        if self.correction is not None:  # None follows the outer level, which is not known yet; `check_levels` tests it
             check_correction(self.correction, self.coarse)
 
     def edges(self, start: Time, stop: Time) -> list[Time]:
-        """Return the boundaries of the slices within an interval."""
+        """Return the boundaries of this level's slices within an interval."""
         nodes = needs_nodes(self)
         return divide(start, stop, min(self.slices, abs(int(stop) - int(start))) if nodes else self.slices, nodes)
 
@@ -49,14 +55,31 @@ class Level(Nested):
 def nest(
     fine: Propagator, coarse: Propagator | None, levels: Sequence[int], correction: AbstractCorrection | None = None
 ) -> Propagator:
-    """Return the fine propagator of the outermost of several levels; `levels` counts slices, outermost first."""
+    """Return the fine propagator of the outermost of several levels.
+
+    Args:
+        fine: the innermost fine propagator.
+        coarse: the coarse propagator of all levels.
+        levels: numbers of slices, outermost first. The first one divides the outermost interval and needs no `Level`.
+        correction: the correction of all levels.
+    """
     for slices in reversed(levels[1:]):
         fine = Level(fine, coarse, slices, correction=correction)
     return fine
 
 
 def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: list[Time], levels: Any) -> list[Time]:
-    """Return the boundaries of the outermost level, which may be given as its two ends only."""
+    """Return the boundaries of the outermost level.
+
+    Args:
+        fine: the innermost fine propagator.
+        coarse: the coarse propagator.
+        boundaries: those of the outermost level, or its two ends, which are then divided.
+        levels: numbers of slices, outermost first, as the user passed them.
+
+    Raises:
+        ValueError: if `levels` is not a sequence of whole numbers, or does not agree with the boundaries.
+    """
     if not isinstance(levels, Sequence | np.ndarray) or not len(levels):
         raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9); got {levels!r}")
     counts = [whole_number("levels (outermost first, as in (12, 9)): a number in it", n, 1) for n in levels]
@@ -67,64 +90,81 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
     if len(boundaries) != counts[0] + 1:
         raise ValueError(
             f"levels={tuple(counts)} asks for {counts[0]} outermost slices, but there are {len(boundaries) - 1}: "
-            "give as many, or only the two ends, with as many steps between them"
+            f"pass {counts[0] + 1} boundaries, or only the two ends, with at least {counts[0]} steps between them"
         )
     return boundaries
 
 
 def unroll(fine: Propagator, boundaries: list[Time]) -> tuple[Propagator, list[Time], list[int]]:
-    """Return the innermost fine propagator and its boundaries, and where among them the given ones are."""
-    at = list(range(len(boundaries)))
+    """Return the innermost fine propagator, its boundaries, and the indices of the outer boundaries among them."""
+    indices = list(range(len(boundaries)))
     while isinstance(fine, Level):
         inner = [fine.edges(a, b) for a, b in pairwise(boundaries)]
-        counts = [0]
-        for edge in inner:
-            counts.append(counts[-1] + len(edge) - 1)
-        at = [counts[i] for i in at]
-        boundaries = [inner[0][0], *(t for edge in inner for t in edge[1:])]
+        # adjacent slices share a boundary, which is listed once; slices may differ in their numbers of inner slices
+        offsets = [0]
+        for edges in inner:
+            offsets.append(offsets[-1] + len(edges) - 1)
+        indices = [offsets[i] for i in indices]
+        boundaries = [inner[0][0], *(t for edges in inner for t in edges[1:])]
         fine = fine.fine
-    return fine, boundaries, at
+    return fine, boundaries, indices
 
 
 def check_levels(propagator: Propagator | None, correction: AbstractCorrection) -> None:
-    """Raise `ValueError` for nested levels without the coarse propagator that their correction uses."""
+    """Raise `ValueError` if a nested level lacks the coarse propagator that its correction uses.
+
+    Args:
+        propagator: any propagator; all but a `Level` pass.
+        correction: the correction of the level further out, which a level without its own follows.
+    """
     if isinstance(propagator, Level):
-        own = check_correction(propagator.correction or correction, propagator.coarse)
-        check_levels(propagator.fine, own)
-        check_levels(propagator.coarse, own)
+        inherited = check_correction(propagator.correction or correction, propagator.coarse)
+        check_levels(propagator.fine, inherited)
+        check_levels(propagator.coarse, inherited)
 
 
 def leaves(propagator: Propagator | None) -> list[Propagator]:
-    """Return the propagators that do the work, the innermost fine one first."""
+    """Return the propagators at the leaves of the tree of levels, which do the work; the innermost fine one first."""
     if isinstance(propagator, Level):
         return [*leaves(propagator.fine), *leaves(propagator.coarse)]
     return [] if propagator is None else [propagator]
 
 
 def needs_nodes(propagator: Propagator | None) -> bool:
-    """Return whether boundaries must be integer nodes."""
+    """Return whether boundaries must be integer nodes, because a propagator is `Steps`."""
     return any(isinstance(p, Steps) for p in leaves(propagator))
 
 
-def answers_until_exact(fine: Propagator) -> int:
-    """Return after how many answers to one state, at most, the fine propagator's is exact."""
+def runs_until_exact(fine: Propagator) -> int:
+    """Return the largest number of times that a fine propagator must run on one input until its result is exact."""
     if isinstance(fine, Level):
-        return fine.slices * answers_until_exact(fine.fine)
-    return 2 if takes_iteration(fine) else 1
+        # an inner solve becomes exact slice by slice, at the latest after one iteration per slice
+        return fine.slices * runs_until_exact(fine.fine)
+    return 2 if takes_iteration(fine) else 1  # an approximate result first, then one with `iteration=None`
 
 
-def last_iteration(answers: int, slices: int, window: int | None = None) -> int:
+def last_iteration(runs: int, slices: int, window: int | None = None) -> int:
     """Return the iteration in which every boundary is final at the latest.
 
-    `answers` is `answers_until_exact` of the fine propagator.
+    Args:
+        runs: `runs_until_exact` of the fine propagator.
+        slices: number of slices.
+        window: the window of the solve, or None.
     """
-    if window is None and answers == 1:
-        return slices  # exact by then
-    # a slice whose input has settled needs that many answers to it, and one iteration more to say that it stands
-    return slices * (answers + 1)
+    if window is None and runs == 1:
+        return slices  # boundary n is exact after iteration n
+    # A slice whose input is final needs `runs` results, and one more iteration in which its output is found unchanged.
+    # In the worst case the slices become final one after another.
+    return slices * (runs + 1)
 
 
 def check_leaves(name: str, propagator: Any, boundaries: list[Time]) -> None:
-    """Raise `TypeError` or `ValueError` unless all propagators fit together and to the boundaries."""
+    """Raise `TypeError` or `ValueError` unless all propagators that do the work are valid and fit the boundaries.
+
+    Args:
+        name: `"fine"` or `"coarse"`, for messages.
+        propagator: the argument of that name.
+        boundaries: checked boundaries of the outermost level.
+    """
     for leaf in leaves(propagator):
         check_propagator(name, leaf, boundaries)

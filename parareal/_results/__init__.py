@@ -1,1 +1,1 @@
-"""Solutions: what a solve returns, and how it is shown and saved."""
+"""Solutions: their fields, plots and files."""

@@ -1,4 +1,4 @@
-"""The record of a solve: increments and defects, and every propagation."""
+"""The record of a solve: increments, defects, and every propagation."""
 
 import time
 from array import array
@@ -12,40 +12,53 @@ from parareal._iteration.messages import Delivery, Kind, UpdateRecord
 
 
 class Propagation(NamedTuple):
-    """One finished propagation, for timelines.
-
-    `start` and `stop` count evaluations on the critical path with unlimited devices; `began` and `ended` are
-    seconds since the solve began. `level` is 0 for the outermost of nested levels; `slice` and `iteration` are those
-    of its own level, `t0` and `t1` the slice's boundaries.
-    """
+    """One finished propagation of F or G across one slice, as timelines and traces show it."""
 
     sample: int
+    """index of the sample"""
     slice: int
+    """index of the slice among those of its own level"""
     iteration: int
+    """iteration of its own level; 0 starts from the prediction"""
     kind: str
     """`"fine"` or `"coarse"`"""
     start: float
+    """evaluations on the critical path before it, with unlimited devices"""
     stop: float
+    """`start` plus the evaluations that it takes"""
     began: float
+    """start time, in seconds since the start of the solve"""
     ended: float
+    """end time, in seconds since the start of the solve"""
     level: int
+    """0 for the outermost of nested levels"""
     t0: float
+    """left boundary of the slice"""
     t1: float
+    """right boundary of the slice"""
 
 
 @final
 class Propagations(Sequence[Propagation]):
-    """All propagations of a solve in the order in which they ended.
+    """All propagations of a solve, in the order in which they ended.
 
-    They are kept as numbers and made when read: a solve has tens of thousands, and few of its callers look at them.
+    A solve has tens of thousands of them, and few callers read any. So they are stored as plain numbers, and the
+    `Propagation` objects are built when they are read.
     """
 
     def __init__(self) -> None:
-        self._numbers = array("d")
+        self._numbers = array("d")  # `_WIDTH` numbers per propagation
 
-    def record(self, delivery: Delivery, origin: float, ended: float) -> None:
-        """Add a finished propagation; `origin` is when the solve began."""
-        request, result, began = delivery
+    def record(self, delivery: Delivery, origin: float, end_time: float) -> None:
+        """Add a finished propagation.
+
+        Args:
+            delivery: the request, its result and its start time.
+            origin: start time of the solve, in seconds of `time.perf_counter`.
+            end_time: end time of the propagation, in seconds since `origin`.
+        """
+        request, result, start_time = delivery
+        # reading `request.level` follows the chain of outer requests; without nesting the answer is known
         start, level = request.value.depth, 0 if request.outer is None else request.level
         self._numbers.extend(
             (
@@ -55,8 +68,8 @@ class Propagations(Sequence[Propagation]):
                 request.kind is Kind.FINE,
                 start,
                 start + result.cost,
-                began - origin,
-                ended,
+                start_time - origin,
+                end_time,
                 level,
                 float(request.start),
                 float(request.stop),
@@ -71,13 +84,15 @@ class Propagations(Sequence[Propagation]):
     @overload
     def __getitem__(self, index: slice) -> list[Propagation]: ...
     def __getitem__(self, index: int | slice) -> Propagation | list[Propagation]:
-        """Return one propagation, or a list of them."""
+        """Build one propagation, or a list of them for a slice of indices."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index] * _WIDTH
-        sample, number, iteration, fine, start, stop, began, ended, level, t0, t1 = self._numbers[at : at + _WIDTH]
+        # indexing a range resolves negative indices, and raises `IndexError`, which iteration over a sequence needs
+        first = range(len(self))[index] * _WIDTH
+        row = self._numbers[first : first + _WIDTH]
+        sample, number, iteration, fine, start, stop, start_time, end_time, level, t0, t1 = row
         names = int(sample), int(number), int(iteration), (Kind.FINE if fine else Kind.COARSE).value
-        return Propagation(*names, start, stop, began, ended, int(level), t0, t1)
+        return Propagation(*names, start, stop, start_time, end_time, int(level), t0, t1)
 
 
 _WIDTH = len(Propagation._fields)
@@ -86,45 +101,53 @@ _WIDTH = len(Propagation._fields)
 @final
 @dataclass(slots=True)
 class History:
-    """The record of one solve over `boundaries` boundaries and `samples` samples."""
+    """The record of one solve: tables of increments and defects that grow with the iterations, and the propagations."""
 
     boundaries: int
+    """number of boundaries, the first included"""
     samples: int
+    """number of samples"""
     propagations: Propagations = field(default_factory=Propagations)
     _increments: list[np.ndarray] = field(default_factory=list)
     _defects: list[np.ndarray] = field(default_factory=list)
 
-    def propagated(self, results: list[Delivery], origin: float) -> None:
-        """Record finished propagations; `origin` is when the solve began."""
+    def record_propagations(self, results: list[Delivery], origin: float) -> None:
+        """Record propagations that have just finished; `origin` is the start time of the solve."""
         now = time.perf_counter() - origin
         for delivery in results:
             self.propagations.record(delivery, origin, now)
 
-    def updated(self, record: UpdateRecord) -> None:
+    def record_update(self, record: UpdateRecord) -> None:
         """Record the increment of an iteration, and the defect of the iteration before it."""
         sample, boundary, iteration, increment, defect = record
+        # samples advance at different speeds, so the first one to reach an iteration adds its tables
         while len(self._increments) <= iteration:
             for table in (self._increments, self._defects):
                 table.append(np.full((self.boundaries, self.samples), np.nan))
         self._increments[iteration][boundary, sample] = increment
+        # an update computes the residual of the iterate that it replaces
         self._defects[iteration - 1][boundary, sample] = defect
 
     def tables(self, iterations: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return increments and defects, each of shape (iterations + 1, boundaries, samples), NaN where not made."""
+        """Return the increments and the defects up to an iteration, NaN where none was computed.
+
+        Each has shape (iterations + 1, boundaries, samples).
+        """
         empty = np.full((self.boundaries, self.samples), np.nan)
 
-        def padded(table: list[np.ndarray]) -> np.ndarray:
+        def pad(table: list[np.ndarray]) -> np.ndarray:
             return np.stack([*table, *[empty] * (iterations + 1)][: iterations + 1])
 
-        return padded(self._increments), padded(self._defects)
+        return pad(self._increments), pad(self._defects)
 
     def increments(self, iteration: int) -> np.ndarray:
-        """Return the increments of one iteration, shape (boundaries, samples), NaN where not made."""
-        made = self._increments[iteration : iteration + 1]
-        return made[0].copy() if made else np.full((self.boundaries, self.samples), np.nan)
+        """Return the increments of one iteration, shape (boundaries, samples), NaN where none was computed."""
+        rows = self._increments[iteration : iteration + 1]
+        # a copy: later updates of the same iteration must not change what a caller has received
+        return rows[0].copy() if rows else np.full((self.boundaries, self.samples), np.nan)
 
     def worst_increment(self, iteration: int) -> float:
-        """Return the largest increment that an iteration has made so far; NaN where it has made none."""
+        """Return the largest increment of an iteration so far; NaN if it has none yet."""
         if iteration >= len(self._increments) or np.isnan(self._increments[iteration]).all():
-            return float("nan")
+            return float("nan")  # `nanmax` of nothing would warn
         return float(np.nanmax(self._increments[iteration]))

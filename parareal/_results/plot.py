@@ -1,4 +1,4 @@
-"""Plots of convergence and of schedules. They need matplotlib, the extra `plot`."""
+"""Plots of convergence and of schedules. They need matplotlib, which the extra `plot` installs."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 _COARSE = "#b23a48"
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", "np.ndarray"]:
+def _create_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", "np.ndarray"]:
+    """Return a figure of a size in inches, and its axes in one row."""
+    # Imported here because matplotlib is optional. `Figure` instead of pyplot, so that the caller's backend and
+    # list of open figures stay as they are.
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -23,22 +26,25 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", "n
     return figure, np.atleast_1d(figure.subplots(1, columns, sharey=True))
 
 
-def _shade(iteration: int, iterations: int) -> tuple[float, float, float, float]:
+def _choose_color(iteration: int, iterations: int) -> tuple[float, float, float, float]:
+    """Return the colour of an iteration, from dark for the first to light for the last."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.9 * iteration / max(iterations, 1))
 
 
 def convergence(increments: np.ndarray, defects: np.ndarray) -> "Figure":
-    """Plot norms by boundary, one line per iteration, of the worst sample.
+    """Plot the norms of increments and defects by boundary, of the worst sample, with one line per iteration.
 
-    Both have shape (iterations, boundaries, samples).
+    Args:
+        increments: norms of shape (iterations, boundaries, samples), NaN where not computed.
+        defects: norms of the same shape.
     """
-    figure, axes = _figure(9, 3.6, columns=2)
+    figure, axes = _create_figure(9, 3.6, columns=2)
     count = len(increments)
     for axis, name, table in zip(axes, ("increment", "defect"), (increments, defects), strict=True):
         for k in range(count):
-            _line(axis, table[k], f"iteration {k}", _shade(k, count))
+            _plot_line(axis, table[k], f"iteration {k}", _choose_color(k, count))
         axis.set_yscale("log")
         axis.set_xlabel("boundary")
         axis.set_title(f"{name} (worst sample)")
@@ -48,47 +54,56 @@ def convergence(increments: np.ndarray, defects: np.ndarray) -> "Figure":
     return figure
 
 
-def _line(axis: "Axes", rows: np.ndarray, label: str, color: tuple[float, float, float, float]) -> None:
-    made = ~np.isnan(rows).all(axis=1)
-    if made.any():
-        worst = np.nanmax(rows[made], axis=1)
-        shown = worst > 0
-        axis.plot(np.flatnonzero(made)[shown], worst[shown], marker="o", ms=3.5, lw=1.4, color=color, label=label)
+def _plot_line(axis: "Axes", rows: np.ndarray, label: str, color: tuple[float, float, float, float]) -> None:
+    """Plot the largest norm over the samples at each boundary; `rows` has shape (boundaries, samples)."""
+    present = ~np.isnan(rows).all(axis=1)
+    if present.any():
+        worst = np.nanmax(rows[present], axis=1)
+        positive = worst > 0  # the axis is logarithmic
+        x, y = np.flatnonzero(present)[positive], worst[positive]
+        axis.plot(x, y, marker="o", ms=3.5, lw=1.4, color=color, label=label)
 
 
 def timeline(
     propagations: Sequence[Propagation], boundaries: Sequence[Any], span: float, sequential_span: float
 ) -> "Figure":
-    """Draw each propagation of the first sample as a bar: its slice over evaluations on the critical path.
+    """Plot each propagation of the first sample as a bar: its slice over evaluations on the critical path.
 
-    Of nested levels, the innermost is drawn, within the outermost slices, and coarse jumps of all.
+    With nested levels, the fine propagations of the innermost level are drawn within the outermost slices, and the
+    coarse ones of all levels.
+
+    Args:
+        propagations: those of all samples.
+        boundaries: of the outermost level.
+        span: evaluations on the critical path, marked by a line.
+        sequential_span: evaluations of the sequential solve, for the title.
     """
     slices = len(boundaries) - 1
-    mine = [p for p in propagations if p.sample == 0]
-    bars = len({(p.level, p.t0) for p in mine})
-    figure, (axis,) = _figure(9, min(1.6 + max(0.16 * slices, 0.06 * bars), 9))
-    innermost = max((p.level for p in mine), default=0)
-    iterations = max((p.iteration for p in mine if p.level == innermost), default=0)
-    place = _places(boundaries)
-    seen = set()
-    for p in sorted(mine, key=lambda p: (p.kind, p.iteration)):
+    first_sample = [p for p in propagations if p.sample == 0]
+    bars = len({(p.level, p.t0) for p in first_sample})
+    figure, (axis,) = _create_figure(9, min(1.6 + max(0.16 * slices, 0.06 * bars), 9))
+    innermost = max((p.level for p in first_sample), default=0)
+    iterations = max((p.iteration for p in first_sample if p.level == innermost), default=0)
+    position = _slice_position(boundaries)
+    labels = set()
+    for p in sorted(first_sample, key=lambda p: (p.kind, p.iteration)):
         coarse = p.kind == "coarse"
         if not coarse and p.level < innermost:
-            continue  # the slices within it show it better
+            continue  # its inner slices are drawn instead
         label = "coarse" if coarse else f"fine, iteration {p.iteration}"
-        top, bottom = place(p.t0), place(p.t1)
+        top, bottom = position(p.t0), position(p.t1)
         height = bottom - top
         axis.barh(
             top + (0.72 if coarse else 0.38) * height - 0.5,
             p.stop - p.start,
             left=p.start,
             height=(0.3 if coarse else 0.5) * height,
-            color=_COARSE if coarse else _shade(p.iteration, iterations + 1),
+            color=_COARSE if coarse else _choose_color(p.iteration, iterations + 1),
             edgecolor="white",
             linewidth=0.0 if innermost else 0.4,
-            label=None if label in seen else label,
+            label=None if label in labels else label,  # one entry of the legend per label
         )
-        seen.add(label)
+        labels.add(label)
     axis.axvline(span, color="0.3", lw=1, ls="--")
     axis.set(xlabel="evaluations on the critical path", ylabel="slice", xlim=(0, None))
     axis.set_title(f"schedule: span {span:g}, sequential {sequential_span:g}", loc="left")
@@ -97,8 +112,8 @@ def timeline(
     return figure
 
 
-def _places(boundaries: Sequence[Any]) -> Callable[[float], float]:
-    """Return the map from time to the number of the slice it falls in, fractions included."""
+def _slice_position(boundaries: Sequence[Any]) -> Callable[[float], float]:
+    """Return the map from a time to the number of its slice, with the fraction of the slice that lies before it."""
     times = np.array([float(t) for t in boundaries])
-    sign = 1.0 if times[-1] > times[0] else -1.0
+    sign = 1.0 if times[-1] > times[0] else -1.0  # `np.interp` needs rising abscissae
     return lambda t: float(np.interp(sign * float(t), sign * times, np.arange(len(times))))

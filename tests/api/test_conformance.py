@@ -1,4 +1,4 @@
-"""One set of problems, every way to solve it: schedules, windows, executors and levels give one answer."""
+"""Conformance: all schedules, windows, executors and levels give the same answer to the same problems."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, PROBLEMS, edges, euler_box, identical
+from problems import METHODS, PROBLEMS, edges, euler_propagator, identical
 
 import parareal
 
@@ -23,23 +23,27 @@ EXECUTORS = {
 }
 
 
-def slices_of(levels):
+def outer_slices(levels):
+    """Return the number of slices of the outermost level."""
     return 5 if levels is None else levels[0]
 
 
-def times_of(levels):
+def boundaries_for(levels):
+    """Return the boundaries; with nested levels, the two ends."""
     return np.linspace(0.0, 1.5, 6) if levels is None else [0.0, 1.5]
 
 
-def boxes(problem):
-    return euler_box(problem.rhs, 6), euler_box(problem.rhs, 1)
+def propagators(problem):
+    """Return a fine and a coarse function."""
+    return euler_propagator(problem.rhs, 6), euler_propagator(problem.rhs, 1)
 
 
-def sequential(problem, levels):
-    fine, coarse = boxes(problem)
+def sequential_state(problem, levels):
+    """Return the final state of the sequential solve, over the innermost slices of nested levels."""
+    fine, coarse = propagators(problem)
     for n in reversed(() if levels is None else levels):
         fine = parareal.Parareal(fine, coarse, n)
-    times = times_of(levels) if levels is None else [0.0, 1.5]
+    times = boundaries_for(levels) if levels is None else [0.0, 1.5]
     return parareal.sequential(fine, problem.initial, times).final_state
 
 
@@ -50,19 +54,19 @@ def sequential(problem, levels):
 @pytest.mark.parametrize("name", ["numpy", "tuple", "float32"])
 def test_a_run_to_the_end_is_the_sequential_solution(name, schedule, window, levels, executor):
     problem = PROBLEMS[name]
-    with EXECUTORS[executor]() as chosen:
+    with EXECUTORS[executor]() as instance:
         solution = parareal.solve(
-            *boxes(problem),
+            *propagators(problem),
             problem.initial,
-            times_of(levels),
-            criterion=parareal.Iterations(slices_of(levels)),
+            boundaries_for(levels),
+            criterion=parareal.Iterations(outer_slices(levels)),
             schedule=schedule,
             window=window,
             levels=levels,
-            executor=chosen,
+            executor=instance,
         )
     assert solution.outcome is parareal.Outcome.EXACT
-    assert identical(solution.final_state, sequential(problem, levels))
+    assert identical(solution.final_state, sequential_state(problem, levels))
 
 
 @settings(max_examples=80, deadline=None)
@@ -75,13 +79,13 @@ def test_a_run_to_the_end_is_the_sequential_solution(name, schedule, window, lev
     criterion=st.sampled_from([parareal.Increment, parareal.Defect, parareal.Tolerance]),
     seed=st.integers(0, 99),
 )
-def test_a_tolerance_is_met_by_every_configuration(schedule, window, levels, inner, rtol, criterion, seed):
-    """A contracting problem, where the final error is at most a few tolerances."""
-    fine, coarse = (euler_box(lambda t, u: np.sin(3 * t) - u - 0.2 * np.sin(u), n) for n in (8, 1))
+def test_every_configuration_meets_the_tolerance(schedule, window, levels, inner, rtol, criterion, seed):
+    """The problem contracts, so the final error is at most a few tolerances."""
+    fine, coarse = (euler_propagator(lambda t, u: np.sin(3 * t) - u - 0.2 * np.sin(u), n) for n in (8, 1))
     state = np.random.default_rng(seed).normal(size=3) + 2.0
-    # max norm, absolute: a component near zero must not decide
+    # an absolute tolerance, so that a component near zero does not decide
     options = {} if criterion is parareal.Tolerance else {"atol": rtol}
-    propagator, times = fine, np.linspace(0.0, 3.0, slices_of(levels) + 1)
+    propagator, times = fine, np.linspace(0.0, 3.0, outer_slices(levels) + 1)
     for n in reversed(() if levels is None else levels[1:]):
         propagator = parareal.Parareal(propagator, coarse, n, inner_iterations=inner)
     reference = parareal.sequential(propagator, state, times).final_state
@@ -95,22 +99,22 @@ def test_a_tolerance_is_met_by_every_configuration(schedule, window, levels, inn
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("count", [1, 2])
 def test_executors_make_the_same_iterates_and_counts(levels, count):
-    """For a given number of iterations nothing is speculative, so all executors do the same work."""
+    """A fixed number of iterations leaves nothing to speculate on, so all executors do the same work."""
     problem = PROBLEMS["numpy"]
-    found = {}
-    for name, make in EXECUTORS.items():
-        with make() as executor:
+    solutions = {}
+    for name, create in EXECUTORS.items():
+        with create() as executor:
             solution = parareal.solve(
-                *boxes(problem),
+                *propagators(problem),
                 problem.initial,
-                times_of(levels),
+                boundaries_for(levels),
                 criterion=parareal.Iterations(count),
                 levels=levels,
                 executor=executor,
             )
-        found[name] = solution
-    first = found["serial"]
-    for other in found.values():
+        solutions[name] = solution
+    first = solutions["serial"]
+    for other in solutions.values():
         assert identical(first.final_state, other.final_state)
         np.testing.assert_array_equal(first.increments, other.increments)
         assert (first.stats.work, first.stats.span) == (other.stats.work, other.stats.span)
@@ -127,7 +131,9 @@ def test_executors_make_the_same_iterates_and_counts(levels, count):
     samples=st.integers(1, 3),
     steps=st.integers(24, 40),
 )
-def test_steppers_in_every_configuration(method, schedule, window, levels, most, samples, steps):
+def test_steppers_give_the_sequential_solution_in_every_configuration(
+    method, schedule, window, levels, most, samples, steps
+):
     grid = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
     stepper = METHODS[method](lambda u, t: torch.cos(2 * t) - u * u, grid)
     states = torch.linspace(0.1, 1.2, 2 * samples, dtype=torch.float64).reshape(samples, 2)
@@ -152,14 +158,14 @@ def test_steppers_in_every_configuration(method, schedule, window, levels, most,
     assert solution.stats.sequential_span == solution.stats.sequential_work / samples
 
 
-def test_a_fine_propagator_can_be_checked_alone():
+def test_check_needs_no_coarse_propagator():
     assert parareal.check(lambda u, t0, t1: u * 0.5, None, 1.0, range(4)).ok
-    state = []
+    calls = []
 
-    def counts(u, t0, t1):
-        state.append(0)
-        return u + len(state)
+    def count_calls(u, t0, t1):
+        calls.append(0)
+        return u + len(calls)
 
-    report = parareal.check(counts, None, 1.0, range(4))
+    report = parareal.check(count_calls, None, 1.0, range(4))
     assert not report.ok
-    assert "fine gives two results for one input" in str(report)
+    assert "fine returns two different results for one input" in str(report)

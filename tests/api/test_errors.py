@@ -1,4 +1,4 @@
-"""Bad input gets a sentence that says what to change, before any work; failures midway lose nothing."""
+"""Errors: invalid input is refused before any work with the remedy in the message, and failed solves lose nothing."""
 
 import pickle
 import re
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from problems import Euler, euler_box
+from problems import EulerStepper, euler_propagator
 
 import parareal
 
@@ -22,7 +22,7 @@ def halve(u, t0, t1):
     return u * 0.5
 
 
-STEPPER = Euler(lambda u, t: -u, torch.linspace(0, 1, 5))
+STEPPER = EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 5))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ STEPPER = Euler(lambda u, t: -u, torch.linspace(0, 1, 5))
         (ValueError, "nodes and must be whole numbers", {"fine": parareal.Steps(STEPPER), "initial": torch.ones(2)}),
     ],
 )
-def test_before_any_work(kind, message, change):
+def test_invalid_arguments_are_refused_before_any_work(kind, message, change):
     arguments = {"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change
     with pytest.raises(kind, match=message):
         parareal.solve(**arguments)
@@ -84,22 +84,22 @@ def test_before_any_work(kind, message, change):
     ("message", "make"),
     [
         ("norm must be one of .* did you mean 'rms'", lambda: parareal.Increment(norm="rm")),
-        ("consecutive must be a whole number from 1 on", lambda: parareal.Increment(consecutive=0)),
-        ("count must be a whole number from 0 on", lambda: parareal.Iterations(-1)),
+        ("consecutive must be a whole number of at least 1", lambda: parareal.Increment(consecutive=0)),
+        ("count must be a whole number of at least 0", lambda: parareal.Iterations(-1)),
         ("atol must be positive", lambda: parareal.LastChange(0.0)),
         ("max_batch must be a whole number", lambda: parareal.BatchedExecutor(0)),
         ("steps must be a whole number", lambda: parareal.Steps(STEPPER, 0)),
         ("topic must be one of .* did you mean 'parareal'", lambda: parareal.citation("pararel")),
     ],
 )
-def test_bad_values_of_small_objects(message, make):
+def test_invalid_values_of_small_objects_are_refused(message, make):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_steps_takes_a_stepper():
-    with pytest.raises(TypeError, match=r"takes a parareal\.Stepper"):
-        parareal.Steps(halve)  # type: ignore[arg-type], wrong on purpose
+def test_steps_refuses_a_function():
+    with pytest.raises(TypeError, match=r"stepper must be a parareal\.Stepper"):
+        parareal.Steps(halve)  # type: ignore[arg-type], on purpose
 
 
 @pytest.mark.parametrize(
@@ -113,36 +113,36 @@ def test_steps_takes_a_stepper():
     ],
 )
 @pytest.mark.parametrize("who", ["fine", "coarse"])
-def test_a_propagator_that_changes_the_state(result, change, who):
+def test_a_propagator_that_changes_the_form_of_the_state_is_refused(result, change, who):
     propagators = {"fine": halve, "coarse": halve} | {who: lambda u, t0, t1: result(u)}
     with pytest.raises((TypeError, ValueError), match=f"the {who} propagator"):
         parareal.solve(**propagators, initial=np.ones(2), boundaries=TIMES)
 
 
-def test_a_vectorized_propagator_that_loses_rows():
-    lost = parareal.vectorized(lambda u, t0, t1: u.mean(0))
-    with pytest.raises(ValueError, match="given 1 stacked states it must return 1 stacked states"):
-        parareal.solve(lost, lost, np.ones((3, 2)), TIMES)
+def test_a_vectorized_propagator_that_loses_rows_is_refused():
+    mean = parareal.vectorized(lambda u, t0, t1: u.mean(0))
+    with pytest.raises(ValueError, match="given 1 stacked states it must return as many"):
+        parareal.solve(mean, mean, np.ones((3, 2)), TIMES)
 
 
-class NoGenerator(Euler):
+class StepWithoutYield(EulerStepper):
     def step(self, state, memory, start, stop):
         return state, memory
 
 
-class NoMemory(Euler):
+class StepWithoutMemory(EulerStepper):
     def step(self, state, memory, start, stop):
         yield state, start
         return state
 
 
-class NoRows(Euler):
+class StepWithScalarPlace(EulerStepper):
     def step(self, state, memory, start, stop):
         yield state, 0.5
         return state, memory
 
 
-class NoBegin(Euler):
+class StepperWithoutBegin(EulerStepper):
     def step(self, state, memory, start, stop):
         slope = yield state, start
         return state, slope
@@ -151,26 +151,26 @@ class NoBegin(Euler):
 @pytest.mark.parametrize(
     ("stepper", "message"),
     [
-        (NoGenerator(lambda u, t: u, torch.ones(5)), "must be a generator"),
-        (NoMemory(lambda u, t: u, torch.ones(5)), r"must return \(state, memory\)"),
-        (NoRows(lambda u, t: u, torch.ones(5)), "`where` for each row"),
-        (NoBegin(lambda u, t: u, torch.ones(5)), "implement begin"),
-        (Euler(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
-        (Euler(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
+        (StepWithoutYield(lambda u, t: u, torch.ones(5)), "must be a generator"),
+        (StepWithoutMemory(lambda u, t: u, torch.ones(5)), r"must return \(state, memory\)"),
+        (StepWithScalarPlace(lambda u, t: u, torch.ones(5)), "`where` for each row"),
+        (StepperWithoutBegin(lambda u, t: u, torch.ones(5)), "implement begin"),
+        (EulerStepper(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
+        (EulerStepper(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
     ],
 )
-def test_mistakes_of_steppers(stepper, message):
+def test_mistakes_in_steppers_are_named(stepper, message):
     with pytest.raises(ValueError, match=message):
         parareal.solve(parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.ones(2), [0, 2, 4])
 
 
-def test_a_stepper_without_evaluate():
-    bare = Euler(None, torch.ones(5))
+def test_a_stepper_without_evaluate_is_refused():
+    incomplete = EulerStepper(None, torch.ones(5))
     with pytest.raises(TypeError, match="has no evaluate"):
-        parareal.Steps(bare)
+        parareal.Steps(incomplete)
 
 
-def test_refine_sequential_and_check_name_unknown_options():
+def test_refine_check_and_sequential_refuse_unknown_options():
     for call in (parareal.refine, parareal.check):
         with pytest.raises(TypeError, match=r"unexpected keyword argument 'batch_dim'"):
             call(halve, halve, 1.0, TIMES, batch_dim=1)
@@ -178,7 +178,7 @@ def test_refine_sequential_and_check_name_unknown_options():
         parareal.sequential(halve, 1.0, TIMES, batch_dim=1)
 
 
-def test_a_state_that_is_not_finite_names_slice_iteration_and_sample():
+def test_the_message_about_a_state_that_is_not_finite_names_slice_iteration_and_sample():
     def fine(u, t0, t1):
         return u * (np.nan if t0 == 3 and u[0] > 1.5 else 1.0)
 
@@ -187,19 +187,19 @@ def test_a_state_that_is_not_finite_names_slice_iteration_and_sample():
         parareal.solve(fine, lambda u, a, b: u, initial, range(7), batch_dims=1)
     solution = caught.value.solution
     assert solution.outcome is parareal.Outcome.NON_FINITE
-    assert solution.final_state[0] == 1.0  # the other sample has converged, and keeps its result
+    assert solution.final_state[0] == 1.0  # the other sample has converged and keeps its result
     assert np.isfinite(solution.states).all()
     assert "1 of 2 samples" in solution.message
-    quiet = parareal.solve(fine, lambda u, a, b: u, initial, range(7), batch_dims=1, throw=False)
-    assert quiet.outcome is parareal.Outcome.NON_FINITE
+    returned = parareal.solve(fine, lambda u, a, b: u, initial, range(7), batch_dims=1, throw=False)
+    assert returned.outcome is parareal.Outcome.NON_FINITE
 
 
-def test_an_unstable_coarse_propagator():
+def test_an_unstable_coarse_propagator_is_named_as_a_cause():
     with pytest.raises(parareal.PararealError, match="more stable coarse"):
         parareal.solve(halve, lambda u, a, b: u * float("inf"), 1.0, TIMES)
 
 
-def test_an_exception_midway_loses_nothing():
+def test_an_exception_in_the_middle_of_a_solve_loses_nothing():
     calls = []
 
     def fine(u, t0, t1):
@@ -217,25 +217,27 @@ def test_an_exception_midway_loses_nothing():
     assert np.isfinite(solution.states).all()
 
 
-def test_the_iteration_limit_is_a_result():
-    fine, coarse = (euler_box(lambda t, u: u * (1 - u), n) for n in (20, 1))
+def test_a_solve_at_the_iteration_limit_has_a_solution():
+    fine, coarse = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (20, 1))
     with pytest.raises(parareal.PararealError, match="1 iterations were allowed") as caught:
         parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), max_iterations=1)
     assert caught.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
     assert caught.value.solution.iterations == 1
-    wanted = parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), criterion=parareal.Iterations(1))
-    assert wanted.outcome is parareal.Outcome.ITERATIONS_DONE
-    assert wanted.final_state == caught.value.solution.final_state
+    requested = parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), criterion=parareal.Iterations(1))
+    assert requested.outcome is parareal.Outcome.ITERATIONS_DONE
+    assert requested.final_state == caught.value.solution.final_state
 
 
-def test_every_outcome_has_a_sentence():
+def test_every_outcome_is_a_sentence():
     for outcome in parareal.Outcome:
         assert outcome.value.endswith(".")
     failed = [o.name for o in parareal.Outcome if o.failed]
     assert failed == ["ITERATION_LIMIT", "CANCELLED", "NON_FINITE", "WORKER_LOST"]
 
 
-class Careless(Euler):
+class StateChangingStepper(EulerStepper):
+    """Euler steps whose result goes through a function that breaks it."""
+
     def __init__(self, spoil):
         super().__init__(lambda u, t: -u, torch.linspace(0, 1, 5))
         self.spoil = spoil
@@ -247,20 +249,20 @@ class Careless(Euler):
 
 @pytest.mark.parametrize("spoil", [lambda u: (u, u), lambda u: u.double(), lambda u: u[:, :1]])
 @pytest.mark.parametrize("who", ["fine", "coarse"])
-def test_a_stepper_that_changes_the_state(spoil, who):
-    steppers = {"fine": STEPPER, "coarse": STEPPER} | {who: Careless(spoil)}
+def test_a_stepper_that_changes_the_form_of_the_state_is_refused(spoil, who):
+    steppers = {"fine": STEPPER, "coarse": STEPPER} | {who: StateChangingStepper(spoil)}
     fine, coarse = parareal.Steps(steppers["fine"]), parareal.Steps(steppers["coarse"], 1)
-    with pytest.raises(TypeError, match=f"the {who} propagator must return a state like the one it is given"):
+    with pytest.raises(TypeError, match=f"the {who} propagator must return a state like its input"):
         parareal.solve(fine, coarse, torch.ones(2), [0, 1, 2, 3, 4])
 
 
-def wrong(evidence):
+def raise_from_estimator(evidence):
     raise ZeroDivisionError("the criterion's own")
 
 
 @pytest.mark.parametrize("levels", [None, (2, 2)])
-def test_what_a_criterion_raises_is_not_blamed_on_a_propagator(levels):
-    criterion = parareal.Tolerance(1e-3, estimator=wrong)
+def test_an_exception_of_a_criterion_is_passed_on(levels):
+    criterion = parareal.Tolerance(1e-3, estimator=raise_from_estimator)
     arguments = halve, lambda u, a, b: u * 0.4, np.ones(2), (0.0, 4.0)
     options = {"slices": 4} if levels is None else {"levels": levels}
     with pytest.raises(ZeroDivisionError, match="the criterion's own"):
@@ -269,7 +271,7 @@ def test_what_a_criterion_raises_is_not_blamed_on_a_propagator(levels):
         list(parareal.refine(*arguments, criterion=criterion, **options))
 
 
-def test_what_a_propagator_of_an_inner_level_raises_is_an_outcome():
+def test_an_exception_of_a_propagator_of_an_inner_level_is_an_outcome():
     def fails(u, t0, t1):
         raise ZeroDivisionError("the propagator's own")
 
@@ -287,7 +289,7 @@ def test_boundaries_are_read_once():
 
 
 @pytest.mark.parametrize("embedded", [np.ones((4, 3)), np.ones(2), np.ones((2, 2), dtype=np.float32)])
-def test_the_embedded_answer_of_a_vectorized_function_is_checked(embedded):
+def test_the_embedded_result_of_a_vectorized_function_is_checked(embedded):
     coarse = parareal.vectorized(lambda u, t0, t1: parareal.Costed(u * 0.4, 1, embedded=embedded[: len(u)]))
     with pytest.raises(TypeError, match="coarse propagator"):
         parareal.solve(halve, coarse, np.ones(2), TIMES)
@@ -301,12 +303,12 @@ def test_the_embedded_answer_of_a_vectorized_function_is_checked(embedded):
         (TypeError, "callback must be a function", {"callback": 3}),
     ],
 )
-def test_more_before_any_work(kind, message, change):
+def test_infinite_boundaries_and_callbacks_that_are_no_functions_are_refused_before_any_work(kind, message, change):
     with pytest.raises(kind, match=message):
         parareal.solve(**{"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change)
 
 
-def test_whole_numbers_of_any_kind_are_taken_and_nothing_else():
+def test_whole_numbers_may_be_of_any_integer_type():
     with pytest.raises(ValueError, match="consecutive must be a whole number"):
         parareal.Increment(consecutive=1.5)  # pyright: ignore[reportArgumentType]
     for levels in (np.array([2, 2]), (np.int64(2), 2)):
@@ -314,16 +316,15 @@ def test_whole_numbers_of_any_kind_are_taken_and_nothing_else():
         assert len(solution.boundaries) == 3
 
 
-def test_refinements_can_be_kept():
-    """Each shows its own iterate, however late its states are read."""
+def test_a_refinement_shows_its_own_iterate_however_late_it_is_read():
     arguments = halve, lambda u, a, b: u * 0.45, np.ones(2), TIMES
-    kept = list(parareal.refine(*arguments))
-    for late, now in zip(kept, parareal.refine(*arguments), strict=True):
+    refinements = list(parareal.refine(*arguments))
+    for late, now in zip(refinements, parareal.refine(*arguments), strict=True):
         np.testing.assert_array_equal(late.states, now.states)
         np.testing.assert_array_equal(late.final_state, late.states[-1])
 
 
-def test_the_old_name_of_an_option_warns():
+def test_the_old_name_of_an_option_works_with_a_warning():
     with pytest.warns(FutureWarning, match="eager is now called speculate_until"):
         old = parareal.solve(halve, halve, 1.0, TIMES, eager=1)
     new = parareal.solve(halve, halve, 1.0, TIMES, speculate_until=1)
@@ -332,7 +333,7 @@ def test_the_old_name_of_an_option_warns():
         parareal.refine(halve, halve, 1.0, TIMES, eager=1, speculate_until=1)
 
 
-def test_sequential_and_check_show_what_a_propagator_raises():
+def test_sequential_raises_and_check_reports_an_exception_of_a_propagator():
     def fails(u, t0, t1):
         raise ZeroDivisionError("the propagator's own")
 
@@ -343,8 +344,8 @@ def test_sequential_and_check_show_what_a_propagator_raises():
     assert "ZeroDivisionError: the propagator's own" in str(report)
 
 
-class Remembers(Euler):
-    """A stepper whose memory cannot be corrected."""
+class FailingCorrection(EulerStepper):
+    """A stepper with memory whose `correct` raises an exception."""
 
     def begin(self, state):
         return torch.zeros(len(state), 1)
@@ -353,15 +354,15 @@ class Remembers(Euler):
         raise ZeroDivisionError("in correct")
 
 
-def test_what_a_steppers_correct_raises_is_an_outcome():
-    fine = parareal.Steps(Remembers(lambda u, t: -u, torch.linspace(0, 1, 9)))
-    coarse = parareal.Steps(Euler(lambda u, t: -u, torch.linspace(0, 1, 9)), 1)
+def test_an_exception_in_the_correction_of_memory_is_an_outcome():
+    fine = parareal.Steps(FailingCorrection(lambda u, t: -u, torch.linspace(0, 1, 9)))
+    coarse = parareal.Steps(EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 9)), 1)
     solution = parareal.solve(fine, coarse, torch.ones(2), range(0, 9, 2), throw=False)
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert "ZeroDivisionError: in correct" in solution.message
 
 
-def test_a_pool_that_was_shut_down_is_the_pools_error():
+def test_the_error_of_a_pool_that_was_shut_down_is_shown():
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -389,7 +390,7 @@ def test_refinements_can_be_pickled():
     np.testing.assert_array_equal(again.states, first.states)
 
 
-def test_a_nested_level_without_coarse_follows_the_outer_correction():
+def test_a_nested_level_without_a_coarse_propagator_follows_the_outer_correction():
     nested = parareal.Parareal(halve, None, 2)
     options = {"correction": parareal.Identity(), "criterion": parareal.Iterations(4)}
     solution = parareal.solve(nested, None, 1.0, (0.0, 4.0), slices=4, **options)

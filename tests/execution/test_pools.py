@@ -9,7 +9,7 @@ import numpy as np
 import pool_functions as functions
 import pytest
 import torch
-from problems import Euler, identical
+from problems import EulerStepper, identical
 
 import parareal
 from parareal._execution.pool import PoolQueue
@@ -74,7 +74,7 @@ def test_every_worker_runs_one_fine_propagation_at_a_time():
 
     with SubmissionCounter(3) as pool:
         solution = parareal.solve(fine, functions.jump, STATE, TIMES, executor=pool, criterion=parareal.Iterations(2))
-        sequential = parareal.sequential(functions.slow, STATE, TIMES)
+        sequential = parareal.sequential(functions.slow_decay, STATE, TIMES)
     assert most == 3
     assert submitted == 8 + 7  # F(0, n) and F(1, n) for n >= 1, not all 64 pairs of k and n
     assert solution.stats.wall_time < 15 / 2 * 0.02 + 0.1 < sequential.stats.wall_time * 2
@@ -102,7 +102,7 @@ def test_a_batch_and_torch_states_in_threads():
 
 def test_a_steppable_coarse_propagator_with_a_pool():
     grid = np.linspace(0, 2, 41)
-    coarse = parareal.Steps(Euler(lambda u, t: np.sin(3 * t) - u, grid), 1)
+    coarse = parareal.Steps(EulerStepper(lambda u, t: np.sin(3 * t) - u, grid), 1)
 
     def fine(u, a, b):
         for i in range(int(a), int(b)):
@@ -118,7 +118,7 @@ def test_a_steppable_coarse_propagator_with_a_pool():
 def test_a_failure_keeps_the_states_of_final_boundaries(kind, request):
     pool = ThreadPoolExecutor(2) if kind == "threads" else request.getfixturevalue("processes")
     with pytest.raises(parareal.PararealError, match="beyond one") as caught:
-        parareal.solve(functions.fails_late, functions.jump, STATE, TIMES, executor=pool)
+        parareal.solve(functions.fail_after_one, functions.jump, STATE, TIMES, executor=pool)
     solution = caught.value.solution
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -129,7 +129,7 @@ def test_a_failure_keeps_the_states_of_final_boundaries(kind, request):
 
 def test_the_outcome_of_a_process_that_dies():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        solution = parareal.solve(functions.dies, functions.jump, STATE, TIMES, executor=pool, throw=False)
+        solution = parareal.solve(functions.exit_after_one, functions.jump, STATE, TIMES, executor=pool, throw=False)
     assert solution.outcome is parareal.Outcome.WORKER_LOST
     assert "BrokenProcessPool" in solution.message
     assert np.isfinite(solution.states[:2]).all()
@@ -149,13 +149,13 @@ def test_a_function_that_does_not_pickle_raises_before_any_work(processes):
 
 def test_a_result_that_does_not_pickle_raises(processes):
     with pytest.raises(parareal.PararealError, match=r"fine propagator, its state or its result cannot be sent"):
-        parareal.solve(functions.unpicklable_result, functions.jump, STATE, TIMES, executor=processes)
+        parareal.solve(functions.return_lock, functions.jump, STATE, TIMES, executor=processes)
 
 
 @pytest.mark.parametrize("form", ["steps", "vectorized"])
 def test_batched_fine_propagators_are_refused(form):
     grid = np.linspace(0, 2, 41)
-    steps = parareal.Steps(Euler(lambda u, t: -u, grid))
+    steps = parareal.Steps(EulerStepper(lambda u, t: -u, grid))
     fine = steps if form == "steps" else parareal.vectorized(lambda u, a, b: u)
     with ThreadPoolExecutor(1) as pool, pytest.raises(TypeError, match="leave executor out"):
         parareal.solve(fine, steps, STATE, range(0, 41, 5), executor=pool)
@@ -174,7 +174,7 @@ def test_returned_costs_count_in_work_and_span(pooled):
     options = {"criterion": parareal.Iterations(1)}
     if pooled:
         options["executor"] = ThreadPoolExecutor(2)
-    solution = parareal.solve(functions.costed, coarse, STATE, TIMES, **options)
+    solution = parareal.solve(functions.decay_with_cost, coarse, STATE, TIMES, **options)
     assert solution.stats.sequential_work == 4 * 20 + 4 * 30
     assert solution.stats.work == 4 * 20 + 4 * 30 + (8 + 7) * 2
     assert solution.stats.span == 7 * 2 + 30

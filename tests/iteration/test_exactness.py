@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import METHODS, PROBLEMS, Euler, edges, euler_box, identical
+from problems import METHODS, PROBLEMS, EulerStepper, edges, euler_propagator, identical
 
 import parareal
 
@@ -31,7 +31,7 @@ def boundaries(draw):
 )
 def test_plain_functions_end_exactly(name, times, fine_steps, coarse_steps, schedule, executor):
     problem = PROBLEMS[name]
-    fine, coarse = euler_box(problem.rhs, fine_steps), euler_box(problem.rhs, coarse_steps)
+    fine, coarse = euler_propagator(problem.rhs, fine_steps), euler_propagator(problem.rhs, coarse_steps)
     reference = parareal.sequential(fine, problem.initial, times)
     options = {"schedule": schedule, "executor": executor}
     end = parareal.Iterations(len(times) - 1)
@@ -99,7 +99,7 @@ def test_sequential_is_the_plain_loop(method):
 
 def test_boundaries_may_fall():
     grid = torch.linspace(0, 2, 13, dtype=torch.float64)
-    stepper = Euler(lambda u, t: -u, grid)
+    stepper = EulerStepper(lambda u, t: -u, grid)
     fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, steps=2)
     state, times = torch.ones(1, dtype=torch.float64), [12, 9, 5, 1]
     solution = parareal.solve(fine, coarse, state, times, criterion=parareal.Iterations(3))
@@ -108,7 +108,7 @@ def test_boundaries_may_fall():
 
 
 def test_one_slice_is_the_sequential_solve():
-    fine, coarse = euler_box(lambda t, u: -u, 10), euler_box(lambda t, u: -u, 1)
+    fine, coarse = euler_propagator(lambda t, u: -u, 10), euler_propagator(lambda t, u: -u, 1)
     for schedule in SCHEDULES:
         solution = parareal.solve(fine, coarse, 1.0, [0.0, 1.0], schedule=schedule)
         assert solution.final_state == fine(1.0, 0.0, 1.0)
@@ -118,7 +118,7 @@ def test_one_slice_is_the_sequential_solve():
 @settings(max_examples=40, deadline=None)
 @given(slices=st.integers(1, 9), schedule=st.sampled_from(SCHEDULES), count=st.integers(0, 9), seed=st.integers(0, 99))
 def test_iterates_do_not_depend_on_schedule_or_executor(slices, schedule, count, seed):
-    fine, coarse = (euler_box(lambda t, u: np.sin(3 * u) + t, n) for n in (9, 2))
+    fine, coarse = (euler_propagator(lambda t, u: np.sin(3 * u) + t, n) for n in (9, 2))
     state = np.random.default_rng(seed).normal(size=3)
     times = np.linspace(0, 2, slices + 1)
     results = [
@@ -136,7 +136,7 @@ def test_an_infinite_coarse_propagator_does_not_prevent_exactness():
     def coarse(u, t0, t1):
         return np.full_like(u, np.inf)
 
-    fine = euler_box(lambda t, u: -u, 4)
+    fine = euler_propagator(lambda t, u: -u, 4)
     times = np.linspace(0, 1, 5)
     reference = parareal.sequential(fine, np.array([1.0]), times)
     solution = parareal.solve(fine, coarse, np.array([1.0]), times, guess=reference.states)
@@ -146,6 +146,6 @@ def test_an_infinite_coarse_propagator_does_not_prevent_exactness():
 
 def test_solves_record_no_gradients():
     weight = torch.ones(2, requires_grad=True)
-    fine, coarse = (euler_box(lambda t, u: -u * weight, n) for n in (8, 1))
+    fine, coarse = (euler_propagator(lambda t, u: -u * weight, n) for n in (8, 1))
     solution = parareal.solve(fine, coarse, torch.ones(2), [0.0, 0.5, 1.0])
     assert not solution.final_state.requires_grad

@@ -148,7 +148,7 @@ def test_a_loop_that_would_begin_within_a_cycle_is_refused():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"slices": 0}, "slices must be a whole number from 1"),
+        ({"slices": 0}, "slices must be a whole number of at least 1"),
         ({"slices": "many"}, "slices must be one of"),
         ({"slices": 4, "levels": (2, 2)}, "leave slices=4 out"),
         ({"schedule": "piplined"}, "did you mean 'pipelined'"),

@@ -1,4 +1,4 @@
-"""Advisors: what they keep, and what they decide."""
+"""Advisors: their measurements, their caches, and their decisions."""
 
 import gc
 import threading
@@ -12,47 +12,49 @@ from parareal.driver import PATIENCE, WORTHWHILE, Advisor, advisor_for, expected
 CURVE = parareal.BatchTime((1, 8), (1.0, 1.5))
 
 
-class Model:
+class Owner:
+    """An object that problems call, with a method as one more callable."""
+
     def method(self):
-        """Return nothing."""
+        """Do nothing."""
 
 
 def test_an_advisor_lives_as_long_as_its_owner():
-    model = Model()
-    advisor = advisor_for(model, "kind")
-    assert advisor_for(model, "kind") is advisor
-    assert advisor_for(model, "other") is not advisor
-    assert advisor_for(model.method, "kind") is advisor_for(model.method, "kind")
-    kept = weakref.ref(advisor)
-    del advisor, model
+    owner = Owner()
+    advisor = advisor_for(owner, "kind")
+    assert advisor_for(owner, "kind") is advisor
+    assert advisor_for(owner, "other") is not advisor
+    assert advisor_for(owner.method, "kind") is advisor_for(owner.method, "kind")
+    reference = weakref.ref(advisor)
+    del advisor, owner
     gc.collect()
-    assert kept() is None
+    assert reference() is None
 
 
 @pytest.mark.parametrize("owner", [3, []], ids=["no weak reference", "no hash"])
-def test_an_owner_that_cannot_be_a_key_gets_a_fresh_advisor(owner):
+def test_an_owner_that_cannot_be_a_key_gets_a_new_advisor_every_time(owner):
     assert advisor_for(owner, "kind") is not advisor_for(owner, "kind")
 
 
 def test_threads_share_an_advisor_and_lose_no_updates():
-    model, found = Model(), set()
+    owner, advisors = Owner(), set()
 
     def learn(first):
         for slices in range(first, first + 200):
-            advisor = advisor_for(model, "kind")
+            advisor = advisor_for(owner, "kind")
             advisor.learn_iterations(slices, [1])
-            found.add(advisor)
+            advisors.add(advisor)
 
     threads = [threading.Thread(target=learn, args=(1000 * i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 1
-    assert len(advisor_for(model, "kind").iterations) == 8 * 200
+    assert len(advisors) == 1
+    assert len(advisor_for(owner, "kind").iterations) == 8 * 200
 
 
-def test_plans_are_kept_until_something_is_learned():
+def test_plans_are_cached_until_iterations_are_learned():
     advisor = Advisor()
     first = advisor.advise(100, batch_time=CURVE, tolerance=1e-2)
     assert advisor.advise(100, batch_time=CURVE, tolerance=1e-2) is first
@@ -62,46 +64,52 @@ def test_plans_are_kept_until_something_is_learned():
     assert {c.iterations for c in second.candidates} == {2.0}
     advisor.learn_iterations(30, [1])
     third = advisor.advise(100, batch_time=CURVE, tolerance=1e-2, slices=[4, 7, 25])
-    assert {c.slices: c.iterations for c in third.candidates} == {4: 2.0, 7: 2.0, 25: 1.0}  # of the nearest number
+    assert {c.slices: c.iterations for c in third.candidates} == {
+        4: 2.0,
+        7: 2.0,
+        25: 1.0,
+    }  # those observed at the nearest number of slices
 
 
 def test_iterations_are_guessed_from_the_tolerance():
-    found = [expected_iterations(x) for x in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-6, None)]
-    assert found == [1, 1, 2, 2, 3, 3, 4, 3]
+    guesses = [expected_iterations(x) for x in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-6, None)]
+    assert guesses == [1, 1, 2, 2, 3, 3, 4, 3]
 
 
-def test_both_predictors_agree_where_a_tick_costs_one():
-    """With calls of one second whatever their rows, time is span, and the span law is exact."""
+def test_both_predictors_agree_if_every_tick_takes_one_second():
+    """Then time equals span, and the span law is exact."""
     simulated = Advisor().advise(400, batch_time=parareal.BatchTime((1,), (1.0,)), slices=[20])
     estimated = Advisor().advise(400, tick_time=lambda rows, slices: 1.0, slices=[20])
     assert estimated.predicted_span == estimated.predicted_wall_time == simulated.predicted_span == 3 * 20 + 20 - 3
     assert estimated.predicted_sequential_time == simulated.predicted_sequential_time == 400
 
 
-def test_the_span_law_asks_only_for_the_rows_of_its_candidates():
-    asked = []
-    plan = Advisor().advise(8192, tick_time=lambda *given: asked.append(given) or 1.0, sequential_time=lambda: 8192.0)
+def test_the_span_law_measures_ticks_of_its_candidates_only():
+    measured = []
+    plan = Advisor().advise(8192, tick_time=lambda *args: measured.append(args) or 1.0, sequential_time=lambda: 8192.0)
     assert plan.worthwhile
-    assert asked == [(79, 157), (73, 235), (63, 314)]
+    assert measured == [(79, 157), (73, 235), (63, 314)]
     assert Advisor().advise(8, tick_time=lambda *_: 1 / 0, sequential_time=lambda: 1 / 0).slices == 1  # too few steps
 
 
 @pytest.mark.parametrize(("factor", "slices"), [(0.99, 1), (1.01, 20)])
-def test_one_threshold(factor, slices):
-    """The sequential solve is taken just below `WORTHWHILE`, slices just above, by either predictor."""
+def test_both_predictors_have_one_threshold(factor, slices):
+    """A speed-up just below `WORTHWHILE` gives the sequential solve, one just above it gives slices."""
     span = 3 * 20 + 20 - 3
 
-    def alone():
+    def sequential_time():
         return WORTHWHILE * span * factor
 
-    flat = parareal.BatchTime((1,), (1.0,))
-    assert Advisor().advise(400, tick_time=lambda *_: 1.0, sequential_time=alone, slices=[20]).slices == slices
-    simulated = Advisor().advise(400, batch_time=flat, sequential_time=alone, slices=[20])
+    constant = parareal.BatchTime((1,), (1.0,))
+    assert (
+        Advisor().advise(400, tick_time=lambda *_: 1.0, sequential_time=sequential_time, slices=[20]).slices == slices
+    )
+    simulated = Advisor().advise(400, batch_time=constant, sequential_time=sequential_time, slices=[20])
     assert simulated.slices == slices
-    assert simulated.predicted_sequential_time == alone()
+    assert simulated.predicted_sequential_time == sequential_time()
 
 
-def test_lengths_that_failed_are_declined():
+def test_lengths_at_which_parallel_solves_failed_or_were_slower_are_declined():
     advisor = Advisor()
     advisor.advise(400, tick_time=lambda *_: 1.0, sequential_time=lambda: 400.0)
     assert not advisor.declines(10.0)

@@ -1,4 +1,4 @@
-"""Plans: what may be tried, and what is refused."""
+"""Plans: the candidates, and invalid arguments."""
 
 import math
 
@@ -12,7 +12,7 @@ CURVE = {1: 1.0, 2: 1.2, 4: 1.7, 8: 2.9, 16: 5.5}
 
 
 @pytest.mark.parametrize("iterations", [np.int64(3), lambda slices: np.int64(3), [np.int64(3)], np.array([3, 3])])
-def test_numbers_of_iterations_may_be_numpys(iterations):
+def test_numbers_of_iterations_may_be_numpy_integers(iterations):
     expected = parareal.plan(100, iterations=3, batch_time=CURVE)
     assert parareal.plan(100, iterations=iterations, batch_time=CURVE).best == expected.best
 
@@ -29,23 +29,23 @@ def test_numbers_of_iterations_may_be_numpys(iterations):
         ({"slices": [2.5]}, "slices: an entry must be a whole number"),
     ],
 )
-def test_nothing_to_try_is_refused(options, message):
+def test_invalid_and_empty_choices_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         parareal.plan(100, **{"iterations": 2, **options})
 
 
-def test_levels_may_be_all_that_is_tried():
+def test_all_candidates_may_be_nested_levels():
     plan = parareal.plan(100, iterations=1, batch_time=CURVE, slices=[], levels=[(5, 4)])
     assert {c.levels for c in plan.candidates} == {(5, 4)}
 
 
 def test_a_solve_without_evaluations_takes_no_time():
-    found = parareal.simulate(10, 2, 0, coarse_stages=0)
-    assert (found.wall_time, found.busy) == (0, 0)
-    assert found.speedup == found.efficiency == math.inf
+    result = parareal.simulate(10, 2, 0, coarse_stages=0)
+    assert (result.wall_time, result.busy) == (0, 0)
+    assert result.speedup == result.efficiency == math.inf
 
 
-def test_a_plan_is_what_its_best_candidate_is():
+def test_a_plan_shows_the_fields_of_its_best_candidate():
     plan = parareal.plan(100, iterations=2, batch_time=CURVE)
     best = plan.best
     assert best is plan.candidates[0]
@@ -59,4 +59,4 @@ def test_a_candidate_that_takes_no_time_is_infinitely_fast():
     plan = parareal.plan(10, iterations=0, coarse_stages=0, slices=[], levels=[(2, 2)])
     assert plan.best.wall_time == 0
     assert plan.predicted_speedup == math.inf
-    assert "inf times as fast" in plan.explain()
+    assert "a speed-up of inf" in plan.explain()

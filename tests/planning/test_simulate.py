@@ -1,4 +1,4 @@
-"""Simulated solves count as real ones do, and obey the closed laws."""
+"""Simulated solves: their counts are those of real solves and obey the closed formulas."""
 
 from itertools import pairwise
 
@@ -14,8 +14,8 @@ import parareal
 CURVE = {1: 1.0, 2: 1.2, 4: 1.7, 8: 2.9, 16: 5.5}
 
 
-def real(steps, slices, iterations, method="euler", levels=None, **options):
-    """Run the engine itself for a number of iterations."""
+def solve_really(steps, slices, iterations, method="euler", levels=None, **options):
+    """Solve a problem of two numbers on a real queue, for a number of iterations."""
     grid = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
     stepper = METHODS[method](lambda u, t: torch.sin(3 * u) - u + torch.cos(5 * t), grid)
     nodes = [0, steps] if levels else [round(i * steps / slices) for i in range(slices + 1)]
@@ -28,25 +28,25 @@ def real(steps, slices, iterations, method="euler", levels=None, **options):
 @settings(max_examples=40, deadline=None)
 @given(
     slices=st.integers(2, 9),
-    size=st.integers(2, 9),  # with one step a slice, F would be G here
+    size=st.integers(2, 9),  # with one step per slice, F and G would be equal here
     iterations=st.integers(1, 4),
     schedule=st.sampled_from(["pipelined", "synchronous"]),
     extra=st.integers(0, 3),
 )
-def test_counts_are_the_engines_own(slices, size, iterations, schedule, extra):
+def test_counts_equal_those_of_a_real_solve(slices, size, iterations, schedule, extra):
     steps, iterations = slices * size + extra, min(iterations, slices)
-    solution = real(steps, slices, iterations, schedule=schedule)
-    found = parareal.simulate(steps, slices, iterations, schedule=schedule)
+    solution = solve_really(steps, slices, iterations, schedule=schedule)
+    result = parareal.simulate(steps, slices, iterations, schedule=schedule)
     names = ("work", "span", "calls", "peak_batch", "sequential_work", "sequential_span")
-    assert [getattr(found.stats, n) for n in names] == [getattr(solution.stats, n) for n in names]
-    assert found.wall_time == found.stats.calls  # a call takes one second, whatever its rows
+    assert [getattr(result.stats, n) for n in names] == [getattr(solution.stats, n) for n in names]
+    assert result.wall_time == result.stats.calls  # a call takes one second, whatever its rows
 
 
 @pytest.mark.parametrize("levels", [(3, 2), (2, 3, 2), (4, 4)])
-def test_levels_are_counted_as_the_engine_counts_them(levels):
-    solution = real(48, None, 1, levels=levels)
-    found = parareal.simulate(48, levels=levels, iterations=1)
-    assert (found.stats.work, found.stats.span, found.stats.calls) == (
+def test_counts_of_levels_equal_those_of_a_real_solve(levels):
+    solution = solve_really(48, None, 1, levels=levels)
+    result = parareal.simulate(48, levels=levels, iterations=1)
+    assert (result.stats.work, result.stats.span, result.stats.calls) == (
         solution.stats.work,
         solution.stats.span,
         solution.stats.calls,
@@ -55,63 +55,63 @@ def test_levels_are_counted_as_the_engine_counts_them(levels):
 
 @pytest.mark.parametrize("most", [1, 3, 8])
 @pytest.mark.parametrize("method", ["euler", "heun"])
-def test_bounded_batches_and_stages_as_well(method, most):
+def test_counts_with_bounded_batches_and_stages_equal_those_of_a_real_solve(method, most):
     stages = {"euler": 1, "heun": 2}[method]
-    solution = real(40, 5, 2, method=method, executor=parareal.BatchedExecutor(most))
-    found = parareal.simulate(
+    solution = solve_really(40, 5, 2, method=method, executor=parareal.BatchedExecutor(most))
+    result = parareal.simulate(
         40, 5, 2, stages=stages, coarse_stages=stages, max_batch=most, batch_time={1: 1.0, 2: 2.0}
     )
-    assert (found.stats.work, found.stats.calls) == (solution.stats.work, solution.stats.calls)
-    assert found.wall_time == pytest.approx(solution.stats.work)  # here a call takes as long as its rows one by one
+    assert (result.stats.work, result.stats.calls) == (solution.stats.work, solution.stats.calls)
+    assert result.wall_time == pytest.approx(solution.stats.work)  # a call takes as long as its rows one after another
 
 
 @settings(max_examples=40, deadline=None)
 @given(slices=st.integers(2, 12), size=st.integers(1, 12), iterations=st.integers(1, 5), devices=st.integers(1, 5))
-def test_closed_laws(slices, size, iterations, devices):
-    """Theory, eq. 9 and 10: a call takes one second whatever its rows, and no number of devices beats the span."""
+def test_counts_obey_the_closed_formulas(slices, size, iterations, devices):
+    """Theory, eq. 9 and 10. A call takes one second whatever its rows, so no number of devices beats the span."""
     p, steps = min(iterations, slices), slices * size
-    found = parareal.simulate(steps, slices, p, devices=devices)
-    assert found.wall_time == found.stats.span == slices + p * (size - 1)
-    assert found.stats.work == slices + sum((slices - j + 1) * (size - 1) + slices - j for j in range(1, p + 1))
-    assert found.speedup == pytest.approx(steps / found.stats.span)
+    result = parareal.simulate(steps, slices, p, devices=devices)
+    assert result.wall_time == result.stats.span == slices + p * (size - 1)
+    assert result.stats.work == slices + sum((slices - j + 1) * (size - 1) + slices - j for j in range(1, p + 1))
+    assert result.speedup == pytest.approx(steps / result.stats.span)
 
 
 @settings(max_examples=20, deadline=None)
 @given(slices=st.integers(2, 8), size=st.integers(2, 8), cost=st.integers(1, 2), iterations=st.integers(1, 4))
-def test_the_law_without_sharing(slices, size, cost, iterations):
+def test_the_span_without_shared_evaluations(slices, size, cost, iterations):
     p, cost = min(iterations, slices), min(cost, size)
-    found = parareal.simulate(
+    result = parareal.simulate(
         slices * size, slices, p, coarse_steps=cost, shared=False, devices=None, batch_time={1: 1.0}
     )
-    assert found.stats.span == p * size + (slices - p) * cost
+    assert result.stats.span == p * size + (slices - p) * cost
 
 
 def test_picard_has_no_coarse_cost():
-    found = parareal.simulate(30, 30, 6, coarse_stages=0, devices=None)
-    assert found.stats.span == 6
+    result = parareal.simulate(30, 30, 6, coarse_stages=0, devices=None)
+    assert result.stats.span == 6
 
 
-def test_messages_delay_what_crosses_devices():
-    """The first correction goes through all slices: its every step to another device costs a message."""
-    quick, slow = (parareal.simulate(64, 8, 1, devices=8, message_time=t) for t in (0.0, 0.5))
-    assert slow.wall_time == pytest.approx(quick.wall_time + 7 * 0.5)
-    assert parareal.simulate(64, 8, 1, devices=1, message_time=0.5).wall_time == quick.wall_time
+def test_messages_delay_values_that_go_to_another_device():
+    """The first correction passes through all slices, so each of its transfers to another device costs a message."""
+    immediate, delayed = (parareal.simulate(64, 8, 1, devices=8, message_time=t) for t in (0.0, 0.5))
+    assert delayed.wall_time == pytest.approx(immediate.wall_time + 7 * 0.5)
+    assert parareal.simulate(64, 8, 1, devices=1, message_time=0.5).wall_time == immediate.wall_time
 
 
-def test_more_devices_are_not_slower_and_efficiency_is_a_share():
-    times = [parareal.simulate(96, 8, 2, devices=p, batch_time={1: 1.0, 2: 2.0}) for p in (1, 2, 4, 8)]
-    assert all(a.wall_time >= b.wall_time for a, b in pairwise(times))
-    assert all(0 < t.busy <= 1 and 0 < t.efficiency <= 1.01 for t in times)
+def test_more_devices_are_not_slower_and_efficiency_is_at_most_one():
+    results = [parareal.simulate(96, 8, 2, devices=p, batch_time={1: 1.0, 2: 2.0}) for p in (1, 2, 4, 8)]
+    assert all(a.wall_time >= b.wall_time for a, b in pairwise(results))
+    assert all(0 < t.busy <= 1 and 0 < t.efficiency <= 1.01 for t in results)
 
 
-def test_windows_and_waiting():
+def test_windows_make_smaller_batches_and_less_speculation_makes_less_work():
     full = parareal.simulate(96, 12, [3] * 12)
     narrow = parareal.simulate(96, 12, [3] * 12, window=3)
     assert narrow.stats.peak_batch < full.stats.peak_batch
-    eager = parareal.simulate(96, 12, [*[3] * 11, 2])
-    waits = parareal.simulate(96, 12, [*[3] * 11, 2], speculate_until=2)
-    assert waits.stats.work < eager.stats.work
-    assert waits.stats.span == eager.stats.span
+    speculative = parareal.simulate(96, 12, [*[3] * 11, 2])
+    waiting = parareal.simulate(96, 12, [*[3] * 11, 2], speculate_until=2)
+    assert waiting.stats.work < speculative.stats.work
+    assert waiting.stats.span == speculative.stats.span
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_windows_and_waiting():
         ({"boundaries": [0, 5]}, "end with 96"),
     ],
 )
-def test_bad_input_is_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         parareal.simulate(96, **options)
 
 
-def test_a_plan_is_the_fastest_candidate_and_says_so():
+def test_a_plan_advises_and_explains_the_fastest_candidate():
     plan = parareal.plan(100, iterations=2, batch_time=CURVE)
     assert plan.worthwhile
     assert plan.predicted_wall_time == min(c.wall_time for c in plan.candidates)
@@ -139,7 +139,7 @@ def test_a_plan_is_the_fastest_candidate_and_says_so():
     assert str(plan.slices) in plan.table()
 
 
-def test_a_plan_advises_the_sequential_solve_where_batches_gain_nothing():
+def test_a_plan_advises_the_sequential_solve_if_batches_gain_nothing():
     plan = parareal.plan(100, iterations=2, batch_time={1: 1.0, 2: 2.0})
     assert not plan.worthwhile
     assert (plan.slices, plan.predicted_wall_time) == (1, 100.0)
@@ -148,12 +148,12 @@ def test_a_plan_advises_the_sequential_solve_where_batches_gain_nothing():
     assert "sequentially" in plan.explain()
 
 
-def test_waiting_is_advised_where_the_last_iteration_is_known():
+def test_a_plan_advises_no_speculation_if_the_last_iteration_is_known():
     plan = parareal.plan(400, iterations=1, batch_time=CURVE, slices=[20])
     assert plan.speculate_until == 1
 
 
-def test_a_batch_time_interpolates_and_goes_on():
+def test_a_batch_time_interpolates_and_extrapolates():
     curve = parareal.BatchTime((1, 3), (1.0, 2.0))
     np.testing.assert_allclose([curve(n) for n in (1, 2, 3, 5)], [1.0, 1.5, 2.0, 3.0])
     calls = []
@@ -163,33 +163,32 @@ def test_a_batch_time_interpolates_and_goes_on():
 
 
 @settings(max_examples=30, deadline=None)
-@given(slices=st.integers(2, 7), eager=st.integers(0, 4), seed=st.integers(0, 20), rtol=st.sampled_from([1e-2, 1e-5]))
-def test_waiting_changes_no_iterate(slices, eager, seed, rtol):
-    """F that waits for the last state to be judged gives the same result."""
+@given(slices=st.integers(2, 7), bound=st.integers(0, 4), seed=st.integers(0, 20), rtol=st.sampled_from([1e-2, 1e-5]))
+def test_waiting_for_the_final_state_changes_no_iterate(slices, bound, seed, rtol):
     grid = torch.linspace(0, 2, 41, dtype=torch.float64)
     stepper = METHODS["euler"](lambda u, t: torch.sin(3 * u) - u + torch.cos(5 * t), grid)
     state = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     nodes = [round(i * 40 / slices) for i in range(slices + 1)]
     fine, coarse = parareal.Steps(stepper), parareal.Steps(stepper, 1)
     for criterion in (parareal.Tolerance(rtol), parareal.Increment(rtol), parareal.Iterations(slices)):
-        plain, waiting = (
-            parareal.solve(fine, coarse, state, nodes, criterion=criterion, speculate_until=e) for e in (None, eager)
+        speculative, waiting = (
+            parareal.solve(fine, coarse, state, nodes, criterion=criterion, speculate_until=k) for k in (None, bound)
         )
-        torch.testing.assert_close(plain.final_state, waiting.final_state, rtol=1e-12, atol=1e-12)
-        assert plain.iterations == waiting.iterations
+        torch.testing.assert_close(speculative.final_state, waiting.final_state, rtol=1e-12, atol=1e-12)
+        assert speculative.iterations == waiting.iterations
 
 
-def test_waiting_lengthens_the_critical_path_where_it_was_in_vain():
-    runs = [parareal.simulate(96, 12, 2, speculate_until=e) for e in (None, 1)]
+def test_waiting_lengthens_the_critical_path_if_another_iteration_is_needed():
+    runs = [parareal.simulate(96, 12, 2, speculate_until=k) for k in (None, 1)]
     assert runs[0].stats.span == 2 * 8 + 12 - 2
-    assert runs[1].stats.span == (12 + 8 - 1) + 8 + 12 - 2  # F of iteration 1 starts all at once, at the end of it
+    assert runs[1].stats.span == (12 + 8 - 1) + 8 + 12 - 2  # all F of iteration 1 start at its end
 
 
-def test_levels_wait_too():
+def test_nested_levels_wait_as_well():
     one = parareal.simulate(96, levels=(6, 4), iterations=1)
-    found = real(96, None, 1, levels=(6, 4), speculate_until=1, criterion=parareal.Tolerance(0.5))
-    assert found.iterations == 1
-    assert found.stats.work == one.stats.work
+    result = solve_really(96, None, 1, levels=(6, 4), speculate_until=1, criterion=parareal.Tolerance(0.5))
+    assert result.iterations == 1
+    assert result.stats.work == one.stats.work
 
 
 @settings(max_examples=8, deadline=None)
@@ -200,7 +199,7 @@ def test_levels_wait_too():
     falling=st.booleans(),
     schedule=st.sampled_from(["pipelined", "synchronous"]),
 )
-def test_a_solve_that_follows_a_plan_takes_what_was_predicted(steps, method, iterations, falling, schedule):
+def test_a_solve_that_follows_a_plan_has_the_predicted_cost(steps, method, iterations, falling, schedule):
     stages = STAGES[method]
     costs = {"stages": stages, "coarse_stages": stages}
     plan = parareal.plan(
@@ -219,16 +218,16 @@ def test_a_solve_that_follows_a_plan_takes_what_was_predicted(steps, method, ite
         speculate_until=plan.speculate_until,
     )
     assert solution.stats.span == plan.predicted_span
-    if plan.speculate_until is not None:  # nothing is done that turns out not to be needed, as in the plan
+    if plan.speculate_until is not None:  # without speculation no work is wasted, as in the plan
         assert solution.stats.work == plan.predicted_work
     assert solution.stats.work <= plan.predicted_work
 
 
 def test_iterations_may_depend_on_the_slices():
-    found = {}
+    chosen_slices = {}
     for few in (True, False):
         plan = parareal.plan(
             100, batch_time={1: 1.0, 64: 1.2}, iterations=lambda slices, few=few: 1 if (slices < 15) == few else 6
         )
-        found[few] = plan.slices
-    assert found[True] < 15 <= found[False]
+        chosen_slices[few] = plan.slices
+    assert chosen_slices[True] < 15 <= chosen_slices[False]

@@ -1,4 +1,4 @@
-"""Propagators that processes can import."""
+"""Propagators for pools of processes, which must be able to import them."""
 
 import os
 import threading
@@ -20,26 +20,26 @@ def jump(u, t0, t1):
     return decay(u, t0, t1, steps=1)
 
 
-def slow(u, t0, t1):
+def slow_decay(u, t0, t1):
     time.sleep(0.02)
     return decay(u, t0, t1)
 
 
-def costed(u, t0, t1):
+def decay_with_cost(u, t0, t1):
     return parareal.Costed(decay(u, t0, t1), 20 if t0 < 1 else 30)
 
 
-def unpicklable_result(u, t0, t1):
+def return_lock(u, t0, t1):
     return threading.Lock()
 
 
-def fails_late(u, t0, t1):
+def fail_after_one(u, t0, t1):
     if t0 > 1:
         raise ZeroDivisionError("beyond one")
     return decay(u, t0, t1)
 
 
-def dies(u, t0, t1):
+def exit_after_one(u, t0, t1):
     if t0 > 1:
         os._exit(1)
     return decay(u, t0, t1)

@@ -1,4 +1,4 @@
-"""Problems and methods that the tests share: right-hand sides, black boxes, and steppers of four kinds."""
+"""Problems and propagators that the tests share: right-hand sides, plain functions, and steppers of four methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import torch
 import parareal
 
 
-def euler_box(rhs: Callable[[Any, Any], Any], steps: int) -> Callable[[Any, Any, Any], Any]:
-    """Explicit Euler with `steps` steps a slice, for any state that optree knows."""
+def euler_propagator(rhs: Callable[[Any, Any], Any], steps: int) -> Callable[[Any, Any, Any], Any]:
+    """Return a plain function that makes `steps` explicit Euler steps per slice, for any pytree of arrays."""
 
     def propagate(u, t0, t1):
         h = (t1 - t0) / steps
@@ -24,7 +24,9 @@ def euler_box(rhs: Callable[[Any, Any], Any], steps: int) -> Callable[[Any, Any,
 
 
 @dataclass(frozen=True)
-class Problem:
+class InitialValueProblem:
+    """u' = rhs(t, u) with an initial state."""
+
     rhs: Callable[[Any, Any], Any]
     initial: Any
 
@@ -46,43 +48,44 @@ def pendulum(t, u):
     return (speed, -angle * angle * angle - 0.1 * speed)
 
 
-def coupled(t, u):
+def decay_pair(t, u):
     return {"x": -u["x"] + u["y"], "y": -0.5 * u["y"] * u["y"]}
 
 
 PROBLEMS = {
-    "float": Problem(decay, 1.0),
-    "int": Problem(decay, 1),
-    "complex": Problem(rotation, 1.0 + 0.5j),
-    "numpy": Problem(logistic, np.array([0.1, 0.7, 1.3])),
-    "numpy scalar": Problem(logistic, np.array(0.3)),
-    "numpy complex": Problem(rotation, np.array([[1.0 + 1j, 0.2]])),
-    "float32": Problem(logistic, np.array([0.1, 0.7], dtype=np.float32)),
-    "torch": Problem(logistic, torch.tensor([[0.2, 0.4], [0.6, 1.1]], dtype=torch.float64)),
-    "torch32": Problem(logistic, torch.tensor(0.2)),
-    "tuple": Problem(pendulum, (1.0, 0.0)),
-    "dict": Problem(coupled, {"x": np.array([1.0, 2.0]), "y": np.array([1.5, 0.5])}),
+    "float": InitialValueProblem(decay, 1.0),
+    "int": InitialValueProblem(decay, 1),
+    "complex": InitialValueProblem(rotation, 1.0 + 0.5j),
+    "numpy": InitialValueProblem(logistic, np.array([0.1, 0.7, 1.3])),
+    "numpy scalar": InitialValueProblem(logistic, np.array(0.3)),
+    "numpy complex": InitialValueProblem(rotation, np.array([[1.0 + 1j, 0.2]])),
+    "float32": InitialValueProblem(logistic, np.array([0.1, 0.7], dtype=np.float32)),
+    "torch": InitialValueProblem(logistic, torch.tensor([[0.2, 0.4], [0.6, 1.1]], dtype=torch.float64)),
+    "torch32": InitialValueProblem(logistic, torch.tensor(0.2)),
+    "tuple": InitialValueProblem(pendulum, (1.0, 0.0)),
+    "dict": InitialValueProblem(decay_pair, {"x": np.array([1.0, 2.0]), "y": np.array([1.5, 0.5])}),
 }
 
 
-class Method(parareal.Stepper):
-    """A stepper over the nodes of a time grid for the right-hand side `rhs(t, u)`, rows first."""
+class GridStepper(parareal.Stepper):
+    """A method on a grid of times, for a right-hand side `evaluate(u, t)` of stacked rows."""
 
     def __init__(self, evaluate, grid):
         self.evaluate, self.grid = evaluate, grid
 
     def _time(self, node, state):
+        """Return the times of the nodes, one per row, in a shape that broadcasts over the state."""
         return self.grid[node].reshape(-1, *[1] * (state.ndim - 1))
 
 
-class Euler(Method):
+class EulerStepper(GridStepper):
     def step(self, state, memory, start, stop):
         t, end = self._time(start, state), self._time(stop, state)
         slope = yield state, t
         return state + (end - t) * slope, memory
 
 
-class Heun(Method):
+class HeunStepper(GridStepper):
     def step(self, state, memory, start, stop):
         t, end = self._time(start, state), self._time(stop, state)
         first = yield state, t
@@ -90,7 +93,7 @@ class Heun(Method):
         return state + (end - t) / 2 * (first + second), memory
 
 
-class RungeKutta4(Method):
+class RungeKutta4Stepper(GridStepper):
     def step(self, state, memory, start, stop):
         t, end = self._time(start, state), self._time(stop, state)
         h = end - t
@@ -101,34 +104,38 @@ class RungeKutta4(Method):
         return state + h / 6 * (a + 2 * b + 2 * c + d), memory
 
 
-class AdamsBashforth2(Method):
-    """Two-step Adams-Bashforth; the first step, marked by a count of zero, is Euler's. It remembers a slope."""
+class AdamsBashforth2Stepper(GridStepper):
+    """The two-step Adams-Bashforth method. Its memory is the previous slope and a count of steps.
+
+    The first step, at a count of zero, is explicit Euler.
+    """
 
     def begin(self, state):
         zeros = state * 0
         return zeros, zeros.reshape(len(state), -1)[:, 0]
 
     def step(self, state, memory, start, stop):
-        before, count = memory
+        previous, count = memory
         t, end = self._time(start, state), self._time(stop, state)
         slope = yield state, t
-        known = (count > 0).reshape(-1, *[1] * (state.ndim - 1))
-        bent = slope + 0.5 * (slope - before)
+        # rows of slices at different steps share this call, so the choice is made per row
+        has_previous = (count > 0).reshape(-1, *[1] * (state.ndim - 1))
+        extrapolated = slope + 0.5 * (slope - previous)
         where = torch.where if isinstance(state, torch.Tensor) else np.where
-        return state + (end - t) * where(known, bent, slope), (slope, count + 1)
+        return state + (end - t) * where(has_previous, extrapolated, slope), (slope, count + 1)
 
 
-METHODS = {"euler": Euler, "heun": Heun, "rk4": RungeKutta4, "ab2": AdamsBashforth2}
+METHODS = {"euler": EulerStepper, "heun": HeunStepper, "rk4": RungeKutta4Stepper, "ab2": AdamsBashforth2Stepper}
 STAGES = {"euler": 1, "heun": 2, "rk4": 4, "ab2": 1}
 
 
 def edges(steps: int, slices: int) -> list[int]:
-    """Slice edges round(n N / M) on a grid of N steps."""
+    """Return the nodes round(n N / M) that bound M slices on a grid of N steps."""
     return [round(n * steps / slices) for n in range(slices + 1)]
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Whether two states are equal bit by bit."""
+    """Return whether two states are equal bit by bit, in type, too."""
     xs, tree = optree.tree_flatten(a)
     ys, other = optree.tree_flatten(b)
     return tree == other and all(
@@ -137,5 +144,5 @@ def identical(a: Any, b: Any) -> bool:
 
 
 def smooth_network(x, t):
-    """A tame stand-in for a diffusion model, for rows x at timesteps t."""
+    """Return a smooth function of rows x and timesteps t that stands in for a diffusion model."""
     return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)) / 1000)

@@ -443,7 +443,7 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
         ({"options": {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}}, ValueError, "exclude each other"),
         ({"options": {"grid_constructor": lambda f, y, t: t[:-1]}}, ValueError, r"ends with t\[-1\]"),
         ({"slices": 9}, ValueError, "between 1 and the 8 steps"),
-        ({"slices": 0}, ValueError, "slices must be a whole number from 1 on"),
+        ({"slices": 0}, ValueError, "slices must be a whole number of at least 1"),
         ({"slices": "sqr"}, ValueError, "did you mean 'sqrt'"),
         ({"slices": 4, "levels": (2, 2)}, ValueError, "leave slices=4 out"),
         ({"coarse": "rk4", "method": "heun3"}, ValueError, "coarse must be one of .*'heun3', not 'rk4'"),
