@@ -34,7 +34,7 @@ class Evidence(NamedTuple):
     previous: float = float("inf")
     """norm of the previous iteration's increment, U(k-1, n) - U(k-2, n); infinite where there is none"""
     error: float = float("inf")
-    """estimated norm of U(k, n) - u(n), where u is the sequential solution (docs/explained/theory.md); infinite where
+    """estimated norm of U(k, n) - u(n), where u is the sequential solution (docs/explained/estimates.md); infinite where
     there is no estimate"""
     last: bool = False
     """whether this is the last boundary"""
@@ -257,7 +257,7 @@ class Tolerance(AbstractCriterion):
     Args:
         rtol: largest estimated relative error of the final state, per sample.
         estimator: maps an `Evidence` to an estimated relative error. The default, `propagated_error`, needs no further
-            evaluation; docs/explained/theory.md reports how often it is too small and how many iterations it wastes.
+            evaluation; docs/results/coverage.md reports how often it is too small and how many iterations it wastes.
             `worst_increment` is simpler and more pessimistic, and may cost one iteration more than needed.
         norm: `"rms"`, `"l1"` or `"max"`, taken over all numbers of one sample's state.
         interior: fraction of `rtol` at which boundaries before the last settle, above 0 and at most 1. Ignored unless

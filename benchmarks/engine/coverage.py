@@ -5,7 +5,7 @@
 For every setting, tolerance and sample, the script computes the error of the final state relative to the sequential
 one, and the first iteration whose error is within the tolerance, at which an oracle would stop. Coverage is the share
 of samples whose error is within the tolerance; cost is the mean number of iterations beyond the oracle's. This takes
-some minutes. `--write` writes the table into docs/explained/theory.md.
+some minutes. `--write` writes the table into docs/results/coverage.md.
 """
 
 import argparse
@@ -206,7 +206,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", help="run only rows whose name contains this text")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/explained/theory.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/coverage.md")
     args = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {args.samples} samples", flush=True)
     lines = [
@@ -225,4 +225,4 @@ if __name__ == "__main__":
             print(lines[-1], flush=True)
         covered += results
     if args.write:
-        put(DOCS / "explained/theory.md", "coverage", "\n".join(lines))
+        put(DOCS / "results/coverage.md", "coverage", "\n".join(lines))

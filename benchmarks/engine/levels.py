@@ -1,6 +1,6 @@
 """Cost and gain of nested levels: spans, work and errors.
 
-    python benchmarks/engine/levels.py                  # the tables of docs/how-to/levels.md; about ten minutes
+    python benchmarks/engine/levels.py                  # the tables of docs/results/levels.md; about ten minutes
     python benchmarks/engine/levels.py --steps 196      # one number of steps only
     python benchmarks/engine/levels.py --picture docs/images/levels.png --steps    # the schedule of 12 x 9 slices
 

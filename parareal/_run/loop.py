@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, final
 
 from parareal._execution.choose import runner_for
-from parareal._execution.evaluations import Asking, Evaluation, drive
+from parareal._execution.evaluations import Evaluation, EvaluationRoutine, drive
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Kind, PropagatorFailure, Value
 from parareal._problem.problem import Problem, stack_trajectories
@@ -21,143 +21,165 @@ from parareal._state import NORMS, Stack, State
 
 @final
 class Run:
-    """One solve: carries requests from the machines to the runner, and results back.
+    """One solve: its machines, its runner, and the loop that carries requests and results between them.
 
-    Exhaust `iterations` to run, or drive `events` yourself; then ask for the `solution`.
+    Exhaust `iterations` to run it, or drive `events` yourself; then call `solution`.
+
+    Args:
+        problem: propagators, initial states and boundaries, checked.
+        options: how to solve it.
     """
 
     def __init__(self, problem: Problem, options: Options):
         self.problem, self.rules = problem, options.rules(problem)
-        self.machines = self._machines(options.guess)
+        # One machine per sample: each converges and stops by itself, and no sample waits for another.
+        self.machines = self._build_machines(options.guess)
         self.runner = runner_for(problem, options.executor, self.rules)
         self.history = History(problem.slices + 1, len(problem.samples))
         self.costs = Costs()
         self.wall_time = 0.0
+        """seconds since the start, as of the last tick"""
         self.error: Exception | None = None
         """the exception of a propagator, or None"""
         self.cancelled = False
-        """set by the caller to stop after the present iteration"""
+        """set it to True to stop after the present iteration"""
         self.watch: Callable[[], None] | None = None
         """called after every tick, for progress bars"""
-        self._shown = -1
-        self._left = set(range(len(self.machines)))  # samples that are not done
-        self._touched = set(self._left)  # samples that may have new requests
+        self._yielded_iteration = -1  # the newest iteration that `events` has yielded
+        self._active = set(range(len(self.machines)))  # samples that are not done
+        self._with_requests = set(self._active)  # samples that may have new requests
 
-    def _machines(self, guess: Stack | Sequence[State] | None) -> list[Machine]:
+    def _build_machines(self, guess: Stack | Sequence[State] | None) -> list[Machine]:
         problem, count = self.problem, len(self.problem.samples)
         guesses = [None] * count
         if guess is not None:
             states = check_guess(guess, problem.slices + 1, count, problem.layout, problem.batch_dims)
+            # The guess at the left boundary is ignored: the initial state is known. Nothing is known of the error of
+            # the others.
             guesses = [[Value(0, u, estimate=float("inf")) for u in column[1:]] for column in states]
         return [Machine(self.rules, i, range(problem.slices), guesses[i]) for i in range(count)]
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return not self._left
+        """Whether all samples are done."""
+        return not self._active
 
     def iterations(self) -> Generator[int, None, None]:
-        """Run to the end, yielding the iteration whenever all samples have made one more."""
+        """Run to the end, yielding the iteration whenever all samples have completed one more."""
+        # `closing` runs the `finally` of `events` even if the caller abandons this generator early.
         with closing(self.events()) as events:
             yield from drive(events)
 
     def events(self) -> Generator[Evaluation | int, Any, None]:
-        """Run to the end, driven from outside. Yields evaluations to make, and the number of each iteration made.
+        """Run to the end, driven from outside. Yields evaluations to make, and the number of each completed iteration.
 
-        Send None at the start and after a number. An `Evaluation` needs a value with `count` rows; if making it fails,
-        throw the exception into the generator, which then ends. Plain functions are called here, not yielded. To stop
-        early, set `cancelled` and go on, or close the generator. The driver keeps gradients off:
+        Send None at the start and after a number. After an `Evaluation` send its value, with `count` rows; if making it
+        fails, throw the exception into the generator, which then ends. Plain functions are called here, not yielded. To
+        stop early, set `cancelled` and go on, or close the generator. The driver keeps gradients off:
         `with torch.no_grad(), closing(run.events()) as events`.
 
-        Failures do not raise: look at `solution().outcome.failed`, and raise `PararealError` from `error`.
+        Failures of a propagator do not raise: see `solution().outcome.failed`, and raise `PararealError` from `error`.
         """
+        # Gradients are the driver's task, because a `no_grad` around this generator's body would stay in force in the
+        # driver's own code whenever the generator is suspended.
         try:
-            yield from self._iterations()
+            yield from self._run_iterations()
         finally:
             self.runner.close()
 
-    def _iterations(self) -> Generator[Evaluation | int, Any, None]:
-        began, norm = time.perf_counter(), NORMS[self.rules.criterion.norm]
+    def _run_iterations(self) -> Generator[Evaluation | int, Any, None]:
+        start_time, norm = time.perf_counter(), NORMS[self.rules.criterion.norm]
         for sample, (machine, state) in enumerate(zip(self.machines, self.problem.samples, strict=True)):
             machine.enter(Value(0, state, exact=True, size=norm(state)))
+            # a guess with an iteration limit of 0 is done without any propagation
             self._collect(machine, sample)
         while not self.cancelled and not self.done:
             try:
-                reached = yield from self._until_iteration(began)
-            except PropagatorFailure as failure:  # errors of criteria, and our own, are passed on as they are
+                iteration = yield from self._run_one_iteration(start_time)
+            except PropagatorFailure as failure:
+                # Only failures of propagators end with a solution, which keeps everything computed so far. Errors of
+                # criteria, and of the engine itself, are raised as they are.
                 self.error = failure.error
                 break
-            if reached > self._shown:
-                self._shown = reached
-                yield reached
-        self.wall_time = time.perf_counter() - began
+            # it is not newer if the last active sample became done without a further iteration
+            if iteration > self._yielded_iteration:
+                self._yielded_iteration = iteration
+                yield iteration
+        self.wall_time = time.perf_counter() - start_time
 
-    def _until_iteration(self, began: float) -> Asking[int]:
-        """Tick until all samples have made one more iteration, or nothing is left to do; return the newest."""
-        reached = self._reached()  # a guess, or a prediction that takes no work, is there before the first tick
-        while not self.done and reached <= self._shown:
-            advanced = yield from self._tick(began)
+    def _run_one_iteration(self, start_time: float) -> EvaluationRoutine[int]:
+        """Tick until all active samples have completed one more iteration, or none is active; return the newest."""
+        iteration = self._newest_iteration()  # a guess, or a prediction without work, is there before the first tick
+        while not self.done and iteration <= self._yielded_iteration:
+            advanced = yield from self._tick(start_time)
             if self.watch is not None:
                 self.watch()
+            # looked up only if a sample has advanced: it takes a look at every sample
             if advanced:
-                reached = self._reached()
-        return reached
+                iteration = self._newest_iteration()
+        return iteration
 
-    def _tick(self, began: float) -> Asking[bool]:
-        """Hand over what is ready, let the runner work once, and take its results to the machines.
+    def _tick(self, start_time: float) -> EvaluationRoutine[bool]:
+        """Queue the requests that are ready, let the runner work once, and pass its results to the machines.
 
-        Returns whether a sample has made one more iteration, or is done.
+        Returns:
+            Whether a sample has completed one more iteration, or is done.
         """
-        for sample in sorted(self._touched):
+        # Only samples that have received something can have new requests. Sorted, so that the order of requests, and
+        # of rows in a batch, is the same in every run.
+        for sample in sorted(self._with_requests):
             machine = self.machines[sample]
             if ready := machine.take():
                 self.runner.add(ready)
-            if machine.done:  # a slice that the window admitted met a state that is not finite
+            if machine.done:  # a slice that the window has just admitted computed a state that is not finite
                 self._collect(machine, sample)
-        self._touched.clear()
+        self._with_requests.clear()
         if self.done:
             return True
+        # Evaluations pass through this line: they are yielded to the driver of the run, and their values come back.
         results = yield from self.runner.ticking()
         if not results and self.runner.idle and not self.done:
             raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
-        self.history.record_propagations(results, began)
-        self.wall_time, advanced = time.perf_counter() - began, False
+        self.history.record_propagations(results, start_time)
+        self.wall_time, advanced = time.perf_counter() - start_time, False
         for request, result, _ in results:
-            if request.outer is not None:  # the runner has given it to its inner solve
+            if request.outer is not None:  # the runner has passed it to its inner solve
                 continue
             if request.kind is Kind.FINE:
                 self.costs.record(request, result)
-            if request.sample in self._left:
+            # A result may arrive after its sample is done: its cost counts, its state is of no use.
+            if request.sample in self._active:
                 machine = self.machines[request.sample]
-                before = machine.reached
+                previous = machine.iteration
                 machine.receive(request, result)
-                self._touched.add(request.sample)
+                self._with_requests.add(request.sample)
                 self._collect(machine, request.sample)
-                advanced |= machine.reached > before or machine.done
+                advanced |= machine.iteration > previous or machine.done
         return advanced
 
     def _collect(self, machine: Machine, sample: int) -> None:
-        """Record a machine's updates, and release what it does not need any more."""
+        """Record a machine's updates, and release everything that it does not need any more."""
         for record in machine.updates:
             self.history.record_update(record)
         machine.updates.clear()
         for slice in machine.newly_done:
-            self.runner.forget(sample, slice)
+            self.runner.discard_trajectories(sample, slice)
         machine.newly_done.clear()
         if machine.done:
-            self._left.discard(sample)
+            self._active.discard(sample)
+            # cancels what it still has in the queues, in whatever order they find it
             machine.scope.close()
             self.runner.drop(sample)
 
-    def _reached(self) -> int:
-        """Return the newest iteration that every sample has reached or does not need."""
-        if self._left:
-            return min(self.machines[sample].reached for sample in self._left)
-        return max(m.reached for m in self.machines)
+    def _newest_iteration(self) -> int:
+        """Return the newest iteration that every active sample has completed; of all samples, if none is active."""
+        if self._active:
+            return min(self.machines[sample].iteration for sample in self._active)
+        return max(m.iteration for m in self.machines)
 
     @property
     def summary(self) -> Summary:
-        """What the machines have reached."""
+        """The present state of the machines."""
         return Summary(self.problem, self.rules, self.machines, self.history)
 
     def refinement(self, iteration: int) -> Refinement:
@@ -168,6 +190,7 @@ class Run:
             summary.final_state(),
             self.history.increments(iteration),
             summary.error_estimate(),
+            # stacked only when the caller reads `states`: most callers read the final state alone
             partial(stack_trajectories, summary.trajectories(), self.problem.batch_dims),
         )
 

@@ -1,4 +1,4 @@
-"""Options: how a problem is solved, checked."""
+"""Options of a solve, checked, and the rules that follow from them."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -9,7 +9,7 @@ from parareal._checks import one_of, optional_whole_number
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import runs_until_exact, last_iteration, leaves
+from parareal._problem.levels import last_iteration, leaves, runs_until_exact
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import make_memory_correction
 from parareal._state import Stack, State
@@ -20,10 +20,10 @@ SCHEDULES = ("pipelined", "synchronous")
 @final
 @dataclass(frozen=True)
 class Options:
-    """How to solve a problem; fields as the keywords of `parareal.solve`.
+    """Options of a solve. The fields have the names and the meaning of the keywords of `parareal.solve`.
 
     Raises:
-        ValueError, TypeError: for bad values, with a sentence that says what to change.
+        ValueError, TypeError: if a value is unsupported, with a message that names it and the remedy.
     """
 
     guess: Stack | Sequence[State] | None = None
@@ -47,10 +47,10 @@ class Options:
             )
 
     def rules(self, problem: Problem) -> Rules:
-        """Return the rules by which a problem's machines go.
+        """Return the rules for the machines of a problem.
 
         Raises:
-            ValueError: where criterion, window and problem do not go together.
+            ValueError: if criterion, window and problem do not fit together.
         """
         criterion = (Increment() if self.criterion is None else self.criterion).resolved(problem.layout)
         if isinstance(criterion, Tolerance) and not problem.correction.estimates_errors:
@@ -60,6 +60,7 @@ class Options:
             )
         window = self._window(criterion, problem.slices)
         answers = runs_until_exact(problem.fine)
+        # Finite termination bounds the iterations even without an option or a criterion that does.
         last = last_iteration(answers, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
@@ -68,24 +69,30 @@ class Options:
             layout=problem.layout,
             limit=min(int(limit) for limit in limits if limit is not None),
             boundaries=problem.boundaries,
+            # with nested levels, the memory that crosses boundaries is that of the innermost fine stepper
             correct_memory=make_memory_correction(leaves(problem.fine)[0]),
             predicts=problem.coarse is not None,
             synchronous=self.schedule == "synchronous",
             window=window,
             speculate_until=float("inf") if self.speculate_until is None else self.speculate_until,
             inexact=answers > 1,
+            # A run to the end makes every boundary exact, so no approximate result of F would remain.
             full_accuracy=(criterion.last_iteration or 0) >= problem.slices,
         )
 
     def _window(self, criterion: AbstractCriterion, slices: int) -> int | None:
-        """Return the window, None if it holds all slices; it needs a criterion that makes slices final."""
+        """Return the window, or None if it holds all slices.
+
+        Raises:
+            ValueError: if the criterion does not make slices final, so that the window could not move on.
+        """
         if self.window is None or self.window >= slices:
             return None
         last = criterion.last_iteration
         if not criterion.local or (last is not None and last < slices):
             raise ValueError(
-                f"a window of {self.window} over {slices} slices moves on when slices are final, which "
-                f"{criterion} does not make them: use Increment, Defect, Tolerance or another local criterion, or run "
+                f"window={self.window} over {slices} slices moves on when slices become final, but {criterion} makes "
+                "no slice final before the end: use Increment, Defect, Tolerance or another local criterion, or run "
                 f"to the end with Iterations({slices})"
             )
         return int(self.window)

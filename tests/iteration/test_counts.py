@@ -1,4 +1,4 @@
-"""Which F and G run, how often, and what they cost: by counting states, and by the laws of docs/explained/theory.md."""
+"""Tests of work and span: by logging every propagation, and by the laws of docs/explained/theory.md."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ import parareal
 A, B = np.uint64(6364136223846793005), np.uint64(1442695040888963407)
 
 
-class Counter:
-    """A propagator on integers modulo 2^64, where sums and differences are exact, that logs its calls.
+class IntegerPropagator:
+    """A propagator on integers modulo 2^64, where sums and differences are exact. It logs its calls.
 
-    It is far from linear, so that no iterate is right before theory says so.
+    It is far from linear, so that no iterate is exact earlier than theory says.
     """
 
     def __init__(self, a):
@@ -38,7 +38,7 @@ class Counter:
     executor=st.sampled_from([parareal.SerialExecutor(), parareal.BatchedExecutor(2)]),
 )
 def test_exactly_the_needed_propagations_run_once(slices, count, schedule, executor):
-    fine, coarse = Counter(A), Counter(3)
+    fine, coarse = IntegerPropagator(A), IntegerPropagator(3)
     initial = np.array([12345], dtype=np.uint64)
     criterion = parareal.Iterations(count)
     solution = parareal.solve(
@@ -52,17 +52,17 @@ def test_exactly_the_needed_propagations_run_once(slices, count, schedule, execu
     assert len(set(coarse.calls)) == len(coarse.calls)
     assert solution.iterations == last
     assert solution.stats.work == len(fine.calls) + len(coarse.calls)
-    exact = Counter(A)
+    exact = IntegerPropagator(A)
     states = parareal.sequential(exact, initial, range(slices + 1)).states
     for n in range(slices + 1):  # boundary n is exact from iteration n on, and not before
         assert identical(states[n], solution.states[n]) == (n <= last)
 
 
-def test_settled_slices_stop():
-    """Nothing but the correction of the settling iteration runs on a slice whose input has settled by tolerance."""
+def test_slices_stop_when_their_input_has_settled():
+    """On a slice whose input has settled by tolerance only the correction of that iteration runs."""
     log = {"fine": [], "coarse": []}
 
-    def run(kind, steps):
+    def build_logged(kind, steps):
         def propagate(u, t0, t1):
             log[kind].append(t0)
             for _ in range(steps):
@@ -71,19 +71,21 @@ def test_settled_slices_stop():
 
         return propagate
 
-    solution = parareal.solve(run("fine", 20), run("coarse", 1), 1.0, range(9), criterion=parareal.Increment(1e-5, 0.0))
+    solution = parareal.solve(
+        build_logged("fine", 20), build_logged("coarse", 1), 1.0, range(9), criterion=parareal.Increment(1e-5, 0.0)
+    )
     iterations = solution.slice_iterations[:, 0]
     assert solution.outcome is parareal.Outcome.CONVERGED
     assert solution.iterations < 8
     for n in range(1, 8):
         last = iterations[n - 1]
-        exact_only = solution.increments[last, n, 0] > 1e-5  # the fine run from an exact, unsettled input must be made
+        exact_only = solution.increments[last, n, 0] > 1e-5  # F must run on an exact input that has not settled
         assert log["fine"].count(n) == last + exact_only
         assert log["coarse"].count(n) == last + 1
     assert iterations[-1] < 8
 
 
-def linear(dtype=torch.float64):
+def build_rhs(dtype=torch.float64):
     def evaluate(u, t):
         evaluate.rows.append(len(u))
         return -u * torch.sin(3 * t) - 0.1 * u * u
@@ -93,17 +95,17 @@ def linear(dtype=torch.float64):
 
 
 def steps_problem(method, steps):
-    evaluate, grid = linear(), torch.linspace(0, 3, steps + 1, dtype=torch.float64)
+    evaluate, grid = build_rhs(), torch.linspace(0, 3, steps + 1, dtype=torch.float64)
     return evaluate, METHODS[method](evaluate, grid)
 
 
-LAWS = [(25, 5), (100, 10), (196, 14), (961, 31), (103, 10), (50, 7), (100, 12), (34, 16)]
+DIVISIONS = [(25, 5), (100, 10), (196, 14), (961, 31), (103, 10), (50, 7), (100, 12), (34, 16)]
 
 
-@pytest.mark.parametrize(("steps", "slices"), LAWS)
+@pytest.mark.parametrize(("steps", "slices"), DIVISIONS)
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_span_and_work_laws(steps, slices, count):
-    """Shared first evaluation: span M + sum of the p largest S_n - 1, and work slice by slice."""
+def test_span_and_work_follow_the_laws(steps, slices, count):
+    """With a shared first evaluation the span is M + the sum of the p largest S_n - 1 (eq. 9 and 10)."""
     evaluate, stepper = steps_problem("euler", steps)
     nodes = edges(steps, slices)
     lengths = np.diff(nodes)
@@ -115,7 +117,9 @@ def test_span_and_work_laws(steps, slices, count):
     assert stats.span == slices + sum(sorted(lengths - 1)[-count:])
     work = slices + sum((lengths[n] - 1) * min(n + 1, count) + min(n, count) for n in range(slices))
     assert stats.work == work == sum(evaluate.rows)
-    assert stats.calls == len(evaluate.rows) == stats.span  # one device that takes any batch is as good as many
+    assert (
+        stats.calls == len(evaluate.rows) == stats.span
+    )  # one device that takes batches of any size is equivalent to many
     assert stats.peak_batch == max(evaluate.rows)
     assert (stats.sequential_work, stats.sequential_span) == (steps, steps)
     if steps % slices == 0:
@@ -142,10 +146,10 @@ def test_a_run_to_the_end_has_the_sequential_span(steps, slices):
 
 @pytest.mark.parametrize(("fine", "coarse"), [("rk4", "rk4"), ("rk4", "euler"), ("heun", "heun"), ("ab2", "euler")])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_span_law_with_stages(fine, coarse, count):
-    """Without sharing the law is p S + (M - p) c; the first evaluation of a slice is shared once a correction."""
+def test_span_and_work_of_methods_with_several_stages(fine, coarse, count):
+    """The span is p S + (M - p) c (eq. 11). F and G of one iterate share one evaluation, which reduces the work."""
     steps, slices = 48, 6
-    evaluate = linear()
+    evaluate = build_rhs()
     grid = torch.linspace(0, 3, steps + 1, dtype=torch.float64)
     methods = [METHODS[m](evaluate, grid) for m in (fine, coarse)]
     solution = parareal.solve(
@@ -166,7 +170,7 @@ def test_span_law_with_stages(fine, coarse, count):
 def test_different_networks_share_nothing():
     steps, slices = 24, 4
     grid = torch.linspace(0, 3, steps + 1, dtype=torch.float64)
-    fine, coarse = EulerStepper(linear(), grid), EulerStepper(linear(), grid)
+    fine, coarse = EulerStepper(build_rhs(), grid), EulerStepper(build_rhs(), grid)
     solution = parareal.solve(
         parareal.Steps(fine),
         parareal.Steps(coarse, 1),
@@ -179,8 +183,8 @@ def test_different_networks_share_nothing():
     assert sum(coarse.evaluate.rows) == 2 * slices - 1
 
 
-def test_synchronous_span_is_the_vanilla_law():
-    """M + p (S - 1) + sum of (M - j): sweeps and fine solves take turns, first evaluations shared."""
+def test_span_of_the_synchronous_schedule():
+    """M + p (S - 1) + sum of (M - j) (eq. 12): coarse sweeps and fine solves alternate, and share first evaluations."""
     steps, slices = 100, 10
     for count in (1, 2, 3):
         _, stepper = steps_problem("euler", steps)
@@ -215,10 +219,10 @@ def test_max_batch_bounds_every_call_and_changes_no_count(most):
     assert identical(bound.final_state, free.final_state)
 
 
-def test_vectorized_boxes_run_in_few_calls():
+def test_vectorized_functions_run_in_few_calls():
     calls = []
 
-    def box(steps):
+    def build_propagator(steps):
         def propagate(u, t0, t1):
             calls.append((steps, len(u)))
             h = ((t1 - t0) / steps)[:, None]
@@ -228,7 +232,7 @@ def test_vectorized_boxes_run_in_few_calls():
 
         return parareal.vectorized(propagate)
 
-    fine, coarse, times = box(50), box(1), np.linspace(0, 1, 9)
+    fine, coarse, times = build_propagator(50), build_propagator(1), np.linspace(0, 1, 9)
     solution = parareal.solve(fine, coarse, np.ones(3), times, criterion=parareal.Iterations(2))
     assert [n for steps, n in calls if steps == 50] == [8, 7]  # all slices of an iteration in one call
     alone = parareal.solve(
@@ -237,7 +241,7 @@ def test_vectorized_boxes_run_in_few_calls():
     assert identical(solution.final_state, alone.final_state)
 
 
-def test_a_declared_cost_counts():
+def test_the_attribute_cost_counts_as_work():
     def fine(u, t0, t1):
         return u * np.exp(t0 - t1)
 
@@ -247,32 +251,32 @@ def test_a_declared_cost_counts():
     assert solution.stats.sequential_work == 21
 
 
-class Watched(EulerStepper):
-    """Counts the states that are alive while the network runs, through weak references to their storage."""
+class LiveStateCounter(EulerStepper):
+    """A stepper that counts the states alive during an evaluation, by the size of their storage."""
 
     peak = 0
 
     def __init__(self, grid):
-        super().__init__(self.look, grid)
+        super().__init__(self.count_states, grid)
 
-    def look(self, state, t):
+    def count_states(self, state, t):
         import gc
 
         size = state[0].numel()
-        seen = {}
+        sizes = {}
         for x in gc.get_objects():
             if type(x) is torch.Tensor and x.dtype == torch.float64 and x.numel() and x.numel() % size == 0:
                 storage = x.untyped_storage()
-                seen[storage.data_ptr()] = storage.nbytes() / 8 / size
-        self.peak = max(self.peak, sum(seen.values()))
+                sizes[storage.data_ptr()] = storage.nbytes() / 8 / size
+        self.peak = max(self.peak, sum(sizes.values()))
         return -state * t
 
 
 def test_live_states_grow_with_slices_not_with_steps():
-    """Below four states per slice in flight plus one newest state per boundary, however many steps there are."""
+    """Fewer than four states per slice under way and one newest state per boundary, for any number of steps."""
     peaks = []
     for steps in (64, 256):
-        stepper = Watched(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+        stepper = LiveStateCounter(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
         state = torch.ones(1021, dtype=torch.float64)
         arguments = (parareal.Steps(stepper), parareal.Steps(stepper, 1), state, edges(steps, 8))
         solution = parareal.solve(*arguments, criterion=parareal.Iterations(2))
@@ -283,22 +287,22 @@ def test_live_states_grow_with_slices_not_with_steps():
 
 
 def test_a_finished_solve_is_freed_at_once():
-    """No reference cycle holds its states back until the garbage collector runs."""
+    """No reference cycle keeps its states alive until the garbage collector runs."""
     import gc
     import weakref
 
-    stepper = Watched(torch.linspace(0, 1, 33, dtype=torch.float64))
+    stepper = LiveStateCounter(torch.linspace(0, 1, 33, dtype=torch.float64))
     gc.collect()
     gc.disable()
     try:
         solution = parareal.solve(
             parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.ones(1021, dtype=torch.float64), edges(32, 4)
         )
-        held = weakref.ref(solution)
+        solution_reference = weakref.ref(solution)
         del solution
-        assert held() is None
+        assert solution_reference() is None
         stepper.peak = 0
-        stepper.look(torch.ones(1, 1021, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+        stepper.count_states(torch.ones(1, 1021, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
         assert stepper.peak <= 1
     finally:
         gc.enable()

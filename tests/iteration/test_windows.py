@@ -1,4 +1,4 @@
-"""Windows: what runs ahead of the front, and what is kept."""
+"""Tests of windows: which slices run, and which states are alive."""
 
 import gc
 import weakref
@@ -27,21 +27,21 @@ FINE, COARSE = euler_propagator(rhs, 10), euler_propagator(rhs, 1)
     schedule=st.sampled_from(["pipelined", "synchronous"]),
     rtol=st.sampled_from([1e-2, 1e-6]),
 )
-def test_nothing_runs_beyond_front_plus_window(window, slices, schedule, rtol):
-    """Replays the solve from what the propagators were asked, and from what callers see of the states."""
-    asked = []
+def test_no_slice_runs_beyond_head_plus_window(window, slices, schedule, rtol):
+    """Compare the order of the propagators' calls with the rule, and the final state with the sequential one."""
+    slices_run = []
 
-    def watched(f):
+    def log_slice(f):
         def propagate(u, t0, t1):
-            asked.append(round(t0 / 0.3))
+            slices_run.append(round(t0 / 0.3))
             return f(u, t0, t1)
 
         return propagate
 
     times = np.arange(slices + 1) * 0.3
     solution = parareal.solve(
-        watched(FINE),
-        watched(COARSE),
+        log_slice(FINE),
+        log_slice(COARSE),
         np.array([1.0, 2.0]),
         times,
         window=window,
@@ -49,9 +49,9 @@ def test_nothing_runs_beyond_front_plus_window(window, slices, schedule, rtol):
         criterion=parareal.Increment(rtol, rtol),
     )
     assert solution.outcome in (parareal.Outcome.CONVERGED, parareal.Outcome.EXACT)
-    last = {n: max(i for i, m in enumerate(asked) if m == n) for n in range(slices)}
+    last = {n: max(i for i, m in enumerate(slices_run) if m == n) for n in range(slices)}
     for n in range(window, slices):  # slice n begins after slice n - window has ended
-        assert asked.index(n) > last[n - window]
+        assert slices_run.index(n) > last[n - window]
     reference = parareal.sequential(FINE, np.array([1.0, 2.0]), times).final_state
     np.testing.assert_allclose(solution.final_state, reference, rtol=0, atol=10 * rtol)
 
@@ -79,14 +79,14 @@ def test_a_window_as_wide_as_the_problem_changes_nothing():
     assert free.stats.span == wide.stats.span
 
 
-def test_fronts_are_per_sample():
+def test_windows_move_per_sample():
     """A sample that needs no correction does not wait for one that does."""
 
-    def stiffness(u, t):  # the second sample decays, the first stands still
+    def rhs_by_sample(u, t):  # the second sample decays, the first is constant
         return -u * torch.tensor([0.0, 2.0], dtype=u.dtype)[(u[:, :1] > 1).long()]
 
     grid = torch.linspace(0, 4, 81, dtype=torch.float64)
-    stepper = EulerStepper(stiffness, grid)
+    stepper = EulerStepper(rhs_by_sample, grid)
     states = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
     together = parareal.solve(
         parareal.Steps(stepper),
@@ -111,33 +111,33 @@ def test_fronts_are_per_sample():
     assert (together.slice_iterations[:, 0] < together.slice_iterations[:, 1]).any()
 
 
-class Tracked(np.ndarray):
-    """An array that can be counted while it lives."""
+class CountableArray(np.ndarray):
+    """An array that takes weak references, so that living ones can be counted."""
 
 
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("slices", [20, 80])
 def test_memory_is_proportional_to_the_window(slices, levels):
-    """Beside the answer, one state a boundary, what lives is a multiple of the window, not of the slices."""
+    """Besides one state per final boundary, the number of living states is a multiple of the window."""
     alive: set[int] = set()
     peak = 0
 
     def count(u):
         nonlocal peak
-        token = u.view(Tracked)
+        token = u.view(CountableArray)
         alive.add(id(token))
         weakref.finalize(token, alive.discard, id(token))
         return token
 
     times = np.linspace(0, slices / 10, slices + 1)
-    made = {"fine": 0, "coarse": 0}
+    calls = {"fine": 0, "coarse": 0}
 
     def propagate(kind, f):
         def call(u, t0, t1):
             nonlocal peak
-            made[kind] += 1
+            calls[kind] += 1
             result = count(f(np.asarray(u), t0, t1))
-            # boundaries behind this slice hold one state each; what else lives is in flight
+            # boundaries left of this slice hold one state each; all other states belong to slices under way
             peak = max(peak, len(alive) - int(t0 * 10 + 1e-6))
             return result
 
@@ -153,11 +153,11 @@ def test_memory_is_proportional_to_the_window(slices, levels):
         criterion=parareal.Increment(1e-6, 1e-6),
     )
     gc.collect()
-    assert made["fine"] > slices
+    assert calls["fine"] > slices
     assert peak <= 4 * (5 + 5 * levels)
 
 
-def test_iterates_with_a_guess_and_a_window():
+def test_a_guess_of_the_solution_with_a_window_has_no_increments():
     times = np.linspace(0, 2, 13)
     reference = parareal.sequential(FINE, np.array([1.0]), times)
     solution = parareal.solve(FINE, COARSE, np.array([1.0]), times, window=3, guess=reference.states)
@@ -166,17 +166,17 @@ def test_iterates_with_a_guess_and_a_window():
 
 
 def test_callbacks_come_while_the_window_moves():
-    seen = []
+    refinements = []
     times = np.linspace(0, 4, 21)
-    parareal.solve(FINE, COARSE, np.array([1.0]), times, window=4, callback=lambda r: seen.append(r))
-    assert len(seen) > 3
-    assert np.isnan(seen[0].final_state).all()
-    done = [np.isfinite(r.states[:, 0]).sum() for r in seen]
-    assert done == sorted(done)
-    assert done[-1] == 21
+    parareal.solve(FINE, COARSE, np.array([1.0]), times, window=4, callback=refinements.append)
+    assert len(refinements) > 3
+    assert np.isnan(refinements[0].final_state).all()
+    counts = [np.isfinite(r.states[:, 0]).sum() for r in refinements]
+    assert counts == sorted(counts)
+    assert counts[-1] == 21
 
 
-def test_too_few_iterations_keep_what_is_done():
+def test_states_of_final_boundaries_are_kept_at_the_iteration_limit():
     times = np.linspace(0, 4, 21)
     options = {"window": 4, "criterion": parareal.Increment(1e-10, 1e-10), "max_iterations": 5}
     solution = parareal.solve(FINE, COARSE, np.array([1.0]), times, throw=False, **options)
@@ -189,7 +189,7 @@ def test_too_few_iterations_keep_what_is_done():
 
 
 @pytest.mark.parametrize("window", [0, -1, 2.5, "all"])
-def test_bad_windows(window):
+def test_windows_that_are_no_positive_whole_number_are_refused(window):
     with pytest.raises((ValueError, TypeError), match="window"):
         parareal.solve(FINE, COARSE, np.array([1.0]), [0.0, 1.0, 2.0], window=window)
 
@@ -206,7 +206,7 @@ def test_last_change_does_not_move_a_window():
 
 @pytest.mark.parametrize("schedule", ["pipelined", "synchronous"])
 @pytest.mark.parametrize("limit", [0, 1, 2])
-def test_a_guess_a_window_and_a_limit(schedule, limit):
+def test_a_guess_and_a_window_reach_the_iteration_limit(schedule, limit):
     def halve(u, a, b):
         return u * 0.5
 
@@ -224,21 +224,21 @@ def test_a_guess_a_window_and_a_limit(schedule, limit):
     assert solution.outcome is parareal.Outcome.ITERATION_LIMIT
 
 
-def test_a_final_state_that_was_never_made_is_a_failure():
+def test_a_final_state_that_was_never_computed_is_a_failure():
     nest = parareal.Parareal(FINE, COARSE, 3, criterion=parareal.Iterations(1))
     with pytest.raises(parareal.PararealError) as failed:
         parareal.solve(nest, COARSE, np.array([1.0]), np.linspace(0, 2, 9), window=2, criterion=parareal.Iterations(8))
     assert failed.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
 
 
-def test_callers_cannot_change_what_the_solve_goes_on_with():
-    def spoil(refinement):
+def test_callers_cannot_change_the_states_of_a_solve():
+    def overwrite(refinement):
         refinement.final_state[...] = 0
         refinement.states[...] = 0
 
     times = np.linspace(0, 2, 9)
-    spoiled = parareal.solve(FINE, COARSE, np.array([1.0]), times, callback=spoil)
-    assert identical(spoiled.final_state, parareal.solve(FINE, COARSE, np.array([1.0]), times).final_state)
+    solution = parareal.solve(FINE, COARSE, np.array([1.0]), times, callback=overwrite)
+    assert identical(solution.final_state, parareal.solve(FINE, COARSE, np.array([1.0]), times).final_state)
 
 
 @settings(max_examples=40, deadline=None)
@@ -248,7 +248,7 @@ def test_callers_cannot_change_what_the_solve_goes_on_with():
     schedule=st.sampled_from(["pipelined", "synchronous"]),
     levels=st.booleans(),
 )
-def test_a_window_moves_on_where_nothing_is_speculated(window, until, schedule, levels):
+def test_a_window_moves_on_without_speculation(window, until, schedule, levels):
     options = {"criterion": parareal.Increment(1e-6), "window": window, "schedule": schedule}
     division = {"levels": (8, 2)} if levels else {"slices": 8}
     arguments = FINE, COARSE, np.array([1.0, 0.3]), (0.0, 2.0)

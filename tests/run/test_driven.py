@@ -1,4 +1,4 @@
-"""The engine driven from outside: whoever asks for events makes the calls, as a pipeline's own loop does."""
+"""Tests of runs that are driven from outside: the driver makes the evaluations, as a pipeline's own loop does."""
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ TIMES = np.linspace(0.0, 2.0, 25)
 INITIAL = np.array([[0.1, 0.7], [1.3, 0.4]])
 
 
-def parts(method, rhs):
+def build_propagators(method, rhs):
     fine, coarse = method(rhs, TIMES), method(rhs, TIMES)
     return parareal.Steps(fine), parareal.Steps(coarse, steps=1)
 
 
-def run_of(method, rhs):
-    fine, coarse = parts(method, rhs)
+def build_run(method, rhs):
+    fine, coarse = build_propagators(method, rhs)
     problem = Problem.checked(fine, coarse, INITIAL, edges(24, 4), 1)
     return Run(problem, Options(criterion=parareal.Increment(1e-8)))
 
 
-def never(u, t):
-    raise AssertionError("the driver makes the calls")
+def fail_if_called(u, t):
+    raise AssertionError("the driver makes the evaluations")
 
 
 def rhs(u, t):
@@ -32,8 +32,8 @@ def rhs(u, t):
 
 
 @pytest.mark.parametrize("method", [HeunStepper, AdamsBashforth2Stepper])
-def test_a_driver_outside_gets_what_solve_gets(method):
-    run, iterations, value = run_of(method, never), [], None
+def test_a_driver_outside_gets_the_solution_of_solve(method):
+    run, iterations, value = build_run(method, fail_if_called), [], None
     events = run.events()
     calls = 0
     while True:
@@ -48,7 +48,7 @@ def test_a_driver_outside_gets_what_solve_gets(method):
         else:
             iterations.append(event)
     solution = parareal.solve(
-        *parts(method, rhs), INITIAL, edges(24, 4), batch_dims=1, criterion=parareal.Increment(1e-8)
+        *build_propagators(method, rhs), INITIAL, edges(24, 4), batch_dims=1, criterion=parareal.Increment(1e-8)
     )
     assert np.array_equal(run.solution().final_state, solution.final_state)
     assert iterations == sorted(iterations)
@@ -57,7 +57,7 @@ def test_a_driver_outside_gets_what_solve_gets(method):
 
 
 def test_an_error_of_the_driver_ends_the_run_with_a_solution():
-    run = run_of(HeunStepper, never)
+    run = build_run(HeunStepper, fail_if_called)
     events = run.events()
     assert isinstance(next(events), Evaluation)
     with pytest.raises(StopIteration):
@@ -65,8 +65,8 @@ def test_an_error_of_the_driver_ends_the_run_with_a_solution():
     assert "out of memory" in run.solution().message
 
 
-def test_closing_leaves_a_cancelled_solution_and_gradients_as_they_were():
-    run = run_of(HeunStepper, never)
+def test_a_closed_run_has_a_cancelled_solution_and_leaves_gradients_on():
+    run = build_run(HeunStepper, fail_if_called)
     events = run.events()
     next(events)
     events.close()
@@ -74,8 +74,8 @@ def test_closing_leaves_a_cancelled_solution_and_gradients_as_they_were():
     assert run.solution().outcome is parareal.Outcome.CANCELLED
 
 
-def test_a_value_that_was_forgotten_is_named():
-    run = run_of(HeunStepper, never)
+def test_sending_no_value_raises():
+    run = build_run(HeunStepper, fail_if_called)
     events = run.events()
     assert isinstance(next(events), Evaluation)
     with pytest.raises(TypeError, match="must return a value for each"):
