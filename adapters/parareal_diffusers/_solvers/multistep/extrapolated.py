@@ -65,11 +65,10 @@ class Extrapolated(Solver):
         if memory is None:
             return new, None
         before = memory.nodes[:, 0]
-        # Where there is no preceding jump v is constant; its distance is set to 1 to avoid a division by zero.
+        # Without a preceding jump v is constant, and a distance of 1 avoids a division by zero.
         distance = torch.where(before >= 0, interval.start - before, 1)
-        slope = torch.where(interval.rows(before >= 0), v - memory.predictions[:, 0], 0.0) / interval.rows(distance).to(
-            x
-        )
+        difference = torch.where(interval.rows(before >= 0), v - memory.predictions[:, 0], 0.0)
+        slope = difference / interval.rows(distance).to(x)
         return new + linear * slope, PredictionHistory(v[:, None], interval.start[:, None])
 
     def check_schedule(self, grid: Grid) -> None:
