@@ -111,11 +111,11 @@ def test_a_unet_with_labels_and_guidance():
     x, labels = noise(3, 1, 8, 8), torch.tensor([0, 2, 1])
     free = Guidance(2.5, {"class_labels": torch.full((3,), 3)})
 
-    def guided(x, t):
+    def guidance_model(x, t):
         unconditional = net(x, t, class_labels=torch.full((len(x),), 3)).sample
         return unconditional + 2.5 * (net(x, t, class_labels=labels).sample - unconditional)
 
-    reference = loop(guided, x, SCHEDULER, 16)
+    reference = loop(guidance_model, x, SCHEDULER, 16)
     options = {"num_inference_steps": 16, "model_kwargs": {"class_labels": labels}, "guidance": free}
     solution = sample(net, x, SCHEDULER, tolerance=0, **options)
     assert error(solution.final_state, reference) < 1e-5

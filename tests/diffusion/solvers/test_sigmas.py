@@ -234,7 +234,7 @@ class Multistep:
 
 
 SDE = {"lower_order_final": False, "algorithm_type": "sde-dpmsolver++"}
-CHURN = Churn(5.0, s_tmin=0.05, s_tmax=8.0, s_noise=1.003)  # neither in the first nor the last step
+CHURN = Churn(5.0, s_tmin=0.05, s_tmax=8.0, s_noise=1.003)  # only in the steps between the first and the last
 SAMPLERS = {
     "euler": (lambda: euler, Euler, {}),
     "heun": (lambda: heun, Heun, {}),
