@@ -120,6 +120,7 @@ class UniPC(Solver):
         self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of corrector and predictor, which rows are corrected, and the orders of the steps."""
+        # The corrector redoes the preceding step with that step's order; the predictor's history includes this node.
         before, corrects = self._corrector(nodes, order, interval)
         corrects = corrects & before.finite()
         nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
@@ -147,6 +148,7 @@ class UniPC(Solver):
         weights = self._weights(
             nodes, order, interval.level(nodes[:, 0].clamp(min=0)), interval.s, interval, corrects=True
         )
+        # -1 is the node of a missing prediction: a first step has nothing to correct.
         disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
         return weights, ~torch.isin(nodes[:, 0], disabled)
 
@@ -156,19 +158,20 @@ class UniPC(Solver):
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
         start = s.half_log_snr.flatten()
         h = t.half_log_snr.flatten() - start
+        # Missing predictions have node -1, clamped for the lookup; `available` masks their ratios below.
         past = [interval.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
         ratios = torch.stack([*((x - start) / h for x in past), torch.ones_like(h)], dim=1)
         hh = -h if self.predict_x0 else h
         expm1 = torch.expm1(hh)
         b = hh if self.solver_type == "bh1" else expm1
-        rhos = torch.zeros_like(ratios)
+        rhos = torch.zeros_like(ratios)  # the last column is the coefficient of the prediction at the step's end
         for p in order.unique().tolist():  # rows of one order share the size of the linear system
             rows = order == p
             own_ratios = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
-            solved = _rhos(own_ratios, hh[rows], b[rows], corrects)
-            rhos[rows, : p - 1] = solved[:, : p - 1]
+            solution = _rhos(own_ratios, hh[rows], b[rows], corrects)
+            rhos[rows, : p - 1] = solution[:, : p - 1]
             if corrects:
-                rhos[rows, -1] = solved[:, -1]
+                rhos[rows, -1] = solution[:, -1]
         available = torch.arange(1, self.order, device=order.device) < order[:, None]
         s, t = (levels.map(torch.flatten) for levels in (s, t))
         outer, state = (t.alpha, t.sigma / s.sigma) if self.predict_x0 else (t.sigma, t.alpha / s.alpha)
@@ -196,6 +199,7 @@ class UniPC(Solver):
                 "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: "
                 "use final_sigmas_type='sigma_min', or predict_x0=True"
             )
+        # The scheduler's own run: full histories, and the corrector of step i with the history of step i - 1.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - k for k in range(self.order)], dim=1).clamp(min=-1)
         order = self._orders(nodes, interval)
@@ -246,5 +250,5 @@ def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
     if not corrects:
         matrix, vector = matrix[:, :-1, :-1], vector[:, :-1]
     # solve_ex does not raise for singular systems, as of jumps over nodes that share a level. Callers test the result.
-    solved = torch.linalg.solve_ex(matrix, vector)[0]
-    return solved if corrects else torch.cat([solved, torch.zeros_like(hh)[:, None]], dim=1)
+    solution = torch.linalg.solve_ex(matrix, vector)[0]
+    return solution if corrects else torch.cat([solution, torch.zeros_like(hh)[:, None]], dim=1)
