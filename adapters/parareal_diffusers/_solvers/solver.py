@@ -216,13 +216,13 @@ class SolverStepper(Stepper):
         self, memory: Memory, change: Tensor, node: int, coarse_memories: tuple[CoarseMemory, CoarseMemory]
     ) -> Memory:
         """Correct the solver's memory, given the network's predictions at the starts of the two coarse jumps."""
-        now, before = coarse_memories
+        current, previous = coarse_memories
         # The coarse stepper records predictions whenever the fine solver has a memory to correct.
-        assert now.clean is not None
-        assert now.noise is not None
-        assert before.clean is not None
-        assert before.noise is not None
-        clean, noise = now.clean - before.clean, now.noise - before.noise
+        assert current.clean is not None
+        assert current.noise is not None
+        assert previous.clean is not None
+        assert previous.noise is not None
+        clean, noise = current.clean - previous.clean, current.noise - previous.noise
         # The levels of the step that ends at this boundary's node.
         s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))
         # DDIM's step gives t.alpha * clean + t.sigma * noise. Solve for the increment of the noise that makes this

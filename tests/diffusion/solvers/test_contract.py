@@ -235,13 +235,8 @@ MORE = {
 }
 
 
-SLOW = (
-    "UniPC, karras",
-    "DEIS, karras",
-    "Heun",
-    "KDPM2",
-    "FlowMatchHeun, shift 3",
-)  # with more than 100 steps in `make test-slow` only
+# With more than 100 steps these run in `make test-slow` only.
+SLOW = ("UniPC, karras", "DEIS, karras", "Heun", "KDPM2", "FlowMatchHeun, shift 3")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ class LMS(Solver):
         """Replace the weights of rows that make one of the scheduler's own steps by the scheduler's weights."""
         if self._upstream_weights is None:
             return weights
-        before = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        full_history = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
         # Not for rows whose history is shorter than the scheduler's, because their slice started without one.
-        own = (interval.stop == interval.start + 1) & (nodes == before).all(dim=1)
+        own = (interval.stop == interval.start + 1) & (nodes == full_history).all(dim=1)
         return torch.where(own[:, None], self._upstream_weights.to(weights)[interval.start], weights)
 
     @cached_property

@@ -108,31 +108,33 @@ class UniPC(Solver):
         """Correct (UniC) and advance (UniP) every row; one evaluation."""
         prediction = yield from interval.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
-        before, after, corrects, order = look_up_coefficients(interval, self._coefficients, memory.nodes, memory.order)
+        corrector, predictor, corrects, order = look_up_coefficients(
+            interval, self._coefficients, memory.nodes, memory.order
+        )
         # The scheduler's order: the corrector redoes the preceding step from its start, with the prediction m at its
         # end. m was evaluated at the uncorrected x; the predictor starts from the corrected x with the same m.
-        x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
+        x = torch.where(per_row(corrects, x), corrector.apply(memory.state, memory.predictions, m), x)
         predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         nodes = torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1)
-        return after.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
+        return predictor.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
 
     def _coefficients(
         self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of corrector and predictor, which rows are corrected, and the orders of the steps."""
         # The corrector redoes the preceding step with that step's order; the predictor's history includes this node.
-        before, corrects = self._corrector(nodes, order, interval)
-        corrects = corrects & before.finite()
+        corrector, corrects = self._corrector(nodes, order, interval)
+        corrects = corrects & corrector.finite()
         nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
         order = self._orders(nodes, interval)
-        after = self._predictor(nodes, order, interval)
-        first = ~after.finite()  # jumps over nodes that share a level, or to zero noise: order 1
-        after = after._replace(
-            gain=torch.where(first, 0.0, after.gain),
-            ratios=torch.where(first[:, None], 1.0, after.ratios),
-            rhos=torch.where(first[:, None], 0.0, after.rhos),
+        predictor = self._predictor(nodes, order, interval)
+        first = ~predictor.finite()  # jumps over nodes that share a level, or to zero noise: order 1
+        predictor = predictor._replace(
+            gain=torch.where(first, 0.0, predictor.gain),
+            ratios=torch.where(first[:, None], 1.0, predictor.ratios),
+            rhos=torch.where(first[:, None], 0.0, predictor.rhos),
         )
-        return before, after, corrects, torch.where(first, 1, order)
+        return corrector, predictor, corrects, torch.where(first, 1, order)
 
     def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step, int64 of shape (R,); lower with a short history and near the end."""
@@ -203,15 +205,15 @@ class UniPC(Solver):
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - k for k in range(self.order)], dim=1).clamp(min=-1)
         order = self._orders(nodes, interval)
-        steps = self._predictor(nodes, order, interval)
-        before = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
-        ends, corrects = self._corrector(before, torch.cat([order[:1], order[:-1]]), interval)
+        predictor = self._predictor(nodes, order, interval)
+        previous_nodes = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
+        corrector, corrects = self._corrector(previous_nodes, torch.cat([order[:1], order[:-1]]), interval)
         check_finite(
             {
-                "coefficient": steps.state + steps.first + steps.gain,
-                "coefficient of its higher order": (steps.rhos / steps.ratios).sum(dim=1),
+                "coefficient": predictor.state + predictor.first + predictor.gain,
+                "coefficient of its higher order": (predictor.rhos / predictor.ratios).sum(dim=1),
                 "coefficient of its correction": torch.where(
-                    corrects, ends.gain + ends.last + (ends.rhos / ends.ratios).sum(dim=1), 0.0
+                    corrects, corrector.gain + corrector.last + (corrector.rhos / corrector.ratios).sum(dim=1), 0.0
                 ),
             },
             grid,
