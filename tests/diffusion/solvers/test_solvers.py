@@ -58,7 +58,7 @@ def test_any_solver_is_coarse_for_any_other(fine, coarse):
 def test_a_solve_stops_early_and_within_its_tolerance(fine, tolerance):
     expected = run(FINE[fine], slices=1, steps=100).final_state
     solution = run(FINE[fine], steps=100, tolerance=tolerance, slices=20)
-    # The tolerance holds for an estimate; benchmarks/engine/coverage.py measures its coverage.
+    # The tolerance applies to an estimate; benchmarks/engine/coverage.py measures its coverage.
     assert relative_error(solution.final_state, expected) < 3 * tolerance
     assert solution.outcome is parareal.Outcome.CONVERGED
     assert solution.iterations < 10
@@ -81,9 +81,8 @@ def test_auto_selects_the_coarse_solver_by_the_fine_one():
     assert coarse_solver("auto", DDIM(), grid) == Extrapolated()  # few steps
     assert coarse_solver("auto", DDIM(), grid_of(prepared(SCHEDULER, 100))) == DPMSolver(order=2)
     trailing = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-    assert (
-        coarse_solver("auto", DDIM(), grid_of(prepared(trailing, 150))) == Extrapolated()
-    )  # steps do not start where the ones before end
+    # Here steps do not start where the ones before end.
+    assert coarse_solver("auto", DDIM(), grid_of(prepared(trailing, 150))) == Extrapolated()
     assert coarse_solver("auto", DPMSolver(order=3), grid) == DPMSolver(order=2)
     assert coarse_solver("auto", DDPM(), grid) == DDPM()
     assert coarse_solver("auto", DDIM(eta=0.5), grid) == DDIM(eta=0.5)
