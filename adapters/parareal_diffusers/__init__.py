@@ -1,5 +1,8 @@
 """Parallel-in-time sampling of diffusion models: the samplers of diffusers on the Parareal engine."""
 
+import warnings
+from typing import TYPE_CHECKING
+
 from parareal_diffusers._grid.grid import Grid as Grid
 from parareal_diffusers._grid.grid import Levels as Levels
 from parareal_diffusers._grid.sigmas import Sigmas as Sigmas
@@ -18,7 +21,7 @@ from parareal_diffusers._solvers.ancestral.ddim import DDIM as DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM as DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver as DPMSolver
 from parareal_diffusers._solvers.dpm.singlestep import DPMSolverSinglestep as DPMSolverSinglestep
-from parareal_diffusers._solvers.identity import Identity as Identity
+from parareal_diffusers._solvers.identity import IdentitySolver as IdentitySolver
 from parareal_diffusers._solvers.multistep.deis import DEIS as DEIS
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated as Extrapolated
 from parareal_diffusers._solvers.multistep.lms import LMS as LMS
@@ -31,5 +34,17 @@ from parareal_diffusers._solvers.sigma.heun import Heun as Heun
 from parareal_diffusers._solvers.sigma.kdpm2 import KDPM2 as KDPM2
 from parareal_diffusers._solvers.solver import Shift as Shift
 from parareal_diffusers._solvers.solver import Solver as Solver
-from parareal_diffusers._solvers.step_interval import Leg as Leg
 from parareal_diffusers._solvers.step_interval import Prediction as Prediction
+from parareal_diffusers._solvers.step_interval import StepInterval as StepInterval
+
+_RENAMED_CLASSES = {"Leg": StepInterval, "Identity": IdentitySolver}
+
+if not TYPE_CHECKING:  # type checkers would accept any attribute of a module that has a __getattr__
+
+    def __getattr__(name: str) -> type:
+        """Return a renamed class by its old name, with a `DeprecationWarning` that names the new one."""
+        if name not in _RENAMED_CLASSES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        new = _RENAMED_CLASSES[name]
+        warnings.warn(f"{__name__}.{name} was renamed: use {new.__name__}", DeprecationWarning, stacklevel=2)
+        return new

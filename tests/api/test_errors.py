@@ -121,7 +121,7 @@ def test_a_propagator_that_changes_the_form_of_the_state_is_refused(result, chan
 
 def test_a_vectorized_propagator_that_loses_rows_is_refused():
     mean = parareal.vectorized(lambda u, t0, t1: u.mean(0))
-    with pytest.raises(ValueError, match="given 1 stacked states it must return as many"):
+    with pytest.raises(ValueError, match="given 1 stacked states it must return 1 stacked states"):
         parareal.solve(mean, mean, np.ones((3, 2)), TIMES)
 
 

@@ -122,11 +122,11 @@ def set_up_loop(
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
-    fine.check(grid)
-    coarse.suits(grid)
+    fine.check_fine(grid)
+    coarse.check_schedule(grid)
     # The node whose state each step starts from. Steps of singlestep methods come in cycles, whose inner steps start
     # from the state at the cycle's first node. The loop must begin with a cycle.
-    bases = list(fine.bases(grid))[first:last]
+    bases = list(fine.base_nodes(grid))[first:last]
     if not bases:
         raise ValueError("the pipeline's call leaves no step to make: use more steps, or a larger strength")
     if bases[0] != first:

@@ -10,7 +10,7 @@ from parareal_diffusers._schedulers.native import check_known, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver
-from parareal_diffusers._solvers.identity import Identity
+from parareal_diffusers._solvers.identity import IdentitySolver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated, has_velocity
 from parareal_diffusers._solvers.sigma.euler import Euler
 from parareal_diffusers._solvers.solver import Solver
@@ -22,7 +22,7 @@ COARSE: dict[str, Solver] = {
     "dpmpp_3m": DPMSolver(order=3),
     "dpmpp_2m_sde": DPMSolver(order=2, algorithm_type="sde-dpmsolver++"),
     "extrapolated": Extrapolated(),
-    "identity": Identity(),
+    "identity": IdentitySolver(),
 }
 
 

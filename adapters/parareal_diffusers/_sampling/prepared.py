@@ -43,7 +43,7 @@ class Ready:
 
         Extrapolated jumps gain by shorter slices where the noise ends, others do not (docs/results/extrapolated.md).
         """
-        bases = list(self.fine.bases(self.grid))
+        bases = list(self.fine.base_nodes(self.grid))
         even = boundaries_of(None, count, None, bases)
         cycles = bases != list(range(self.grid.steps))
         if cycles or not isinstance(self.coarse, Extrapolated) or count == 1:
@@ -76,8 +76,8 @@ def prepare(
         raise TypeError("guidance must be Guidance(scale, model_kwargs={...}): it says what the unguided half is told")
     fine, grid = _fine(solver, num_inference_steps, isinstance(model, Denoised))
     jumps = coarse_solver(coarse, fine, grid)
-    fine.check(grid)
-    jumps.suits(grid)
+    fine.check_fine(grid)
+    jumps.check_schedule(grid)
     optional_whole_number("max_batch", max_batch, 1)
     sizes = sizes_of(pad_batch, max_batch)
     criterion = criterion_of(criterion, tolerance, grid.steps)

@@ -119,7 +119,7 @@ def sample(
     if advice is not None:
         settings["speculate_until"] = advice.speculate_until if speculate_until is None else speculate_until
         boundaries = ready.boundaries(advice.slices)
-    edges = boundaries_of(boundaries, slices, levels, ready.fine.bases(ready.grid))
+    edges = boundaries_of(boundaries, slices, levels, ready.fine.base_nodes(ready.grid))
     if noise_sampler is None:
         random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
     latents = entered(ready.fine, ready.grid, latents, random)

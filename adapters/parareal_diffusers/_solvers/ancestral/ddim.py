@@ -1,4 +1,4 @@
-"""DDIM, with and without added noise."""
+"""DDIM, deterministic or with added noise."""
 
 from dataclasses import dataclass
 from typing import final
@@ -9,8 +9,8 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear, posterior_variance
-from parareal_diffusers._solvers.solver import Routine, Solver, needs_variance_preserving
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Solver, StepGenerator, check_variance_preserving
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -18,13 +18,13 @@ from parareal_diffusers._solvers.step_interval import Leg
 class DDIM(Solver):
     """Denoising diffusion implicit models (Song, Meng, Ermon 2021, arXiv 2010.02502, eq. 12 and 16).
 
-    From node to next node it is `diffusers.DDIMScheduler.step`, in that scheduler's order of operations; a jump
-    over several nodes goes from the level where its first step starts to the level where its last step ends.
+    A step from node to node is `diffusers.DDIMScheduler.step`, with the same order of operations. A jump over several
+    nodes goes from the start level of its first step to the stop level of its last one.
 
     Args:
-        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
-        eta: the weight of the added noise, 0 for none, 1 for that of DDPM.
-        use_clipped_model_output: derive the noise from the clipped clean sample, as GLIDE does.
+        scheduler: a diffusers scheduler that defines the nodes; not needed for a coarse solver.
+        eta: weight of the added noise, from 0 for none to 1 for that of DDPM.
+        use_clipped_model_output: compute the noise from the clipped clean sample, as in GLIDE.
 
     Raises:
         ValueError: for an eta outside [0, 1].
@@ -35,47 +35,51 @@ class DDIM(Solver):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must be between 0 (no noise added) and 1 (as much as DDPM adds), got {self.eta}")
+            raise ValueError(f"eta must be between 0 (no noise added) and 1 (the noise of DDPM), but was {self.eta}")
 
     @property
     def stochastic(self) -> bool:
         """Whether eta is positive."""
         return self.eta > 0
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
-        """Advance every row; one evaluation."""
-        s, t = leg.s, leg.t
-        clean, noise, _ = yield from leg.predict(x)
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
+        """Advance every row by eq. 12; one evaluation."""
+        s, t = interval.s, interval.t
+        clean, noise, _ = yield from interval.predict(x)
         if self.use_clipped_model_output:
             noise = (x - s.alpha * clean) / s.sigma
         if not self.eta:
             return t.alpha * clean + t.sigma * noise, memory
-        std = leg.std(self._std(s, t))
-        left = (1 - t.alpha_cumprod - std**2).clamp(min=0)  # below zero for jumps over nodes that fit badly, no others
-        x = t.alpha * clean + left**0.5 * noise
-        return x + leg.noise(std), memory
+        std = interval.std(self._std(s, t))
+        # The variance that is left for the predicted noise. It is negative only in jumps, where the noises of the fine
+        # solver's steps may add up to more than the level's.
+        remainder = (1 - t.alpha_cumprod - std**2).clamp(min=0)
+        x = t.alpha * clean + remainder**0.5 * noise
+        return x + interval.noise(std), memory
 
-    def linear(self, leg: Leg) -> Linear:
-        """Say what a step does to its state, and how much noise it adds."""
-        std = self._std(leg.s, leg.t)
-        return Linear((1 - leg.t.alpha_cumprod - std**2) ** 0.5 / leg.s.sigma, std)
+    def linear(self, interval: StepInterval) -> Linear:
+        """Return the steps as linear maps, with the predicted clean sample held fixed."""
+        std = self._std(interval.s, interval.t)
+        return Linear((1 - interval.t.alpha_cumprod - std**2) ** 0.5 / interval.s.sigma, std)
 
-    def suits(self, grid: Grid) -> None:
-        """Raise `ValueError` for noise on the nodes of a flow."""
+    def check_schedule(self, grid: Grid) -> None:
+        """Raise `ValueError` for noise on a schedule that is not variance preserving."""
         if self.eta:
-            needs_variance_preserving(self, grid)
+            check_variance_preserving(self, grid)
 
-    def check(self, grid: Grid) -> None:
-        """Raise `ValueError` where rounding makes the square of a step's coefficient negative."""
-        super().check(grid)
+    def check_fine(self, grid: Grid) -> None:
+        """Raise `ValueError` if rounding makes the radicand of a step's coefficient negative."""
+        super().check_fine(grid)
         std = self._std(grid.start, grid.stop)
+        # Single steps must reproduce the scheduler, so the clamp of `step` would hide that its loop returns NaN.
         bad = torch.nonzero(1 - grid.stop.alpha_cumprod - std**2 < 0).flatten().tolist()
         if bad:
             raise ValueError(
                 f"step {bad[0]} of {grid.steps} with eta={self.eta} takes the root of a number that rounding has made "
-                "negative: the scheduler's own loop returns NaN here (docs/reference/upstream.md); use a smaller eta, or a "
-                "schedule that does not start at zero signal"
+                "negative: the scheduler's own loop returns NaN here (docs/reference/upstream.md); use a smaller eta, "
+                "or a schedule that does not start at zero signal"
             )
 
     def _std(self, s: Levels, t: Levels) -> Tensor:
+        """Return the standard deviation of the added noise (eq. 16)."""
         return self.eta * posterior_variance(s, t) ** 0.5

@@ -1,4 +1,4 @@
-"""Linear multistep: Adams-Bashforth in sigma."""
+"""The linear multistep method: Adams-Bashforth in sigma."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,19 +10,20 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._noise import Linear
-from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
+from parareal_diffusers._solvers.history import PredictionHistory, check_finite
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
 @dataclass(frozen=True)
 class LMS(Solver):
-    """Linear multistep in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
+    """The linear multistep method in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
 
-    The slope dx / dsigma is extrapolated by the polynomial through the slopes at the nodes before. From node to next
-    node it is `diffusers.LMSDiscreteScheduler.step`, whose coefficients, integrated numerically in float32, are used.
+    The slope dx / dsigma is extrapolated by the polynomial through the slopes at the preceding nodes. A step from node
+    to node is `diffusers.LMSDiscreteScheduler.step`, with that scheduler's own coefficients, which it integrates
+    numerically.
 
     Args:
         scheduler: a LMSDiscreteScheduler, EulerDiscreteScheduler or `Sigmas`; not needed for a coarse solver.
@@ -36,46 +37,48 @@ class LMS(Solver):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order must be between 1 and 4, got {self.order!r}")
+            raise ValueError(f"order must be between 1 and 4, but was {self.order!r}")
 
     def begin(self, x: Tensor) -> Memory:
-        """Remember no slope."""
-        count = max(1, self.order - 1)
+        """Return an empty history of slopes."""
+        count = max(1, self.order - 1)  # one entry even for order 1, so that there is always a memory
         nodes = torch.full((len(x), count), -1, device=x.device)
-        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+        return PredictionHistory(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
-        """Advance every row; one evaluation."""
-        clean, _, _ = yield from leg.predict(x)
-        slope = (x - clean) / leg.s.sigma
-        weights = once(leg, self._coefficients, memory.nodes)
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
+        """Advance every row: x + sum over k of weight_k * slope_k; one evaluation."""
+        clean, _, _ = yield from interval.predict(x)
+        slope = (x - clean) / interval.s.sigma
+        weights = look_up_coefficients(interval, self._coefficients, memory.nodes)
         total = per_row(weights[:, 0], x) * slope
         for k in range(1, self.order):
             total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
         latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
-        return x + total, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+        return x + total, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
-    def _coefficients(self, leg: Leg, nodes: Tensor) -> Tensor:
-        """Return the weights of the slopes, the latest first, in the states' dtype: shape (R, order)."""
-        weights = self._weights(nodes, leg)
+    def _coefficients(self, interval: StepInterval, nodes: Tensor) -> Tensor:
+        """Return the weights of the slopes, the latest first, in the states' dtype, shape (R, order)."""
+        weights = self._weights(nodes, interval)
         euler = torch.zeros_like(weights)
-        euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
-        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
-        return self._upstream(torch.where(finite, weights, euler).to(leg.state.dtype), nodes, leg)
+        euler[:, 0] = (interval.t.sigma - interval.s.sigma).flatten()
+        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not in jumps over nodes that share a level
+        return self._use_upstream_weights(torch.where(finite, weights, euler).to(interval.state.dtype), nodes, interval)
 
-    def _upstream(self, weights: Tensor, nodes: Tensor, leg: Leg) -> Tensor:
-        """Put the scheduler's own weights in for rows that make one of its steps."""
-        if self._table is None:
+    def _use_upstream_weights(self, weights: Tensor, nodes: Tensor, interval: StepInterval) -> Tensor:
+        """Replace the weights of rows that make one of the scheduler's own steps by the scheduler's weights."""
+        if self._upstream_weights is None:
             return weights
-        before = torch.stack([leg.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
-        own = (leg.stop == leg.start + 1) & (nodes == before).all(dim=1)  # not where a slice begins without history
-        return torch.where(own[:, None], self._table.to(weights)[leg.start], weights)
+        full_history = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        # Not for rows whose history is shorter than the scheduler's, because their slice started without one.
+        own = (interval.stop == interval.start + 1) & (nodes == full_history).all(dim=1)
+        return torch.where(own[:, None], self._upstream_weights.to(weights)[interval.start], weights)
 
     @cached_property
-    def _table(self) -> Tensor | None:
-        """The weights of LMSDiscreteScheduler for every step, (N, order); None for other schedulers."""
+    def _upstream_weights(self) -> Tensor | None:
+        """LMSDiscreteScheduler's weights of every step, float64 of shape (N, order); None for other schedulers."""
         if not hasattr(self.scheduler, "get_lms_coefficient"):
             return None
+        # Cached, because the scheduler integrates each coefficient by adaptive quadrature.
         steps = len(self.scheduler.timesteps)
         table = torch.zeros(steps, self.order, dtype=torch.float64)
         for i in range(steps):
@@ -84,44 +87,52 @@ class LMS(Solver):
                 table[i, k] = self.scheduler.get_lms_coefficient(order, i, k)
         return table
 
-    def _weights(self, nodes: Tensor, leg: Leg) -> Tensor:
-        """Integrate the Lagrange polynomials through the row's nodes from level s to level t: shape (R, order).
+    def _weights(self, nodes: Tensor, interval: StepInterval) -> Tensor:
+        """Integrate the Lagrange polynomials on each row's nodes over sigma, from level s to level t.
 
-        They are of degree 3 at most, for which Gauss's rule of two points is exact. float64.
+        The degree is at most 3, for which Gauss-Legendre quadrature with two points is exact.
+
+        Returns:
+            Weights of the slopes, the latest first, float64 of shape (R, order); zero for slopes not in the history.
         """
-        at = [leg.s.sigma, *(leg.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
+        # Missing slopes have node -1, clamped for the lookup; `available` masks them below.
+        at = [interval.s.sigma, *(interval.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
         sigma = torch.stack([x.flatten().double() for x in at], dim=1)
-        known = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
-        middle, half = (leg.t.sigma + leg.s.sigma).flatten() / 2, (leg.t.sigma - leg.s.sigma).flatten() / 2
+        available = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
+        middle, half = (
+            (interval.t.sigma + interval.s.sigma).flatten() / 2,
+            (interval.t.sigma - interval.s.sigma).flatten() / 2,
+        )
         weights = torch.zeros_like(sigma)
         for k in range(self.order):
-            for place in (-(3**-0.5), 3**-0.5):
-                value, tau = torch.ones_like(sigma[:, 0]), middle.double() + place * half.double()
+            for point in (-(3**-0.5), 3**-0.5):
+                value, tau = torch.ones_like(sigma[:, 0]), middle.double() + point * half.double()
                 for j in range(self.order):
                     factor = (tau - sigma[:, j]) / (sigma[:, k] - sigma[:, j]) if j != k else 1.0
-                    value = value * torch.where(known[:, j], factor, 1.0)
+                    value = value * torch.where(available[:, j], factor, 1.0)
                 weights[:, k] += half.double() * value
-        return torch.where(known, weights, 0.0)
+        return torch.where(available, weights, 0.0)
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
-        """Change the remembered slopes as the coarse solver's have changed."""
-        return History(memory.predictions + shift.noise[:, None], memory.nodes)
+        """Add the increment of the predicted noise, which is the slope dx / dsigma, to the slopes in the history."""
+        return PredictionHistory(memory.predictions + shift.noise[:, None], memory.nodes)
 
-    def suits(self, grid: Grid) -> None:
-        """Raise `ValueError` where states are not clean + sigma * noise."""
+    def check_schedule(self, grid: Grid) -> None:
+        """Raise `ValueError` unless states are clean + sigma * noise."""
         if not bool((grid.start.alpha == 1).all()):
             raise ValueError(
-                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas; on others DEIS "
-                "is of the same kind"
+                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas: with other "
+                "schedulers use DEIS, a multistep method of the same kind"
             )
 
-    def check(self, grid: Grid) -> None:
-        """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
-        leg = Leg.of_steps(grid)
-        nodes = torch.stack([leg.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
-        check_finite({"coefficient of its history": self._weights(nodes, leg).sum(dim=1)}, grid)
+    def check_fine(self, grid: Grid) -> None:
+        """Raise `ValueError` if a step has a coefficient that is not finite."""
+        super().check_fine(grid)
+        # The scheduler's own run, with full histories.
+        interval = StepInterval.of_steps(grid)
+        nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
+        check_finite({"coefficient of its history": self._weights(nodes, interval).sum(dim=1)}, grid)
 
-    def linear(self, leg: Leg) -> Linear:
-        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
-        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+    def linear(self, interval: StepInterval) -> Linear:
+        """Return the steps as linear maps without noise, with the predicted clean sample held fixed."""
+        return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))
