@@ -500,7 +500,7 @@ def test_bad_levels_of_karras():
 def test_what_does_not_fit_is_refused_before_any_work():
     sigmas = Sigmas.karras(5)
     x = latents(sigmas)
-    with pytest.raises(ValueError, match="mark a model that is told sigma"):
+    with pytest.raises(ValueError, match="mark a model that takes sigma"):
         sample(model, x, Euler(sigmas))
     with pytest.raises(ValueError, match="leave num_inference_steps out"):
         sample(denoised(model), x, Euler(sigmas), num_inference_steps=5)
