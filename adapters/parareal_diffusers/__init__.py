@@ -18,7 +18,7 @@ from parareal_diffusers._solvers.ancestral.ddim import DDIM as DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM as DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver as DPMSolver
 from parareal_diffusers._solvers.dpm.singlestep import DPMSolverSinglestep as DPMSolverSinglestep
-from parareal_diffusers._solvers.identity import Identity as Identity
+from parareal_diffusers._solvers.identity import IdentitySolver as IdentitySolver
 from parareal_diffusers._solvers.multistep.deis import DEIS as DEIS
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated as Extrapolated
 from parareal_diffusers._solvers.multistep.lms import LMS as LMS
@@ -31,5 +31,5 @@ from parareal_diffusers._solvers.sigma.heun import Heun as Heun
 from parareal_diffusers._solvers.sigma.kdpm2 import KDPM2 as KDPM2
 from parareal_diffusers._solvers.solver import Shift as Shift
 from parareal_diffusers._solvers.solver import Solver as Solver
-from parareal_diffusers._solvers.step_interval import Leg as Leg
 from parareal_diffusers._solvers.step_interval import Prediction as Prediction
+from parareal_diffusers._solvers.step_interval import StepInterval as StepInterval

@@ -232,12 +232,12 @@ def table_of_history(task: Task, steps: int) -> list[Row]:
 def table_of_noise(task: Task, steps: int) -> list[Row]:
     """Give DDPM's error with coarse noise coupled to the fine one, independent of it, and none."""
 
-    def independent(tape, step, weights, a, b):
+    def independent(record, step, weights, a, b):
         generator = torch.Generator().manual_seed(1000 * a + b)
-        return math.hypot(*weights(a, b)) * torch.randn(tape.shape, generator=generator, dtype=tape.dtype)
+        return math.hypot(*weights(a, b)) * torch.randn(record.shape, generator=generator, dtype=record.dtype)
 
-    def none(tape, step, weights, a, b):
-        return torch.zeros(tape.shape, dtype=tape.dtype)
+    def none(record, step, weights, a, b):
+        return torch.zeros(record.shape, dtype=record.dtype)
 
     solver = solvers(task.config)["DDPM"]
     reference = task.reference(solver, steps)

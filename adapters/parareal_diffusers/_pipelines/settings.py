@@ -110,9 +110,9 @@ def loop_method(
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = coarse_solver(settings.coarse, fine, grid)
-    fine.check(grid)
-    coarse.suits(grid)
-    bases = list(fine.bases(grid))[first:last]
+    fine.check_fine(grid)
+    coarse.check_schedule(grid)
+    bases = list(fine.base_nodes(grid))[first:last]
     if not bases:
         raise ValueError("the pipeline's call leaves no step to make: use more steps, or a larger strength")
     if bases[0] != first:

@@ -11,8 +11,8 @@ from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._sampling.coarse import embedded_solver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
-from parareal_diffusers._solvers.solver import Solver, SolverStepper, Trail, routine
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import CoarseMemory, Solver, SolverStepper, start_step
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -47,31 +47,33 @@ class Jumps(parareal.Stepper):
         if memory is None and second is None and not self.records:
             return None
         zero = torch.zeros_like(state) if self.records else None
-        return Trail(memory, second, zero, zero)
+        return CoarseMemory(memory, second, zero, zero)
 
     def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
         """Jump, by both solvers."""
-        trail = Trail(None, None, None, None) if memory is None else memory
-        leg = Leg(self.grid, start, stop, sample, state, self.random)
-        step = routine(self.solver, state, trail.memory, leg)
+        trail = CoarseMemory(None, None, None, None) if memory is None else memory
+        interval = StepInterval(self.grid, start, stop, sample, state, self.random)
+        step = start_step(self.solver, state, trail.memory, interval)
         if self.embedded is None:
             new, own = yield from step
-            return new, self._trail(memory, leg, new, own, None)
+            return new, self._trail(memory, interval, new, own, None)
         output = yield next(step)
         new, own = _finished(step, output)
-        other = routine(self.embedded, state, trail.embedded, Leg(self.grid, start, stop, sample, state, self.random))
+        other = start_step(
+            self.embedded, state, trail.embedded, StepInterval(self.grid, start, stop, sample, state, self.random)
+        )
         next(other)
         second, its = _finished(other, output)
-        return new, self._trail(memory, leg, new, own, its), second
+        return new, self._trail(memory, interval, new, own, its), second
 
-    def _trail(self, before: Any, leg: Leg, new: Tensor, own: Any, second: Any) -> Trail | None:
+    def _trail(self, before: Any, interval: StepInterval, new: Tensor, own: Any, second: Any) -> CoarseMemory | None:
         if before is None:
             return None
         if not self.records:
-            return Trail(own, second, None, None)
-        if not leg.predictions:  # nothing was asked: all that changes is taken to be the clean sample
-            return Trail(own, second, new / leg.t.alpha, torch.zeros_like(new))
-        return Trail(own, second, leg.predictions[0].clean, leg.predictions[0].noise)
+            return CoarseMemory(own, second, None, None)
+        if not interval.predictions:  # nothing was asked: all that changes is taken to be the clean sample
+            return CoarseMemory(own, second, new / interval.t.alpha, torch.zeros_like(new))
+        return CoarseMemory(own, second, interval.predictions[0].clean, interval.predictions[0].noise)
 
 
 def propagators(

@@ -91,7 +91,7 @@ class Denoiser:
     def _input(self, state: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the network is told: the state and its timestep, or the state over alpha and its sigma."""
         if not self.denoises:
-            return self.grid.scaled(state, node), self.grid.timesteps[node]
+            return self.grid.scale_input(state, node), self.grid.timesteps[node]
         _, alpha, sigma = self.grid.start
         return state / per_row(alpha[node], state), (sigma / alpha)[node].to(state.dtype)
 

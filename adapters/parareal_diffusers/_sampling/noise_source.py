@@ -7,11 +7,11 @@ from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
-from parareal_diffusers._noise import Generators, Noise, NoiseSampler, NoiseSource, SampledTape, Tape
+from parareal_diffusers._noise import Generators, Noise, NoiseSampler, NoiseSource, RecordedNoise, RecordedNoiseSampler
 from parareal_diffusers._schedulers.fallback import AnyScheduler, is_flow
 from parareal_diffusers._schedulers.replay import Replay
 from parareal_diffusers._solvers.solver import Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 def noise_of(
@@ -27,10 +27,10 @@ def noise_of(
         check_own_noise(solver, dtype, latents.dtype)
         return Replay(solver.scheduler, grid, latents, generator, within, solver.options)
     steps = [i for i in drawing(solver, grid) if i in within]
-    if solver.entry(grid) is not None:
+    if solver.initial_noise_std(grid) is not None:
         steps = [-1, *steps]  # the noise of latents comes first
-    tape = Tape(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
-    return noise_on(tape, solver, grid)
+    record = RecordedNoise(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
+    return noise_on(record, solver, grid)
 
 
 def drawing(solver: Solver, grid: Grid) -> list[int]:
@@ -38,26 +38,26 @@ def drawing(solver: Solver, grid: Grid) -> list[int]:
     return torch.nonzero(solver.draws(grid)).flatten().tolist()
 
 
-def noise_on(tape: Tape | SampledTape, solver: Solver, grid: Grid) -> Noise:
-    """Return the noise that a tape holds, as a solver adds it."""
-    bases = solver.bases(grid)
-    return Noise(tape, solver.linear(Leg.of_steps(grid, bases)), bases)
+def noise_on(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, grid: Grid) -> Noise:
+    """Return recorded noise, as a solver adds it."""
+    bases = solver.base_nodes(grid)
+    return Noise(record, solver.linear(StepInterval.of_steps(grid, bases)), bases)
 
 
 def sampled_noise(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: NoiseSampler) -> Noise | None:
     """Return the noise of every step, from a function of the sigmas that it goes from and to."""
     if not solver.stochastic:
         return None
-    starts, stops, bases = grid.start.sigma, grid.stop.sigma, solver.bases(grid)
+    starts, stops, bases = grid.start.sigma, grid.stop.sigma, solver.base_nodes(grid)
     spans = {i: (starts[bases[i]], stops[i]) for i in drawing(solver, grid)}
-    tape = SampledTape(noise_sampler, latents, spans)
-    _ = tape.kept  # all of it, before any work
-    return noise_on(tape, solver, grid)
+    record = RecordedNoiseSampler(noise_sampler, latents, spans)
+    _ = record.entries  # all of it, before any work
+    return noise_on(record, solver, grid)
 
 
 def entered(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
     """Return latents as the first step starts from them."""
-    scale = solver.entry(grid)
+    scale = solver.initial_noise_std(grid)
     if scale is None:
         return latents
     assert isinstance(random, Noise)  # solvers that add noise to latents are native

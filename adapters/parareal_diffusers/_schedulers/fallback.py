@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from parareal.driver import Memory
-from parareal_diffusers._grid.grid import Grid, Levels, predicted_kind
+from parareal_diffusers._grid.grid import Grid, Levels, prediction_type_of
 from parareal_diffusers._schedulers.replay import Replay
 from parareal_diffusers._schedulers.snapshot import SMALL, Snapshots, takes_generator
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 _STATES = ("sample", "last_sample", "cur_sample")
 _RANDOM = ("last_noise",)
@@ -74,15 +74,15 @@ class AnyScheduler(Solver):
         places = len(self.snapshots.places)
         return Remembered(x.new_zeros(len(x), places, *x.shape[1:]), torch.full((len(x),), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row by one `scheduler.step`; one evaluation."""
-        output = yield x, leg.start
+        output = yield x, interval.start
         output = output[:, : x.shape[1]]  # without a predicted variance
-        rows = zip(leg.start.tolist(), memory.skeletons.tolist(), leg.sample.tolist(), strict=True)
+        rows = zip(interval.start.tolist(), memory.skeletons.tolist(), interval.sample.tolist(), strict=True)
         states, data, skeletons = [], [], []
         for i, (node, skeleton, sample) in enumerate(rows):
             given = x[i], memory.data[i], skeleton
-            stepped, kept, number = self._one(output[i], *given, node, sample, leg.random)
+            stepped, kept, number = self._one(output[i], *given, node, sample, interval.random)
             states.append(stepped)
             data.append(kept)
             skeletons.append(number)
@@ -118,7 +118,7 @@ class AnyScheduler(Solver):
         plus = config.get("predict_x0", str(config.get("algorithm_type", "")).endswith("++"))
         return shift.clean if plus and name not in _NOISES and name != "prev_derivative" else shift.noise
 
-    def bases(self, grid: Grid) -> Sequence[int]:
+    def base_nodes(self, grid: Grid) -> Sequence[int]:
         """Return the node from which every step starts: schedulers of order 2 make two calls a step."""
         return [i - i % self._order for i in range(grid.steps)]
 
@@ -146,10 +146,10 @@ class AnyScheduler(Solver):
                 "scheduler (docs/results/support.md)"
             ) from error
         if not isinstance(sigmas, Tensor) or len(sigmas) < count + 1:
-            return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), predicted_kind(scheduler))
+            return Grid(scheduler.timesteps.cpu(), *_signal_levels(scheduler), prediction_type_of(scheduler))
         return _sigma_grid(scheduler, sigmas.cpu().float()[: count + 1], scale)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` for a scheduler whose state cannot be carried."""
         check_carried(self.scheduler, self.snapshots)
 
@@ -165,7 +165,7 @@ def _sigma_grid(scheduler: Any, sigmas: Tensor, scale: Tensor) -> Grid:
     if is_flow(scheduler):
         start, stop = (Levels.of_sigma(x, flow=True) for x in (sigmas[:-1], sigmas[1:]))
         return Grid(timesteps, start, stop, "flow_prediction")
-    kind = predicted_kind(scheduler)
+    kind = prediction_type_of(scheduler)
     if bool((scale == 1).all()):
         return Grid(timesteps, Levels.of_sigma(sigmas[:-1]), Levels.of_sigma(sigmas[1:]), kind)
     start, stop, data = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:]), scheduler.config.get("sigma_data")

@@ -24,7 +24,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from parareal.driver import one_of, whole_number
-from parareal_diffusers._grid.grid import Grid, Levels, predicted_kind
+from parareal_diffusers._grid.grid import Grid, Levels, prediction_type_of
 from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.k_diffusion import check_no_sampler
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
@@ -193,7 +193,7 @@ def _euler_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
     scale = (sigmas[:-1] ** 2 + 1) ** 0.5
-    return Grid(scheduler.timesteps.cpu(), start, stop, predicted_kind(scheduler), input_scale=scale)
+    return Grid(scheduler.timesteps.cpu(), start, stop, prediction_type_of(scheduler), input_scale=scale)
 
 
 def _heun_grid(scheduler: Any) -> Grid:
@@ -208,7 +208,7 @@ def _kdpm2_grid(scheduler: Any) -> Grid:
     start, stop = sigmas[:-1].clone(), middle[1:].clone()
     start[1::2], stop[1::2] = middle[1:-1:2], sigmas[1:-1:2]
     levels = Levels.exploding(start), Levels.exploding(stop)
-    return Grid(scheduler.timesteps.cpu(), *levels, predicted_kind(scheduler), input_scale=(start**2 + 1) ** 0.5)
+    return Grid(scheduler.timesteps.cpu(), *levels, prediction_type_of(scheduler), input_scale=(start**2 + 1) ** 0.5)
 
 
 def _flow_heun_grid(scheduler: Any) -> Grid:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, per_row
-from parareal_diffusers._noise import KEPT_BYTES, Generators, as_list, posterior
+from parareal_diffusers._noise import CACHE_BYTES, Generators, as_list, posterior
 from parareal_diffusers._schedulers.snapshot import path_of, takes_generator
 
 
@@ -110,7 +110,7 @@ class Replay:
     ):
         self.recording = Recording(scheduler, latents, generator, within, options)
         decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
-        kept = lru_cache(max(1, KEPT_BYTES // max(1, latents.nbytes)))
+        kept = lru_cache(max(1, CACHE_BYTES // max(1, latents.nbytes)))
         self.jump = kept(partial(_jump, self.recording.like, kept(self.recording.noise), decay))
 
     @property

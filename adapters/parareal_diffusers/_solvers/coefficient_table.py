@@ -1,8 +1,9 @@
-"""Coefficients of steps, made once per kind of step on a grid and looked up by where a row starts: it spares CPU time.
+"""Tables of step coefficients per grid, computed once per kind of step, to save CPU time.
 
-The fine solver always goes from a node to the next, and coarse jumps recur in every iteration, so that a solve has few
-kinds of steps: two are of one kind if they go equally far, and what they remember lies equally far behind. For each
-kind the coefficients of all starts are made together, which takes about as long as for one row.
+The fine solver always steps from a node to the next, and the coarse jumps recur in every iteration, so a solve has few
+kinds of steps. Two steps are of one kind if they have the same length in nodes and their history lies equally many
+nodes back. For each kind the coefficients of all N start nodes are computed together, which takes about as long as
+computing them for one row.
 """
 
 from collections.abc import Callable
@@ -12,82 +13,91 @@ import optree
 import torch
 from torch import Tensor
 
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 T = TypeVar("T")
 
 
-def once(leg: Leg, make: Callable[..., T], nodes: Tensor | None = None, *same: Tensor) -> T:
-    """Return `make(leg, nodes, *same)`, made once for each kind of step.
+def look_up_coefficients(
+    interval: StepInterval, compute: Callable[..., T], nodes: Tensor | None = None, *integers: Tensor
+) -> T:
+    """Return `compute(interval, nodes, *integers)`, from a table that the grid keeps.
+
+    On a device other than the CPU the coefficients are computed at every call, because looking a node up would wait for
+    the device.
 
     Args:
-        leg: the steps of R rows.
-        make: a method of a solver that depends on the leg by its grid and nodes only; it returns a tree of tensors with
-            a leading axis of length R, or None.
-        nodes: where what is remembered was made, int64 of shape (R, h); -1 for nothing, and None for no memory.
-        same: other whole numbers that it depends on, int64 of shape (R,).
-
-    On a device that is not the CPU it is made for every leg: to look nodes up there is to wait for the device.
+        interval: the steps of R rows.
+        compute: a bound method of a solver whose result depends on the interval's grid and nodes only. It returns a
+            tree of tensors with a leading axis of length R, or None.
+        nodes: nodes of the predictions in the rows' histories, int64 of shape (R, h), -1 for no prediction; None for a
+            solver without memory.
+        integers: further arguments of `compute` that its result depends on, int64 of shape (R,).
     """
-    if leg.start.device.type != "cpu":
-        return make(leg, nodes, *same)
-    key = (make, leg.state.ndim, leg.state.dtype)
-    if key not in leg.grid.tables:
-        leg.grid.tables[key] = _Table(make)
-    return leg.grid.tables[key](leg, nodes, same)
+    if interval.start.device.type != "cpu":
+        return compute(interval, nodes, *integers)
+    # Solvers are frozen dataclasses, so bound methods of equal solvers are equal keys. Dimensions and dtype of the
+    # states are part of the key because the shapes and dtypes of coefficients follow from them.
+    key = (compute, interval.state.ndim, interval.state.dtype)
+    if key not in interval.grid.tables:
+        interval.grid.tables[key] = _Table(compute)
+    return interval.grid.tables[key](interval, nodes, integers)
 
 
 class _Kind(NamedTuple):
-    """What steps have in common that differ only in where they start."""
+    """The common properties of steps that differ only in their start node."""
 
     length: int
-    """in nodes"""
-    behind: tuple[int, ...] | None
-    """how many nodes ago what is remembered was made; 0 for nothing"""
-    same: tuple[int, ...]
+    """length of the step in nodes"""
+    distances: tuple[int, ...] | None
+    """distances in nodes from the start back to each prediction in the history, 0 for none; None without memory"""
+    integers: tuple[int, ...]
+    """further arguments of the computation"""
 
-    def legs(self, like: Leg) -> tuple[Any, ...]:
-        """Return leg, nodes and other numbers of the steps of this kind from all N nodes.
+    def arguments(self, like: StepInterval) -> tuple[Any, ...]:
+        """Return the arguments of the computation for the steps of this kind from all N start nodes.
 
-        Those that would leave the grid are cut short, and never asked for.
+        Steps that would leave the grid are cut short; their coefficients are never looked up.
         """
         start = torch.arange(like.grid.steps)
         stop = (start + self.length).clamp(max=like.grid.steps)
         state = like.state.new_zeros(len(start), *[1] * (like.state.ndim - 1))
         nodes = None
-        if self.behind is not None:
-            behind = torch.tensor(self.behind, dtype=torch.int64)
-            nodes = torch.where(behind > 0, start[:, None] - behind, -1).clamp(min=-1)
-        leg = Leg(like.grid, start, stop, torch.zeros_like(start), state)
-        return leg, nodes, *(torch.full_like(start, x) for x in self.same)
+        if self.distances is not None:
+            distances = torch.tensor(self.distances, dtype=torch.int64)
+            nodes = torch.where(distances > 0, start[:, None] - distances, -1).clamp(min=-1)
+        interval = StepInterval(like.grid, start, stop, torch.zeros_like(start), state)
+        return interval, nodes, *(torch.full_like(start, x) for x in self.integers)
 
 
 @final
 class _Table:
-    """What one method makes, for the kinds of steps that were asked for, one below the other."""
+    """The coefficients of one method of a solver: N rows for each kind of step, kind after kind."""
 
-    def __init__(self, make: Callable[..., Any]):
-        self.make = make
-        self.first: dict[_Kind, int] = {}
-        """where each kind begins"""
-        self.parts: list[Tensor] = []
+    def __init__(self, compute: Callable[..., Any]):
+        self.compute = compute
+        self.offsets: dict[_Kind, int] = {}
+        """the first row of each kind"""
+        self.leaves: list[Tensor] = []
+        """the leaves of the coefficients' tree, each with a leading axis over all rows"""
         self.structure: Any = None
+        """the structure of the coefficients' tree"""
 
-    def __call__(self, leg: Leg, nodes: Tensor | None, same: tuple[Tensor, ...]) -> Any:
-        """Return the rows of a leg."""
-        places = []
-        behind = [None] * len(leg.start) if nodes is None else nodes.tolist()
-        columns = (leg.start.tolist(), leg.stop.tolist(), behind, *(x.tolist() for x in same))
-        for start, stop, made, *others in zip(*columns, strict=True):
-            ago = None if made is None else tuple([start - n if n >= 0 else 0 for n in made])
-            kind = _Kind(stop - start, ago, tuple(others))
-            if kind not in self.first:
-                self._add(kind, leg)
-            places.append(self.first[kind] + start)
-        index = torch.tensor(places)
-        return optree.tree_unflatten(self.structure, [x.index_select(0, index) for x in self.parts])
+    def __call__(self, interval: StepInterval, nodes: Tensor | None, integers: tuple[Tensor, ...]) -> Any:
+        """Return the coefficients of the rows of an interval, computing those of new kinds first."""
+        indices = []
+        histories = [None] * len(interval.start) if nodes is None else nodes.tolist()
+        columns = (interval.start.tolist(), interval.stop.tolist(), histories, *(x.tolist() for x in integers))
+        for start, stop, history, *others in zip(*columns, strict=True):
+            distances = None if history is None else tuple([start - n if n >= 0 else 0 for n in history])
+            kind = _Kind(stop - start, distances, tuple(others))
+            if kind not in self.offsets:
+                self._add(kind, interval)
+            indices.append(self.offsets[kind] + start)
+        index = torch.tensor(indices)
+        return optree.tree_unflatten(self.structure, [x.index_select(0, index) for x in self.leaves])
 
-    def _add(self, kind: _Kind, like: Leg) -> None:
-        parts, self.structure = optree.tree_flatten(self.make(*kind.legs(like)))
-        self.first[kind] = like.grid.steps * len(self.first)
-        self.parts = [torch.cat(x) for x in zip(self.parts, parts, strict=True)] if self.parts else parts
+    def _add(self, kind: _Kind, like: StepInterval) -> None:
+        leaves, self.structure = optree.tree_flatten(self.compute(*kind.arguments(like)))
+        self.offsets[kind] = like.grid.steps * len(self.offsets)
+        self.leaves = [torch.cat(x) for x in zip(self.leaves, leaves, strict=True)] if self.leaves else leaves

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal_diffusers._grid.grid import predicted_kind
+from parareal_diffusers._grid.grid import prediction_type_of
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._sampling.denoiser import denoised
 from parareal_diffusers._sampling.sample import sample
@@ -91,7 +91,7 @@ def _mixture_model(solver: Solver, shape: tuple[int, ...]) -> Model:
         raise ValueError("check_solver has no model that predicts variances: give one as model=")
     if isinstance(solver.scheduler, Sigmas):
         return GaussianMixture.random(components=6, shape=shape).denoise
-    kind = predicted_kind(solver.scheduler, "flow_prediction")
+    kind = prediction_type_of(solver.scheduler, "flow_prediction")
     return GaussianMixture.random(components=6, shape=shape).model(solver.scheduler, kind)
 
 
@@ -194,12 +194,14 @@ class _Case:
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping leaves it alone
         bare = self.sigmas is not None
-        model = mixture.denoise if bare else mixture.model(scheduler, predicted_kind(scheduler, "flow_prediction"))
+        model = mixture.denoise if bare else mixture.model(scheduler, prediction_type_of(scheduler, "flow_prediction"))
         one = replace(self, model=model)
         sketch = one.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(sketch, one.run(48, slices=1))
         return (
-            "" if error < 0.3 else f"jumps over two nodes are off by {error:.1e}: step from level leg.s to level leg.t"
+            ""
+            if error < 0.3
+            else f"jumps over two nodes are off by {error:.1e}: step from level interval.s to level interval.t"
         )
 
     def memory(self) -> str:
@@ -223,7 +225,7 @@ class _Case:
         few = self.run(steps, generator=generators[1], slices=min(2, steps))
         many = self.run(steps, generator=generators[2], slices=min(5, steps))
         if not relative_error(many, few) <= self.bound:
-            return "the result depends on the slices: add noise by leg.noise(scale) only"
+            return "the result depends on the slices: add noise by interval.noise(scale) only"
         if any(not torch.equal(g.get_state(), generators[0].get_state()) for g in generators[1:]):
             return "the generator is not left where the reference leaves it: draws(grid) says which steps draw noise"
         other = self.run(steps, generator=_seeded(2), slices=min(2, steps))

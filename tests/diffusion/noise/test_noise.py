@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parareal_diffusers import DDIM, DDPM, DPMSolver, Leg, sample
-from parareal_diffusers._noise import Tape, posterior_variance
+from parareal_diffusers import DDIM, DDPM, DPMSolver, StepInterval, sample
+from parareal_diffusers._noise import RecordedNoise, posterior_variance
 from parareal_diffusers._sampling import noise_source
 from parareal_diffusers._schedulers.native import grid_of, prepared
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
@@ -101,7 +101,7 @@ def test_noise_is_a_function_of_the_step(size):
     """In any order; steps that draw none get zero; what is kept is the noise or the state, whichever is smaller."""
     one = seeded()
     drawn = [torch.randn(2, size, generator=one) for _ in range(4)]
-    tape = Tape(seeded(), (2, size), torch.device("cpu"), torch.float32, [0, 1, 3, 4])
+    tape = RecordedNoise(seeded(), (2, size), torch.device("cpu"), torch.float32, [0, 1, 3, 4])
     assert tape.replays == (size == 3000)
     for step, expected in ((4, drawn[3]), (0, drawn[0]), (3, drawn[2]), (1, drawn[1]), (2, torch.zeros(2, size))):
         assert torch.equal(tape.draw(step), expected)
@@ -168,7 +168,7 @@ def test_coupled_noise_of_any_eta_leaves_the_level_its_variance(eta):
     """What the jump keeps of its predicted noise and what it adds make up sigma^2, as the fine steps' do."""
     grid = grid_of(prepared(DDIMScheduler(clip_sample=False), 50))
     nodes = torch.arange(50)
-    decay, _ = DDIM(eta=eta).linear(Leg(grid, nodes, nodes + 1, nodes, torch.zeros(50, 1)))
+    decay, _ = DDIM(eta=eta).linear(StepInterval(grid, nodes, nodes + 1, nodes, torch.zeros(50, 1)))
     kept = float(decay[10:30].prod() * grid.start.sigma[10])
     added = jump_variance(DDIM(eta=eta), grid, 10, 30)
     assert kept**2 + added == pytest.approx(float(grid.stop.sigma[29]) ** 2, rel=1e-4)

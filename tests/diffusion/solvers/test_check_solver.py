@@ -14,7 +14,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from parareal_diffusers import DDIM, DDPM, DPMSolver, Euler, Heun, Leg, Sigmas, Solver
+from parareal_diffusers import DDIM, DDPM, DPMSolver, Euler, Heun, Sigmas, Solver, StepInterval
 from parareal_diffusers.testing import check_solver, scheduler_loop
 
 SCHEDULER = DDIMScheduler(clip_sample=False)
@@ -33,9 +33,9 @@ def failures(report):
 class Right(Solver):
     """DDIM once more."""
 
-    def step(self, x, memory, leg: Leg):
-        clean, noise, _ = yield from leg.predict(x)
-        return leg.t.alpha * clean + leg.t.sigma * noise, memory
+    def step(self, x, memory, interval: StepInterval):
+        clean, noise, _ = yield from interval.predict(x)
+        return interval.t.alpha * clean + interval.t.sigma * noise, memory
 
 
 def test_a_right_solver_passes():
@@ -46,27 +46,27 @@ def test_a_right_solver_passes():
 
 @dataclass(frozen=True)
 class Scaled(Solver):
-    def step(self, x, memory, leg: Leg):
-        clean, noise, _ = yield from leg.predict(x)
-        return 1.001 * leg.t.alpha * clean + leg.t.sigma * noise, memory
+    def step(self, x, memory, interval: StepInterval):
+        clean, noise, _ = yield from interval.predict(x)
+        return 1.001 * interval.t.alpha * clean + interval.t.sigma * noise, memory
 
 
 @dataclass(frozen=True)
 class Mixes(Solver):
     """Rows influence each other."""
 
-    def step(self, x, memory, leg: Leg):
-        clean, noise, _ = yield from leg.predict(x)
-        return leg.t.alpha * clean + leg.t.sigma * (noise + 0.01 * (x - x.mean(dim=0))), memory
+    def step(self, x, memory, interval: StepInterval):
+        clean, noise, _ = yield from interval.predict(x)
+        return interval.t.alpha * clean + interval.t.sigma * (noise + 0.01 * (x - x.mean(dim=0))), memory
 
 
 @dataclass(frozen=True)
 class StopsShort(Solver):
     """A jump goes one node only."""
 
-    def step(self, x, memory, leg: Leg):
-        clean, noise, _ = yield from leg.predict(x)
-        sigma = leg.rows(leg.grid.stop.sigma[leg.start])
+    def step(self, x, memory, interval: StepInterval):
+        clean, noise, _ = yield from interval.predict(x)
+        sigma = interval.rows(interval.grid.stop.sigma[interval.start])
         return (1 - sigma**2) ** 0.5 * clean + sigma * noise, memory
 
 
@@ -74,9 +74,11 @@ class StopsShort(Solver):
 class DrawsItself(Solver):
     """Noise from torch's global generator."""
 
-    def step(self, x, memory, leg: Leg):
-        clean, noise, _ = yield from leg.predict(x)
-        return leg.t.alpha * clean + leg.t.sigma * noise + 0.1 * leg.t.sigma * torch.randn_like(x), memory
+    def step(self, x, memory, interval: StepInterval):
+        clean, noise, _ = yield from interval.predict(x)
+        return interval.t.alpha * clean + interval.t.sigma * noise + 0.1 * interval.t.sigma * torch.randn_like(
+            x
+        ), memory
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class DrawsTooOften(Solver):
 
     stochastic = True
 
-    def step(self, x, memory, leg: Leg):
-        return (yield from DDPM().step(x, memory, leg))
+    def step(self, x, memory, interval: StepInterval):
+        return (yield from DDPM().step(x, memory, interval))
 
 
 @dataclass(frozen=True)
@@ -96,20 +98,20 @@ class Uncorrected(Solver):
     def begin(self, x):
         return torch.zeros_like(x), torch.full((len(x),), -1)
 
-    def step(self, x, memory, leg: Leg):
+    def step(self, x, memory, interval: StepInterval):
         before, node = memory
-        clean, noise, _ = yield from leg.predict(x)
-        bent = torch.where(leg.rows(node >= 0), 1.5 * noise - 0.5 * before, noise)
-        clean = (x - leg.s.sigma * bent) / leg.s.alpha
-        return leg.t.alpha * clean + leg.t.sigma * bent, (noise, leg.start)
+        clean, noise, _ = yield from interval.predict(x)
+        bent = torch.where(interval.rows(node >= 0), 1.5 * noise - 0.5 * before, noise)
+        clean = (x - interval.s.sigma * bent) / interval.s.alpha
+        return interval.t.alpha * clean + interval.t.sigma * bent, (noise, interval.start)
 
     def correct(self, memory, change, shift):
         return memory[0] * 3, memory[1]
 
 
 @dataclass(frozen=True)
-class NoGenerator(Solver):
-    def step(self, x, memory, leg: Leg):
+class ReturnsInsteadOfYields(Solver):
+    def step(self, x, memory, interval: StepInterval):
         return x, memory
 
 
@@ -118,12 +120,12 @@ class NoGenerator(Solver):
     [
         (Scaled(SCHEDULER), loop(SCHEDULER), "sequential", "is off by"),
         (Mixes(SCHEDULER), loop(SCHEDULER), "rows", "let rows not influence each other"),
-        (StopsShort(SCHEDULER), loop(SCHEDULER), "jumps", "from level leg.s to level leg.t"),
-        (DrawsItself(SCHEDULER), loop(SCHEDULER), "noise", "leg.noise"),
+        (StopsShort(SCHEDULER), loop(SCHEDULER), "jumps", "from level interval.s to level interval.t"),
+        (DrawsItself(SCHEDULER), loop(SCHEDULER), "noise", "interval.noise"),
         (DrawsItself(SCHEDULER), loop(SCHEDULER), "finish", "bit by bit"),
         (DrawsTooOften(NOISY), loop(NOISY), "noise", "draws"),
         (Uncorrected(SCHEDULER), loop(SCHEDULER), "memory", "correct"),
-        (NoGenerator(SCHEDULER), loop(SCHEDULER), "sequential", "must be a generator"),
+        (ReturnsInsteadOfYields(SCHEDULER), loop(SCHEDULER), "sequential", "must be a generator"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Solver) else None,
 )
@@ -222,9 +224,9 @@ class Forgets(Solver):
 
     stochastic = True
 
-    def step(self, x, memory, leg: Leg):
-        clean, _, _ = yield from leg.predict(x)
-        return clean + leg.t.sigma * torch.randn_like(x), memory
+    def step(self, x, memory, interval: StepInterval):
+        clean, _, _ = yield from interval.predict(x)
+        return clean + interval.t.sigma * torch.randn_like(x), memory
 
 
 def test_a_wrong_solver_on_a_bare_denoiser_is_found():

@@ -1,4 +1,4 @@
-"""Coefficients that are made once for each kind of step are those that are made for every leg."""
+"""Coefficients that are made once for each kind of step are those that are made for every interval."""
 
 import optree
 import pytest
@@ -13,9 +13,9 @@ from diffusers import (
 )
 from parareal_diffusers import sample
 from parareal_diffusers._schedulers.native import grid_of, prepared, solver_of
-from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.dpm.coefficients import Coefficients
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.step_interval import StepInterval
 from parareal_diffusers.testing import GaussianMixture
 
 STEPS = 12
@@ -32,7 +32,7 @@ SCHEDULERS = {
 }
 
 
-def legs(grid, history):
+def intervals(grid, history):
     """Steps and jumps from every node, with every length of history that is evenly spaced, and one that is not."""
     rows = []
     for length in (1, 3):
@@ -43,7 +43,7 @@ def legs(grid, history):
     rows.append((8, 12, [5, 4, 0][:history]))
     start, stop, nodes = (torch.tensor(x) for x in zip(*rows, strict=True))
     state = torch.zeros(len(rows), 2, 3)
-    return Leg(grid, start, stop, torch.zeros_like(start), state), nodes.reshape(len(rows), history)
+    return StepInterval(grid, start, stop, torch.zeros_like(start), state), nodes.reshape(len(rows), history)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -51,10 +51,13 @@ def test_made_once_is_made_for_every_leg(name):
     scheduler, history = SCHEDULERS[name]
     scheduler = prepared(scheduler, STEPS)
     solver, grid = solver_of(scheduler), grid_of(scheduler)
-    leg, nodes = legs(grid, history or 0)
+    interval, nodes = intervals(grid, history or 0)
     given = [nodes] if history else [None]
     given += [(1 + (nodes >= 0).sum(dim=1)).clamp(max=history)] if name == "unipc" else []
-    expected, found = solver._coefficients(leg, *given), once(leg, solver._coefficients, *given)
+    expected, found = (
+        solver._coefficients(interval, *given),
+        look_up_coefficients(interval, solver._coefficients, *given),
+    )
     assert optree.tree_structure(expected) == optree.tree_structure(found)
     for a, b in zip(optree.tree_leaves(expected), optree.tree_leaves(found), strict=True):
         assert a.dtype == b.dtype

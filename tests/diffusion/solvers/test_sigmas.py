@@ -505,7 +505,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
     with pytest.raises(ValueError, match="leave num_inference_steps out"):
         sample(denoised(model), x, Euler(sigmas), num_inference_steps=5)
     with pytest.raises(ValueError, match="two nodes at each level"):
-        Heun().check(Euler().grid_on(sigmas))
+        Heun().check_fine(Euler().grid_on(sigmas))
     with pytest.raises(ValueError, match="steps over the nodes of Sigmas"):
         sample(lambda x, t: x, x, Heun(DDIMScheduler()), num_inference_steps=5)
     with pytest.raises(ValueError, match="orders 1 and 2 only"):

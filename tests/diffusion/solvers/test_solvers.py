@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
-from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, Identity, models, sample
+from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, IdentitySolver, models, sample
 from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
 from parareal_diffusers._schedulers.native import grid_of, prepared
 from parareal_diffusers.testing import GaussianMixture, relative_error
@@ -87,7 +87,7 @@ def test_what_auto_means():
     assert coarse_solver("auto", DDIM(eta=0.5), grid) == DDIM(eta=0.5)
     assert coarse_solver("auto", sde, grid) == DDPM()
     assert coarse_solver("auto", sde, grid_of(prepared(FLOW, 10))) == sde
-    assert coarse_solver("same", Identity(), grid) == Identity()
+    assert coarse_solver("same", IdentitySolver(), grid) == IdentitySolver()
 
 
 def test_a_coarse_scheduler_is_left_alone():

@@ -9,8 +9,8 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear, posterior_variance
-from parareal_diffusers._solvers.solver import Routine, Solver, needs_variance_preserving
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Solver, StepGenerator, check_variance_preserving
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -42,32 +42,32 @@ class DDIM(Solver):
         """Whether eta is positive."""
         return self.eta > 0
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        s, t = leg.s, leg.t
-        clean, noise, _ = yield from leg.predict(x)
+        s, t = interval.s, interval.t
+        clean, noise, _ = yield from interval.predict(x)
         if self.use_clipped_model_output:
             noise = (x - s.alpha * clean) / s.sigma
         if not self.eta:
             return t.alpha * clean + t.sigma * noise, memory
-        std = leg.std(self._std(s, t))
+        std = interval.std(self._std(s, t))
         left = (1 - t.alpha_cumprod - std**2).clamp(min=0)  # below zero for jumps over nodes that fit badly, no others
         x = t.alpha * clean + left**0.5 * noise
-        return x + leg.noise(std), memory
+        return x + interval.noise(std), memory
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, and how much noise it adds."""
-        std = self._std(leg.s, leg.t)
-        return Linear((1 - leg.t.alpha_cumprod - std**2) ** 0.5 / leg.s.sigma, std)
+        std = self._std(interval.s, interval.t)
+        return Linear((1 - interval.t.alpha_cumprod - std**2) ** 0.5 / interval.s.sigma, std)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` for noise on the nodes of a flow."""
         if self.eta:
-            needs_variance_preserving(self, grid)
+            check_variance_preserving(self, grid)
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where rounding makes the square of a step's coefficient negative."""
-        super().check(grid)
+        super().check_fine(grid)
         std = self._std(grid.start, grid.stop)
         bad = torch.nonzero(1 - grid.stop.alpha_cumprod - std**2 < 0).flatten().tolist()
         if bad:

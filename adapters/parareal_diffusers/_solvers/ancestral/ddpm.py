@@ -9,9 +9,9 @@ from torch import Tensor
 from parareal.driver import Memory, StructureError, one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import Linear, posterior, posterior_variance
-from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.solver import Routine, Solver, needs_variance_preserving
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
+from parareal_diffusers._solvers.solver import Solver, StepGenerator, check_variance_preserving
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
 
@@ -53,40 +53,40 @@ class DDPM(Solver):
         """Whether the variance is learned."""
         return self.variance_type.startswith("learned")
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        clean, _, predicted = yield from leg.predict(x)
-        of_clean, of_state, std = once(leg, self._coefficients)
-        std = self._std(leg, predicted) if std is None else std
-        return of_clean * clean + of_state * x + leg.noise(std), memory
+        clean, _, predicted = yield from interval.predict(x)
+        of_clean, of_state, std = look_up_coefficients(interval, self._coefficients)
+        std = self._std(interval, predicted) if std is None else std
+        return of_clean * clean + of_state * x + interval.noise(std), memory
 
-    def _coefficients(self, leg: Leg, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _coefficients(self, interval: StepInterval, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return what clean sample, state and noise are multiplied by; None for a variance that is learned."""
-        s, t = leg.s.alpha_cumprod, leg.t.alpha_cumprod
+        s, t = interval.s.alpha_cumprod, interval.t.alpha_cumprod
         alpha = s / t
         mean = (t**0.5 * (1 - alpha)) / (1 - s), alpha**0.5 * (1 - t) / (1 - s)
-        return *mean, None if self.wants_variance else self._std(leg, None)
+        return *mean, None if self.wants_variance else self._std(interval, None)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` for the nodes of a flow."""
-        needs_variance_preserving(self, grid)
+        check_variance_preserving(self, grid)
 
     def draws(self, grid: Grid) -> Tensor:
         """Draw noise for every step but those at timestep 0 or below."""
         return grid.timesteps > 0
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, and how much noise it adds; if that is learned, the posterior's."""
-        small = posterior(leg.s, leg.t)
-        return small if self.wants_variance else small._replace(std=self._std(leg, None))
+        small = posterior(interval.s, interval.t)
+        return small if self.wants_variance else small._replace(std=self._std(interval, None))
 
-    def _std(self, leg: Leg, predicted: Tensor | None) -> Tensor:
-        beta = 1 - leg.s.alpha_cumprod / leg.t.alpha_cumprod
+    def _std(self, interval: StepInterval, predicted: Tensor | None) -> Tensor:
+        beta = 1 - interval.s.alpha_cumprod / interval.t.alpha_cumprod
         match self.variance_type:
             case "fixed_small":
-                return _posterior(leg) ** 0.5
+                return _posterior(interval) ** 0.5
             case "fixed_small_log":
-                return torch.exp(0.5 * torch.log(_posterior(leg)))
+                return torch.exp(0.5 * torch.log(_posterior(interval)))
             case "fixed_large":
                 return beta**0.5
         if predicted is None:
@@ -97,8 +97,8 @@ class DDPM(Solver):
         if self.variance_type == "learned":
             return predicted**0.5
         share = (predicted + 1) / 2
-        return torch.exp(0.5 * (share * torch.log(beta) + (1 - share) * torch.log(_posterior(leg))))
+        return torch.exp(0.5 * (share * torch.log(beta) + (1 - share) * torch.log(_posterior(interval))))
 
 
-def _posterior(leg: Leg) -> Tensor:
-    return posterior_variance(leg.s, leg.t).clamp(min=1e-20)
+def _posterior(interval: StepInterval) -> Tensor:
+    return posterior_variance(interval.s, interval.t).clamp(min=1e-20)

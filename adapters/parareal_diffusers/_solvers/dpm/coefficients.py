@@ -10,7 +10,7 @@ from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.solver import Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg, Prediction
+from parareal_diffusers._solvers.step_interval import Prediction, StepInterval
 
 ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
 TYPES = ("midpoint", "heun")
@@ -94,14 +94,14 @@ class DPM(Solver):
         """Whether the method integrates the predicted clean sample (DPM-Solver++), not the predicted noise."""
         return self.algorithm_type.endswith("++")
 
-    def predicted(self, x: Tensor, prediction: Prediction, leg: Leg) -> Tensor:
+    def convert_model_output(self, x: Tensor, prediction: Prediction, interval: StepInterval) -> Tensor:
         """Return what the method integrates; a clean sample that is clipped or thresholded implies another noise."""
-        if self.plus or (leg.grid.threshold is None and leg.grid.clip is None):
-            return self.integrated(prediction)
-        clean = leg.grid.constrained((x - leg.s.sigma * prediction.noise) / leg.s.alpha)
-        return (x - leg.s.alpha * clean) / leg.s.sigma
+        if self.plus or (interval.grid.threshold is None and interval.grid.clip is None):
+            return self.integrand(prediction)
+        clean = interval.grid.constrain((x - interval.s.sigma * prediction.noise) / interval.s.alpha)
+        return (x - interval.s.alpha * clean) / interval.s.sigma
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where there is no signal, from which the noise predicting forms cannot start."""
         if not self.plus and bool((grid.start.alpha == 0).any()):
             raise ValueError(
@@ -109,11 +109,11 @@ class DPM(Solver):
                 f"use '{self.algorithm_type}++'"
             )
 
-    def integrated(self, prediction: Prediction | Shift) -> Tensor:
+    def integrand(self, prediction: Prediction | Shift) -> Tensor:
         """Return the part of a prediction, or of its change, that the method integrates."""
         return prediction.clean if self.plus else prediction.noise
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, the predicted clean sample held fixed, and how much noise it adds."""
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
-        return Linear(c.state if self.plus else c.state + c.d0 / leg.s.sigma, c.noise)
+        c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
+        return Linear(c.state if self.plus else c.state + c.d0 / interval.s.sigma, c.noise)

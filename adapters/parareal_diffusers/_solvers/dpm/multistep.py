@@ -9,11 +9,11 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._grid.sigmas import Sigmas
-from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
-from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.history import PredictionHistory, check_finite
+from parareal_diffusers._solvers.solver import Shift, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -50,32 +50,38 @@ class DPMSolver(DPM):
             return None
         count = self.order - 1
         nodes = torch.full((len(x), count), -1, device=x.device)
-        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+        return PredictionHistory(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        prediction = yield from leg.predict(x)
-        m0 = self.predicted(x, prediction, leg)
-        state, d0, noise, weights = once(leg, self._coefficients, None if memory is None else memory.nodes)
-        new = self._kept(state, x, leg) + d0 * m0
+        prediction = yield from interval.predict(x)
+        m0 = self.convert_model_output(x, prediction, interval)
+        state, d0, noise, weights = look_up_coefficients(
+            interval, self._coefficients, None if memory is None else memory.nodes
+        )
+        new = self._scale_state(state, x, interval) + d0 * m0
         if memory is not None:
-            new = self._higher(new, weights, m0, memory)
+            new = self._add_higher_order(new, weights, m0, memory)
             latest = torch.cat([m0[:, None], memory.predictions[:, :-1]], dim=1)
-            memory = History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
-        return (new + leg.noise(noise) if self.stochastic else new), memory
+            memory = PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
+        return (new + interval.noise(noise) if self.stochastic else new), memory
 
-    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Return what the state, the prediction and the noise are multiplied by, and the weights of higher order."""
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
-        return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, leg)
+        c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
+        return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, interval)
 
-    def _kept(self, factor: Tensor, x: Tensor, leg: Leg) -> Tensor:
+    def _scale_state(self, factor: Tensor, x: Tensor, interval: StepInterval) -> Tensor:
         """Return what a step keeps of its state; the scheduler casts it to float32, whatever the states are."""
-        if x.dtype is not torch.float64 or not leg.grid.casts:
+        if x.dtype is not torch.float64 or not interval.grid.casts:
             return factor * x
-        return torch.where(leg.rows(leg.stop == leg.start + 1), (factor * x.float()).double(), factor * x)
+        return torch.where(
+            interval.rows(interval.stop == interval.start + 1), (factor * x.float()).double(), factor * x
+        )
 
-    def _higher(self, new: Tensor, weights: "_HigherOrderWeights", m0: Tensor, memory: History) -> Tensor:
+    def _add_higher_order(
+        self, new: Tensor, weights: "_HigherOrderWeights", m0: Tensor, memory: PredictionHistory
+    ) -> Tensor:
         """Add the terms of second and third order, for rows that have them."""
         d1 = weights.inverse_r0 * (m0 - memory.predictions[:, 0])
         if self.order == 2:
@@ -83,18 +89,20 @@ class DPMSolver(DPM):
         difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
         return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
 
-    def _weights(self, c: Coefficients, nodes: Tensor, leg: Leg, guarded: bool = True) -> "_HigherOrderWeights":
+    def _weights(
+        self, c: Coefficients, nodes: Tensor, interval: StepInterval, guarded: bool = True
+    ) -> "_HigherOrderWeights":
         """Return the weights; `guarded`, rows whose step or history has no length take a step of first order."""
-        order = self.orders(nodes, leg).reshape(c.d0.shape)
-        h = leg.t.half_log_snr - leg.s.half_log_snr
-        then = [leg.level(nodes[:, i].clamp(min=0)).half_log_snr for i in range(self.order - 1)]
+        order = self.orders(nodes, interval).reshape(c.d0.shape)
+        h = interval.t.half_log_snr - interval.s.half_log_snr
+        then = [interval.level(nodes[:, i].clamp(min=0)).half_log_snr for i in range(self.order - 1)]
         if guarded:
-            no_length = (h == 0) | (leg.s.half_log_snr == then[0])
+            no_length = (h == 0) | (interval.s.half_log_snr == then[0])
             if self.order == 3:
                 no_length |= (then[0] == then[1]) & (order == 3)
             order = torch.where(no_length, 1, order)
         second, third = order >= 2, order >= 3
-        r0 = torch.where(second, (leg.s.half_log_snr - then[0]) / h, 1.0)
+        r0 = torch.where(second, (interval.s.half_log_snr - then[0]) / h, 1.0)
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
         d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
         if self.order == 2:
@@ -103,31 +111,31 @@ class DPMSolver(DPM):
         d2, share = torch.where(third, c.d2, 0.0), torch.where(third, r0 / (r0 + r1), 0.0)
         return _HigherOrderWeights(1.0 / r0, d1, d2, share, 1.0 / r1, 1.0 / (r0 + r1))
 
-    def orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+    def orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step: what the history allows, less at the end of the grid."""
         order = 1 + (nodes >= 0).sum(dim=1)
-        few = self.lower_order_final and leg.grid.steps < 15
-        last, before = leg.stop == leg.grid.steps, leg.stop == leg.grid.steps - 1
+        few = self.lower_order_final and interval.grid.steps < 15
+        last, before = interval.stop == interval.grid.steps, interval.stop == interval.grid.steps - 1
         if few:
             order = torch.where(before, order.clamp(max=2), order)
         lower = last if few or self.euler_at_final else torch.zeros_like(last)
-        return torch.where(lower | (leg.t.sigma.flatten() == 0), 1, order)
+        return torch.where(lower | (interval.t.sigma.flatten() == 0), 1, order)
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered predictions as the coarse solver's have changed."""
-        return History(memory.predictions + self.integrated(shift)[:, None], memory.nodes)
+        return PredictionHistory(memory.predictions + self.integrand(shift)[:, None], memory.nodes)
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
-        leg = Leg.of_steps(grid)
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t, leg.grid.casts)
-        found = {"coefficient": c.state + c.d0 + c.noise}
+        super().check_fine(grid)
+        interval = StepInterval.of_steps(grid)
+        c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
+        coefficients = {"coefficient": c.state + c.d0 + c.noise}
         if self.order > 1:
-            nodes = torch.stack([leg.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
-            weights = self._weights(c, nodes, leg, guarded=False)
-            found |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
-        check_finite({name: x.flatten() for name, x in found.items() if x is not None}, grid)
+            nodes = torch.stack([interval.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
+            weights = self._weights(c, nodes, interval, guarded=False)
+            coefficients |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
+        check_finite({name: x.flatten() for name, x in coefficients.items() if x is not None}, grid)
 
     def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Return float32: the scheduler draws noise in it whatever the states are; in theirs on `Sigmas`."""

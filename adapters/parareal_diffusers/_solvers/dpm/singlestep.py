@@ -9,11 +9,11 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._grid.sigmas import with_middles
-from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.dpm.coefficients import DPM, Coefficients
 from parareal_diffusers._solvers.history import check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Shift, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 class Cycle(NamedTuple):
@@ -58,24 +58,28 @@ class DPMSolverSinglestep(DPM):
         nodes = torch.full((len(x), count), -1, device=x.device)
         return Cycle(x.new_zeros(x.shape), x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        prediction = yield from leg.predict(x)
-        m = self.predicted(x, prediction, leg)
-        c = once(leg, self._coefficients, None if memory is None else memory.nodes)
+        prediction = yield from interval.predict(x)
+        m = self.convert_model_output(x, prediction, interval)
+        c = look_up_coefficients(interval, self._coefficients, None if memory is None else memory.nodes)
         if memory is None:
             new = c.state * x + c.d0 * m
-            return (new + leg.noise(c.noise) if self.stochastic else new), None
+            return (new + interval.noise(c.noise) if self.stochastic else new), None
         base = torch.where(per_row(c.order == 1, x), x, memory.base)
         new = self._update(m, base, memory, c)
-        return (new + leg.noise(c.noise) if self.stochastic else new), self._remembered(m, base, memory, c, leg)
+        return (new + interval.noise(c.noise) if self.stochastic else new), self._advance_cycle(
+            m, base, memory, c, interval
+        )
 
-    def _remembered(self, m: Tensor, base: Tensor, memory: Cycle, c: "_StageWeights", leg: Leg) -> Cycle:
+    def _advance_cycle(
+        self, m: Tensor, base: Tensor, memory: Cycle, c: "_StageWeights", interval: StepInterval
+    ) -> Cycle:
         """Add a prediction to each row's cycle, or begin a new one; at a cycle's end there is nothing to remember."""
         predictions, nodes, order = memory.predictions.clone(), memory.nodes.clone(), c.order
         nodes[order == 1] = -1
         rows, place = torch.arange(len(m), device=m.device), (order - 1).clamp(max=self.order - 2)
-        predictions[rows, place], nodes[rows, place] = m, leg.start
+        predictions[rows, place], nodes[rows, place] = m, interval.start
         ended, blank = c.ends, self.begin(m)
         return Cycle(
             torch.where(per_row(ended, base), blank.base, base),
@@ -94,47 +98,47 @@ class DPMSolverSinglestep(DPM):
         d1 = torch.where(per_row(c.order >= 3, m), (c.r0 * before - c.r1 * d1) / c.gap, d1)
         return c.state * base + c.d0 * d0 + c.d1 * d1 + c.d2 * d2
 
-    def _coefficients(self, leg: Leg, nodes: Tensor | None) -> "_StageWeights":
+    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> "_StageWeights":
         """Return the weights of steps from the bases to level t."""
         if nodes is None:
-            c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
+            c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
             return _StageWeights(c.state, c.d0, c.noise)
-        order = self._orders(nodes, leg)
-        begins = torch.cat([self.table(leg.grid) == 1, torch.tensor([True])]).to(leg.stop.device)
-        at_base = leg.level(leg.start - (order - 1))
-        h = leg.t.half_log_snr - at_base.half_log_snr
-        c = Coefficients.of(self.algorithm_type, at_base, leg.t)
+        order = self._orders(nodes, interval)
+        begins = torch.cat([self.step_orders(interval.grid) == 1, torch.tensor([True])]).to(interval.stop.device)
+        at_base = interval.level(interval.start - (order - 1))
+        h = interval.t.half_log_snr - at_base.half_log_snr
+        c = Coefficients.of(self.algorithm_type, at_base, interval.t)
         second, third = (order >= 2).reshape(h.shape), (order >= 3).reshape(h.shape)
-        r0 = torch.where(second, (leg.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
+        r0 = torch.where(second, (interval.s.half_log_snr - at_base.half_log_snr) / h, 1.0)
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
         d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
-        weights = _StageWeights(c.state, c.d0, c.noise, order, begins[leg.stop], d1, 1.0 / r0)
+        weights = _StageWeights(c.state, c.d0, c.noise, order, begins[interval.stop], d1, 1.0 / r0)
         if self.order < 3 or self.solver_type == "midpoint":
             return weights
-        between = leg.level((leg.start - 1).clamp(min=0)).half_log_snr
+        between = interval.level((interval.start - 1).clamp(min=0)).half_log_snr
         r1 = torch.where(third, (between - at_base.half_log_snr) / h, 1.0)
         gap, d2 = torch.where(third, r0 - r1, 1.0), torch.where(third, c.d2, 0.0)
         return weights._replace(r0=r0, r1=r1, inverse_r1=1.0 / r1, gap=gap, d2=d2)
 
-    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+    def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step: as the cycle says, less where its beginning is not known."""
-        table = self.table(leg.grid).to(leg.start.device)
+        table = self.step_orders(interval.grid).to(interval.start.device)
         known = 1 + (nodes >= 0).sum(dim=1)
-        order = torch.minimum(table[leg.start], known)
-        return torch.where((leg.stop != leg.start + 1) | (leg.t.sigma.flatten() == 0), 1, order)
+        order = torch.minimum(table[interval.start], known)
+        return torch.where((interval.stop != interval.start + 1) | (interval.t.sigma.flatten() == 0), 1, order)
 
-    def table(self, grid: Grid) -> Tensor:
+    def step_orders(self, grid: Grid) -> Tensor:
         """Return the order of every step, int64 of shape (N,)."""
         orders = torch.arange(grid.steps) % self.order + 1
         if self.lower_order_final and grid.steps % self.order == 0:
             orders[-1] = 1
         return orders
 
-    def bases(self, grid: Grid) -> list[int]:
+    def base_nodes(self, grid: Grid) -> list[int]:
         """Return the node from which every step starts: the first of its cycle."""
-        return [i - (order - 1) for i, order in enumerate(self.table(grid).tolist())]
+        return [i - (order - 1) for i, order in enumerate(self.step_orders(grid).tolist())]
 
-    def nodes(self, sigmas: Tensor) -> Tensor:
+    def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the nodes of cycles that end at the levels, each as long as `order`, even in log sigma; order 1, 2."""
         if self.order == 3:
             raise ValueError("on Sigmas, DPMSolverSinglestep has orders 1 and 2 only: use DPMSolver(order=3)")
@@ -144,22 +148,22 @@ class DPMSolverSinglestep(DPM):
         """Move the cycle's first state with the state, and the predictions as the coarse solver's have changed."""
         if bool((memory.nodes < 0).all()):  # no cycle is under way
             return memory
-        return Cycle(memory.base + change, memory.predictions + self.integrated(shift)[:, None], memory.nodes)
+        return Cycle(memory.base + change, memory.predictions + self.integrand(shift)[:, None], memory.nodes)
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
-        start, leg = torch.arange(grid.steps), Leg.of_steps(grid, self.bases(grid))
-        h = leg.t.half_log_snr - leg.s.half_log_snr
-        c = Coefficients.of(self.algorithm_type, leg.s, leg.t)
-        found: dict[str, Tensor] = {"coefficient": c.state + c.d0 + c.noise}
-        higher = (self.table(grid) >= 2) & (leg.t.sigma.flatten() > 0)
-        r0 = (leg.level(start).half_log_snr - leg.s.half_log_snr) / h
-        found["coefficient of its second order"] = torch.where(higher[:, None], c.heun / r0, 0.0)
-        third = (self.table(grid) == 3)[:, None] & (self.solver_type == "heun")
-        r1 = (leg.level((start - 1).clamp(min=0)).half_log_snr - leg.s.half_log_snr) / h
-        found["coefficient of its third order"] = torch.where(third, c.d2 / r1 / (r0 - r1), 0.0)
-        check_finite({name: x.flatten() for name, x in found.items()}, grid)
+        super().check_fine(grid)
+        start, interval = torch.arange(grid.steps), StepInterval.of_steps(grid, self.base_nodes(grid))
+        h = interval.t.half_log_snr - interval.s.half_log_snr
+        c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
+        coefficients: dict[str, Tensor] = {"coefficient": c.state + c.d0 + c.noise}
+        higher = (self.step_orders(grid) >= 2) & (interval.t.sigma.flatten() > 0)
+        r0 = (interval.level(start).half_log_snr - interval.s.half_log_snr) / h
+        coefficients["coefficient of its second order"] = torch.where(higher[:, None], c.heun / r0, 0.0)
+        third = (self.step_orders(grid) == 3)[:, None] & (self.solver_type == "heun")
+        r1 = (interval.level((start - 1).clamp(min=0)).half_log_snr - interval.s.half_log_snr) / h
+        coefficients["coefficient of its third order"] = torch.where(third, c.d2 / r1 / (r0 - r1), 0.0)
+        check_finite({name: x.flatten() for name, x in coefficients.items()}, grid)
 
 
 class _StageWeights(NamedTuple):

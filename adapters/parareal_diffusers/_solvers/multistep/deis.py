@@ -10,10 +10,10 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
-from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
+from parareal_diffusers._solvers.history import PredictionHistory, check_finite
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -44,70 +44,70 @@ class DEIS(Solver):
         """Remember no prediction."""
         count = max(1, self.order - 1)
         nodes = torch.full((len(x), count), -1, device=x.device)
-        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+        return PredictionHistory(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        prediction = yield from leg.predict(x)
-        m = (x - leg.s.alpha * prediction.clean) / leg.s.sigma
-        first, weights, order = once(leg, self._coefficients, memory.nodes)
-        new = leg.t.alpha / leg.s.alpha * x - per_row(first, x) * m
+        prediction = yield from interval.predict(x)
+        m = (x - interval.s.alpha * prediction.clean) / interval.s.sigma
+        first, weights, order = look_up_coefficients(interval, self._coefficients, memory.nodes)
+        new = interval.t.alpha / interval.s.alpha * x - per_row(first, x) * m
         if self.order > 1:
-            total = x / leg.s.alpha + per_row(weights[:, 0], x) * m
+            total = x / interval.s.alpha + per_row(weights[:, 0], x) * m
             for k in range(1, self.order):
                 total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
-            new = torch.where(per_row(order == 1, x), new, leg.t.alpha * total)
+            new = torch.where(per_row(order == 1, x), new, interval.t.alpha * total)
         latest = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
-        return new, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+        return new, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
-    def _coefficients(self, leg: Leg, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _coefficients(self, interval: StepInterval, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights and orders, of first order for jumps over nodes that fall together."""
-        first, weights, order = self._weights(nodes, leg)
+        first, weights, order = self._weights(nodes, interval)
         return first, weights, torch.where(torch.isfinite(weights.sum(dim=1)), order, 1)
 
-    def _weights(self, nodes: Tensor, leg: Leg) -> tuple[Tensor, Tensor, Tensor]:
+    def _weights(self, nodes: Tensor, interval: StepInterval) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weight of a step of first order, (R,), those of higher order, (R, order), and orders, (R,)."""
-        s, t = (levels.map(torch.flatten) for levels in (leg.s, leg.t))
+        s, t = (levels.map(torch.flatten) for levels in (interval.s, interval.t))
         h = t.half_log_snr - s.half_log_snr
         first = t.sigma * (torch.exp(h) - 1.0)
-        first = torch.where((t.sigma == 0) & (leg.stop != leg.start + 1), t.alpha * s.sigma / s.alpha, first)
-        order = self._orders(nodes, leg)
+        first = torch.where((t.sigma == 0) & (interval.stop != interval.start + 1), t.alpha * s.sigma / s.alpha, first)
+        order = self._orders(nodes, interval)
         weights = torch.zeros(len(h), self.order, device=h.device)
-        rho = [_rho(s), *(_rho(leg.level(nodes[:, k].clamp(min=0))) for k in range(self.order - 1))]
+        rho = [_rho(s), *(_rho(interval.level(nodes[:, k].clamp(min=0))) for k in range(self.order - 1))]
         for p in range(2, self.order + 1):
             rows = order == p
             weights[rows, :p] = _integrals([x[rows] for x in rho[:p]], _rho(t)[rows])
         return first, weights, order
 
-    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+    def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step: what the history allows, less at the end of the grid."""
         order = (1 + (nodes >= 0).sum(dim=1)).clamp(max=self.order)
-        last, before = leg.stop == leg.grid.steps, leg.stop == leg.grid.steps - 1
-        if self.lower_order_final and leg.grid.steps < 15:
+        last, before = interval.stop == interval.grid.steps, interval.stop == interval.grid.steps - 1
+        if self.lower_order_final and interval.grid.steps < 15:
             order = torch.where(before, order.clamp(max=2), torch.where(last, 1, order))
-        return torch.where((leg.t.sigma.flatten() == 0) & (leg.stop != leg.start + 1), 1, order)
+        return torch.where((interval.t.sigma.flatten() == 0) & (interval.stop != interval.start + 1), 1, order)
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered predictions as the coarse solver's have changed."""
-        return History(memory.predictions + shift.noise[:, None], memory.nodes)
+        return PredictionHistory(memory.predictions + shift.noise[:, None], memory.nodes)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where there is no signal, from which it cannot start."""
         if bool((grid.start.alpha == 0).any()):
             raise ValueError("DEIS cannot start at zero signal: use UniPC or DPMSolver, or another schedule")
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
-        leg = Leg.of_steps(grid)
-        nodes = torch.stack([leg.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
-        first, weights, order = self._weights(nodes, leg)
+        super().check_fine(grid)
+        interval = StepInterval.of_steps(grid)
+        nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
+        first, weights, order = self._weights(nodes, interval)
         plain = torch.where(order == 1, first, 0.0)
         check_finite({"coefficient": plain, "coefficient of its higher order": weights.sum(dim=1)}, grid)
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
-        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+        return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))
 
 
 def _rho(levels: Levels) -> Tensor:

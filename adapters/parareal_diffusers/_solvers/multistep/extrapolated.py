@@ -8,9 +8,9 @@ from torch import Tensor
 
 from parareal.driver import Memory, one_of
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._solvers.history import History
-from parareal_diffusers._solvers.solver import Routine, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.history import PredictionHistory
+from parareal_diffusers._solvers.solver import Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -51,24 +51,24 @@ class Extrapolated(Solver):
         """Remember nothing of v."""
         if self.order == 1:
             return None
-        return History(x.new_zeros(len(x), 1, *x.shape[1:]), torch.full((len(x), 1), -1, device=x.device))
+        return PredictionHistory(x.new_zeros(len(x), 1, *x.shape[1:]), torch.full((len(x), 1), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        prediction = yield from leg.predict(x)
-        sums = _sums_of(leg.grid, self.of)
-        of_clean, of_noise = (leg.rows(c[leg.start].to(x)) for c in (sums.of_clean, sums.of_noise))
+        prediction = yield from interval.predict(x)
+        sums = _sums_of(interval.grid, self.of)
+        of_clean, of_noise = (interval.rows(c[interval.start].to(x)) for c in (sums.of_clean, sums.of_noise))
         v = of_clean * prediction.clean + of_noise * prediction.noise
-        kept, constant, linear = (leg.rows(c.to(x)) for c in sums.between(leg.start, leg.stop))
+        kept, constant, linear = (interval.rows(c.to(x)) for c in sums.between(interval.start, interval.stop))
         new = kept * x + constant * v
         if memory is None:
             return new, None
         before = memory.nodes[:, 0]
-        way = torch.where(before >= 0, leg.start - before, 1)
-        slope = torch.where(leg.rows(before >= 0), v - memory.predictions[:, 0], 0.0) / leg.rows(way).to(x)
-        return new + linear * slope, History(v[:, None], leg.start[:, None])
+        way = torch.where(before >= 0, interval.start - before, 1)
+        slope = torch.where(interval.rows(before >= 0), v - memory.predictions[:, 0], 0.0) / interval.rows(way).to(x)
+        return new + linear * slope, PredictionHistory(v[:, None], interval.start[:, None])
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where it is not known what the velocity is."""
         if self.of == "velocity" and not has_velocity(grid):
             raise ValueError(

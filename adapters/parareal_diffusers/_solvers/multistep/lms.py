@@ -10,10 +10,10 @@ from torch import Tensor
 from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._noise import Linear
-from parareal_diffusers._solvers.coefficient_table import once
-from parareal_diffusers._solvers.history import History, check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
+from parareal_diffusers._solvers.history import PredictionHistory, check_finite
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -42,37 +42,39 @@ class LMS(Solver):
         """Remember no slope."""
         count = max(1, self.order - 1)
         nodes = torch.full((len(x), count), -1, device=x.device)
-        return History(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
+        return PredictionHistory(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        clean, _, _ = yield from leg.predict(x)
-        slope = (x - clean) / leg.s.sigma
-        weights = once(leg, self._coefficients, memory.nodes)
+        clean, _, _ = yield from interval.predict(x)
+        slope = (x - clean) / interval.s.sigma
+        weights = look_up_coefficients(interval, self._coefficients, memory.nodes)
         total = per_row(weights[:, 0], x) * slope
         for k in range(1, self.order):
             total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
         latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
-        return x + total, History(latest, torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1))
+        return x + total, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
-    def _coefficients(self, leg: Leg, nodes: Tensor) -> Tensor:
+    def _coefficients(self, interval: StepInterval, nodes: Tensor) -> Tensor:
         """Return the weights of the slopes, the latest first, in the states' dtype: shape (R, order)."""
-        weights = self._weights(nodes, leg)
+        weights = self._weights(nodes, interval)
         euler = torch.zeros_like(weights)
-        euler[:, 0] = (leg.t.sigma - leg.s.sigma).flatten()
+        euler[:, 0] = (interval.t.sigma - interval.s.sigma).flatten()
         finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
-        return self._upstream(torch.where(finite, weights, euler).to(leg.state.dtype), nodes, leg)
+        return self._use_upstream_weights(torch.where(finite, weights, euler).to(interval.state.dtype), nodes, interval)
 
-    def _upstream(self, weights: Tensor, nodes: Tensor, leg: Leg) -> Tensor:
+    def _use_upstream_weights(self, weights: Tensor, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Put the scheduler's own weights in for rows that make one of its steps."""
-        if self._table is None:
+        if self._upstream_weights is None:
             return weights
-        before = torch.stack([leg.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
-        own = (leg.stop == leg.start + 1) & (nodes == before).all(dim=1)  # not where a slice begins without history
-        return torch.where(own[:, None], self._table.to(weights)[leg.start], weights)
+        before = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        own = (interval.stop == interval.start + 1) & (nodes == before).all(
+            dim=1
+        )  # not where a slice begins without history
+        return torch.where(own[:, None], self._upstream_weights.to(weights)[interval.start], weights)
 
     @cached_property
-    def _table(self) -> Tensor | None:
+    def _upstream_weights(self) -> Tensor | None:
         """The weights of LMSDiscreteScheduler for every step, (N, order); None for other schedulers."""
         if not hasattr(self.scheduler, "get_lms_coefficient"):
             return None
@@ -84,15 +86,18 @@ class LMS(Solver):
                 table[i, k] = self.scheduler.get_lms_coefficient(order, i, k)
         return table
 
-    def _weights(self, nodes: Tensor, leg: Leg) -> Tensor:
+    def _weights(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Integrate the Lagrange polynomials through the row's nodes from level s to level t: shape (R, order).
 
         They are of degree 3 at most, for which Gauss's rule of two points is exact. float64.
         """
-        at = [leg.s.sigma, *(leg.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
+        at = [interval.s.sigma, *(interval.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
         sigma = torch.stack([x.flatten().double() for x in at], dim=1)
         known = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
-        middle, half = (leg.t.sigma + leg.s.sigma).flatten() / 2, (leg.t.sigma - leg.s.sigma).flatten() / 2
+        middle, half = (
+            (interval.t.sigma + interval.s.sigma).flatten() / 2,
+            (interval.t.sigma - interval.s.sigma).flatten() / 2,
+        )
         weights = torch.zeros_like(sigma)
         for k in range(self.order):
             for place in (-(3**-0.5), 3**-0.5):
@@ -105,9 +110,9 @@ class LMS(Solver):
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Change the remembered slopes as the coarse solver's have changed."""
-        return History(memory.predictions + shift.noise[:, None], memory.nodes)
+        return PredictionHistory(memory.predictions + shift.noise[:, None], memory.nodes)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where states are not clean + sigma * noise."""
         if not bool((grid.start.alpha == 1).all()):
             raise ValueError(
@@ -115,13 +120,13 @@ class LMS(Solver):
                 "is of the same kind"
             )
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
-        leg = Leg.of_steps(grid)
-        nodes = torch.stack([leg.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
-        check_finite({"coefficient of its history": self._weights(nodes, leg).sum(dim=1)}, grid)
+        super().check_fine(grid)
+        interval = StepInterval.of_steps(grid)
+        nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
+        check_finite({"coefficient of its history": self._weights(nodes, interval).sum(dim=1)}, grid)
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
-        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+        return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))

@@ -9,13 +9,13 @@ from torch import Tensor
 from parareal.driver import Memory, one_of
 from parareal_diffusers._grid.grid import Grid, Levels, per_row
 from parareal_diffusers._noise import Linear
-from parareal_diffusers._solvers.coefficient_table import once
+from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.history import check_finite
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
-class Corrected(NamedTuple):
+class UniPCMemory(NamedTuple):
     """What UniPC remembers, a row each."""
 
     state: Tensor
@@ -91,27 +91,27 @@ class UniPC(Solver):
     def begin(self, x: Tensor) -> Memory:
         """Remember nothing to correct with."""
         nodes = torch.full((len(x), self.order), -1, device=x.device)
-        return Corrected(x, x.new_zeros(len(x), self.order, *x.shape[1:]), nodes, torch.ones_like(nodes[:, 0]))
+        return UniPCMemory(x, x.new_zeros(len(x), self.order, *x.shape[1:]), nodes, torch.ones_like(nodes[:, 0]))
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Correct and advance every row; one evaluation."""
-        prediction = yield from leg.predict(x)
+        prediction = yield from interval.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
-        before, after, corrects, order = once(leg, self._coefficients, memory.nodes, memory.order)
+        before, after, corrects, order = look_up_coefficients(interval, self._coefficients, memory.nodes, memory.order)
         x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
         predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
-        nodes = torch.cat([leg.start[:, None], memory.nodes[:, :-1]], dim=1)
-        return after.apply(x, predictions), Corrected(x, predictions, nodes, order)
+        nodes = torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1)
+        return after.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
 
     def _coefficients(
-        self, leg: Leg, nodes: Tensor, order: Tensor
+        self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of correction and step, which rows are corrected, and the step's order."""
-        before, corrects = self._corrector(nodes, order, leg)
+        before, corrects = self._corrector(nodes, order, interval)
         corrects = corrects & before.finite()
-        nodes = torch.cat([leg.start[:, None], nodes[:, :-1]], dim=1)
-        order = self._orders(nodes, leg)
-        after = self._predictor(nodes, order, leg)
+        nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
+        order = self._orders(nodes, interval)
+        after = self._predictor(nodes, order, interval)
         first = ~after.finite()  # jumps over nodes that fall together, or to where there is no noise
         after = after._replace(
             gain=torch.where(first, 0.0, after.gain),
@@ -120,26 +120,30 @@ class UniPC(Solver):
         )
         return before, after, corrects, torch.where(first, 1, order)
 
-    def _orders(self, nodes: Tensor, leg: Leg) -> Tensor:
+    def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step: what the history allows, less at the end of the grid."""
         order = (nodes >= 0).sum(dim=1)
-        return torch.minimum(order, leg.grid.steps - leg.stop + 1) if self.lower_order_final else order
+        return torch.minimum(order, interval.grid.steps - interval.stop + 1) if self.lower_order_final else order
 
-    def _predictor(self, nodes: Tensor, order: Tensor, leg: Leg) -> UniPCWeights:
+    def _predictor(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> UniPCWeights:
         """Return the weights of UniP; `nodes` are those of predictions, the step's own first."""
-        return self._weights(nodes, order, leg.s, leg.t, leg, corrects=False)
+        return self._weights(nodes, order, interval.s, interval.t, interval, corrects=False)
 
-    def _corrector(self, nodes: Tensor, order: Tensor, leg: Leg) -> tuple[UniPCWeights, Tensor]:
+    def _corrector(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> tuple[UniPCWeights, Tensor]:
         """Return the weights of UniC for the step before, at whose end the rows are, and which rows are corrected."""
-        weights = self._weights(nodes, order, leg.level(nodes[:, 0].clamp(min=0)), leg.s, leg, corrects=True)
+        weights = self._weights(
+            nodes, order, interval.level(nodes[:, 0].clamp(min=0)), interval.s, interval, corrects=True
+        )
         disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
         return weights, ~torch.isin(nodes[:, 0], disabled)
 
-    def _weights(self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, leg: Leg, corrects: bool) -> UniPCWeights:
+    def _weights(
+        self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, interval: StepInterval, corrects: bool
+    ) -> UniPCWeights:
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
         start = s.half_log_snr.flatten()
         h = t.half_log_snr.flatten() - start
-        then = [leg.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
+        then = [interval.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
         ratios = torch.stack([*((x - start) / h for x in then), torch.ones_like(h)], dim=1)
         hh = -h if self.predict_x0 else h
         grown = torch.expm1(hh)
@@ -166,25 +170,25 @@ class UniPC(Solver):
         moved = shift.clean if self.predict_x0 else shift.noise
         return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None])
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where there is no signal, from which the noise predicting form cannot start."""
         if not self.predict_x0 and bool((grid.start.alpha == 0).any()):
             raise ValueError("UniPC with predict_x0=False cannot start at zero signal: use predict_x0=True")
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where a step's coefficients are not finite."""
-        super().check(grid)
+        super().check_fine(grid)
         if not self.predict_x0 and bool((grid.stop.sigma == 0).any()):
             raise ValueError(
                 "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: "
                 "use final_sigmas_type='sigma_min', or predict_x0=True"
             )
-        leg = Leg.of_steps(grid)
-        nodes = torch.stack([leg.start - k for k in range(self.order)], dim=1).clamp(min=-1)
-        order = self._orders(nodes, leg)
-        steps = self._predictor(nodes, order, leg)
+        interval = StepInterval.of_steps(grid)
+        nodes = torch.stack([interval.start - k for k in range(self.order)], dim=1).clamp(min=-1)
+        order = self._orders(nodes, interval)
+        steps = self._predictor(nodes, order, interval)
         before = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
-        ends, corrects = self._corrector(before, torch.cat([order[:1], order[:-1]]), leg)
+        ends, corrects = self._corrector(before, torch.cat([order[:1], order[:-1]]), interval)
         check_finite(
             {
                 "coefficient": steps.state + steps.first + steps.gain,
@@ -196,9 +200,9 @@ class UniPC(Solver):
             grid,
         )
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
-        return Linear(leg.t.sigma / leg.s.sigma, torch.zeros_like(leg.t.sigma))
+        return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))
 
 
 def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -43,33 +43,33 @@ class Churn:
         if not 0 <= self.s_tmin <= self.s_tmax:
             raise ValueError(f"0 <= s_tmin <= s_tmax is needed, got {self.s_tmin} and {self.s_tmax}")
 
-    def raised(self, sigmas: Tensor) -> Tensor:
+    def raise_levels(self, sigmas: Tensor) -> Tensor:
         """Return N + 1 levels, each but the last taken up to where its step starts."""
         gamma = min(self.s_churn / (len(sigmas) - 1), 2**0.5 - 1)
         within = (sigmas >= self.s_tmin) & (sigmas <= self.s_tmax)
         within[-1] = False
         return torch.where(within, sigmas * (gamma + 1), sigmas)
 
-    def entry(self, sigmas: Tensor) -> float:
+    def initial_noise_std(self, sigmas: Tensor) -> float:
         """Return how much noise takes latents from the first of N + 1 levels up to where the first step starts."""
-        return float(_between(sigmas[0], self.raised(sigmas)[0])) * self.s_noise
+        return float(_between(sigmas[0], self.raise_levels(sigmas)[0])) * self.s_noise
 
-    def up(self, leg: Leg) -> Tensor:
+    def noise_std(self, interval: StepInterval) -> Tensor:
         """Return how much noise takes each row's state from where a single step ends up to level t, times s_noise.
 
         Of shape (R, 1, ..), in the states' dtype; zero for steps that end at the next node's level.
         """
-        return _between(self.target(leg), leg.t.sigma).to(leg.state.dtype) * self.s_noise
+        return _between(self.target_sigma(interval), interval.t.sigma).to(interval.state.dtype) * self.s_noise
 
-    def target(self, leg: Leg) -> Tensor:
+    def target_sigma(self, interval: StepInterval) -> Tensor:
         """Return the sigma that single steps go down to before noise is added, of shape (R, 1, ..)."""
-        down = leg.grid.down  # None where this is a coarse solver for another that does not churn
-        return leg.t.sigma if down is None else leg.rows(down[leg.stop - 1])
+        down = interval.grid.down  # None where this is a coarse solver for another that does not churn
+        return interval.t.sigma if down is None else interval.rows(down[interval.stop - 1])
 
-    def down(self, leg: Leg) -> Tensor:
+    def down_sigma(self, interval: StepInterval) -> Tensor:
         """Return the sigma that each row's step or jump goes down to before noise is added, of shape (R, 1, ..)."""
-        jump = _between(leg.std(torch.zeros_like(leg.t.sigma)), leg.t.sigma)
-        return torch.where(leg.rows(leg.stop == leg.start + 1), self.target(leg), jump)
+        jump = _between(interval.std(torch.zeros_like(interval.t.sigma)), interval.t.sigma)
+        return torch.where(interval.rows(interval.stop == interval.start + 1), self.target_sigma(interval), jump)
 
 
 def _between(low: Tensor, high: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
-from parareal_diffusers._solvers.sigma.two_stage import Stage, TwoStage
+from parareal_diffusers._solvers.sigma.two_stage import FirstStage, TwoStage
 
 
 @final
@@ -38,11 +38,11 @@ class DPM2S(TwoStage):
         """Whether noise is added."""
         return self.noise != "none"
 
-    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    def slope(self, memory: FirstStage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
         """Return the slope from the step's beginning to what is predicted at its middle."""
         return (memory.base - clean) / origin
 
-    def up(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
+    def noise_std(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
         """Return the scale of the noise of steps that are complete or, for an SDE, halfway."""
         return torch.where(completes | (self.noise == "sde"), ancestral_std(s, t), 0.0)
 
@@ -50,6 +50,6 @@ class DPM2S(TwoStage):
         """Draw noise where a step is completed, or halfway, above zero."""
         return ((torch.arange(grid.steps) % 2 == 1) | (self.noise == "sde")) & (grid.stop.sigma > 0)
 
-    def nodes(self, sigmas: Tensor) -> Tensor:
+    def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the nodes of steps and of their middles."""
         return with_middles(sigmas, downwards(sigmas) if self.noise == "ancestral" else sigmas[1:])

@@ -11,11 +11,11 @@ from torch import Tensor
 from parareal.driver import Memory, whole_number
 from parareal_diffusers._grid.grid import Grid, per_row
 from parareal_diffusers._grid.sigmas import Sigmas, even
-from parareal_diffusers._solvers.solver import Routine, Shift, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
-class Block(NamedTuple):
+class StepStart(NamedTuple):
     """The step that a row is in the midst of; blank where a step begins."""
 
     base: Tensor
@@ -65,24 +65,26 @@ class DPMFast(Solver):
     def begin(self, x: Tensor) -> Memory:
         """Remember no step under way."""
         zero = torch.zeros_like(x)
-        return Block(zero, zero, torch.full((len(x),), -1, device=x.device))
+        return StepStart(zero, zero, torch.full((len(x),), -1, device=x.device))
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row by one stage; one evaluation."""
-        _, noise, _ = yield from leg.predict(x)
-        single = leg.stop == leg.start + 1
+        _, noise, _ = yield from interval.predict(x)
+        single = interval.stop == interval.start + 1
         goes_on = (memory.node >= 0) & single
         under_way = per_row(goes_on, x)
         base, first = torch.where(under_way, memory.base, x), torch.where(under_way, memory.noise, noise)
-        origin = torch.where(goes_on, memory.node, leg.start)
-        s, t = leg.level(origin).sigma, leg.t.sigma
-        straight, curved, last = (x.to(leg.start.device)[leg.start] for x in _stages(self.orders(leg.grid.steps)))
-        straight, curved = leg.rows(straight), leg.rows(curved)
+        origin = torch.where(goes_on, memory.node, interval.start)
+        s, t = interval.level(origin).sigma, interval.t.sigma
+        straight, curved, last = (
+            x.to(interval.start.device)[interval.start] for x in _stages(self.orders(interval.grid.steps))
+        )
+        straight, curved = interval.rows(straight), interval.rows(curved)
         bend = torch.where(curved > 0, curved * ((s - t) / (s / t).log() - t), straight * (s - t))
         new = base + (t - s) * first - torch.where(under_way, bend, 0.0) * (noise - first)
         node = torch.where(single & ~last, origin, -1)
         kept = per_row(node >= 0, x)
-        return new, Block(torch.where(kept, base, 0.0), torch.where(kept, first, 0.0), node)
+        return new, StepStart(torch.where(kept, base, 0.0), torch.where(kept, first, 0.0), node)
 
     def orders(self, evaluations: int) -> tuple[int, ...]:
         """Return the order of each step of a grid of so many nodes; 1 for all where they do not add up."""
@@ -93,12 +95,12 @@ class DPMFast(Solver):
         cut = next((ending[i:] for i in range(1, len(ending)) if sum(ending[i:]) == evaluations), None)
         return (1,) * evaluations if cut is None else cut
 
-    def bases(self, grid: Grid) -> list[int]:
+    def base_nodes(self, grid: Grid) -> list[int]:
         """Return the node from which every step starts: the first of its own."""
         orders = self.orders(grid.steps)
         return [sum(orders[:i]) for i, order in enumerate(orders) for _ in range(order)]
 
-    def nodes(self, sigmas: Tensor) -> Tensor:
+    def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the nodes of steps: from N + 1 levels, those where they begin, their middles and the end."""
         count = len(sigmas) - 1
         orders = ((3,) * count + tuple(self.ending))[-count:] if len(self.ending) < count else self.ending[-count:]
@@ -117,9 +119,9 @@ class DPMFast(Solver):
         """Change what a step under way began with as it goes with the change of the state."""
         if int(memory.node) < 0:
             return memory
-        return Block(memory.base + shift.previous, memory.noise + shift.noise, memory.node)
+        return StepStart(memory.base + shift.previous, memory.noise + shift.noise, memory.node)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where states are not clean + sigma * noise."""
         if not bool((grid.start.alpha == 1).all()):
             raise ValueError("DPMFast steps over the nodes of Sigmas; on a scheduler's use DPMSolverSinglestep")

@@ -10,8 +10,8 @@ from parareal.driver import Memory
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._noise import Linear
 from parareal_diffusers._solvers.sigma.churn import Churn, check_churned
-from parareal_diffusers._solvers.solver import Routine, Solver
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import Solver, StepGenerator
+from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
@@ -46,27 +46,29 @@ class Euler(Solver):
         """Whether noise is added."""
         return self.ancestral or self.churn is not None
 
-    def step(self, x: Tensor, memory: Memory, leg: Leg) -> Routine:
+    def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row; one evaluation."""
-        kept = leg.as_single_precision(x)
-        clean, _, _ = yield from leg.predict(x, kept)
-        slope = (kept - clean) / leg.s.sigma
+        kept = interval.as_single_precision(x)
+        clean, _, _ = yield from interval.predict(x, kept)
+        slope = (kept - clean) / interval.s.sigma
         if self.churn is not None:
-            return kept + slope * (self.churn.down(leg) - leg.s.sigma) + leg.noise(self.churn.up(leg)), memory
+            return kept + slope * (self.churn.down_sigma(interval) - interval.s.sigma) + interval.noise(
+                self.churn.noise_std(interval)
+            ), memory
         if not self.ancestral:
-            return kept + slope * (leg.t.sigma - leg.s.sigma), memory
-        up = leg.std(self._up(leg.s, leg.t))
-        down = (leg.t.sigma**2 - up**2).clamp(min=0) ** 0.5
-        return kept + slope * (down - leg.s.sigma) + leg.noise(up), memory
+            return kept + slope * (interval.t.sigma - interval.s.sigma), memory
+        up = interval.std(self._up(interval.s, interval.t))
+        down = (interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5
+        return kept + slope * (down - interval.s.sigma) + interval.noise(up), memory
 
-    def linear(self, leg: Leg) -> Linear:
+    def linear(self, interval: StepInterval) -> Linear:
         """Say what a step does to its state, and how much noise it adds."""
         if self.churn is not None:
-            return Linear(self.churn.target(leg) / leg.s.sigma, self.churn.up(leg))
-        up = self._up(leg.s, leg.t)
-        return Linear((leg.t.sigma**2 - up**2) ** 0.5 / leg.s.sigma, up)
+            return Linear(self.churn.target_sigma(interval) / interval.s.sigma, self.churn.noise_std(interval))
+        up = self._up(interval.s, interval.t)
+        return Linear((interval.t.sigma**2 - up**2) ** 0.5 / interval.s.sigma, up)
 
-    def suits(self, grid: Grid) -> None:
+    def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` where states are not clean + sigma * noise."""
         alpha, sigma = grid.start.alpha, grid.start.sigma
         flow = bool((alpha + sigma - 1).abs().max() < 1e-5)
@@ -76,19 +78,19 @@ class Euler(Solver):
                 "noise, flows; on others DDIM is the same method, and DDPM with ancestral noise"
             )
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` where it cannot churn."""
-        super().check(grid)
+        super().check_fine(grid)
         if self.churn is not None:
             check_churned(grid)
 
-    def levels(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
+    def node_and_target_sigmas(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return where steps start, and where they end before noise is added."""
-        return (sigmas, None) if self.churn is None else (self.churn.raised(sigmas), sigmas[1:])
+        return (sigmas, None) if self.churn is None else (self.churn.raise_levels(sigmas), sigmas[1:])
 
-    def entry(self, grid: Grid) -> float | None:
+    def initial_noise_std(self, grid: Grid) -> float | None:
         """Return by how much churn raises the latents."""
-        return None if self.churn is None else self.churn.entry(self.scheduler.values)
+        return None if self.churn is None else self.churn.initial_noise_std(self.scheduler.values)
 
     def draws(self, grid: Grid) -> Tensor:
         """Draw noise where a step ends above zero, or another one follows."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._solvers.sigma.two_stage import Churning, Stage
+from parareal_diffusers._solvers.sigma.two_stage import Churning, FirstStage
 
 
 @final
@@ -24,13 +24,13 @@ class Heun(Churning):
         churn: add noise before each step, on `Sigmas` only; by name.
     """
 
-    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    def slope(self, memory: FirstStage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
         """Return the mean of the slopes at both ends."""
         return ((memory.base - memory.clean) / origin + (x - clean) / sigma) / 2
 
-    def check(self, grid: Grid) -> None:
+    def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` unless levels come in pairs."""
-        super().check(grid)
+        super().check_fine(grid)
         second = slice(1, None, 2)
         stop = grid.stop.sigma if grid.down is None else grid.down
         if not torch.equal(grid.start.sigma[second], stop[second]):
@@ -39,16 +39,16 @@ class Heun(Churning):
                 "Sigmas make them"
             )
 
-    def nodes(self, sigmas: Tensor) -> Tensor:
+    def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return two nodes at each level but the first and, where that is zero, the last."""
         last = sigmas[-1:] if bool(sigmas[-1] == 0) else sigmas[-1:].repeat(2)
         return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), last])
 
-    def levels(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
+    def node_and_target_sigmas(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the nodes, the first of each step raised by churn, and where steps end before."""
-        nodes = self.nodes(sigmas)
+        nodes = self.node_sigmas(sigmas)
         if self.churn is None:
             return nodes, None
         raised = nodes.clone()
-        raised[: 2 * len(sigmas) - 2 : 2] = self.churn.raised(sigmas)[:-1]
+        raised[: 2 * len(sigmas) - 2 : 2] = self.churn.raise_levels(sigmas)[:-1]
         return raised, nodes[1:]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, Levels
 from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
-from parareal_diffusers._solvers.sigma.two_stage import Churning, Stage
+from parareal_diffusers._solvers.sigma.two_stage import Churning, FirstStage
 
 
 @final
@@ -40,11 +40,11 @@ class KDPM2(Churning):
         """Whether noise is added."""
         return self.ancestral or self.churn is not None
 
-    def slope(self, memory: Stage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    def slope(self, memory: FirstStage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
         """Return the slope at the middle."""
         return (x - clean) / sigma
 
-    def up(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
+    def noise_std(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
         """Return the scale of the noise of steps that are complete."""
         return torch.where(completes, ancestral_std(s, t), 0.0) if self.ancestral else torch.zeros_like(t.sigma)
 
@@ -54,15 +54,15 @@ class KDPM2(Churning):
             return super().draws(grid)
         return (torch.arange(grid.steps) % 2 == 1) & (grid.stop.sigma > 0)
 
-    def nodes(self, sigmas: Tensor) -> Tensor:
+    def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the nodes of steps and of their middles."""
         return with_middles(sigmas, downwards(sigmas) if self.ancestral else sigmas[1:])
 
-    def levels(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
+    def node_and_target_sigmas(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the nodes, steps begun where churn raises them to, and where steps end before."""
         if self.churn is None:
-            return self.nodes(sigmas), None
-        nodes = with_middles(self.churn.raised(sigmas), sigmas[1:])
+            return self.node_sigmas(sigmas), None
+        nodes = with_middles(self.churn.raise_levels(sigmas), sigmas[1:])
         down = nodes[1:].clone()
         down[1::2] = sigmas[1 : 1 + len(down[1::2])]
         return nodes, down

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._noise import posterior_variance
-from parareal_diffusers._solvers.solver import routine
-from parareal_diffusers._solvers.step_interval import Leg
+from parareal_diffusers._solvers.solver import start_step
+from parareal_diffusers._solvers.step_interval import StepInterval
 from parareal_diffusers.bench.cases.problems import Parts
 from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
 
@@ -32,7 +32,9 @@ class Counted:
 
     def step(self, x: Tensor, start: Tensor, stop: Tensor, output: Tensor) -> Tensor:
         """Return the solver's steps, or jumps, between nodes of shape (R,), given what the network said of x."""
-        step = routine(self.parts.solver, x, None, Leg(self.parts.grid, start, stop, torch.zeros_like(start), x))
+        step = start_step(
+            self.parts.solver, x, None, StepInterval(self.parts.grid, start, stop, torch.zeros_like(start), x)
+        )
         next(step)
         try:
             step.send(output)
