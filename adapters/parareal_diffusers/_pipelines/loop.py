@@ -24,7 +24,7 @@ from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._pipelines.stand_ins.scheduler import plain, stand_in
 from parareal_diffusers._pipelines.waiting import WaitingLoop
-from parareal_diffusers._sampling.options import sizes_of
+from parareal_diffusers._sampling.options import resolve_batch_sizes
 
 
 @final
@@ -51,7 +51,7 @@ class Drive:
     ):
         self.settings, self.step_options, self.doubled, self.counted = settings, step_options, doubled, counted
         self.plans = plans if settings.open else {}
-        self.sizes_to_fill = sizes_of(settings.pad_batch, settings.max_batch)
+        self.sizes_to_fill = resolve_batch_sizes(settings.pad_batch, settings.max_batch)
         self.most = max(self.sizes_to_fill, default=settings.max_batch)
         self.replicas: Replicas | None = None
         self.interrupted: Callable[[], bool] = lambda: False

@@ -11,8 +11,8 @@ from parareal_diffusers._pipelines.settings import Settings, loop_method
 from parareal_diffusers._pipelines.stand_ins.network import is_compiled
 from parareal_diffusers._pipelines.stand_ins.replicas import check_replicable
 from parareal_diffusers._pipelines.stand_ins.scheduler import with_steps
-from parareal_diffusers._sampling.noise_source import check_own_noise
-from parareal_diffusers._schedulers.native import check_known
+from parareal_diffusers._sampling.noise_source import check_noise_dtype
+from parareal_diffusers._schedulers.native import check_supported_scheduler
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -23,12 +23,12 @@ def check_pipeline(pipe: Any) -> None:
         raise ValueError("the pipeline is parallelized already: call disable() of that handle before")
     if getattr(pipe, "scheduler", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no scheduler, whose steps could be made in parallel")
-    check_known(pipe.scheduler)
+    check_supported_scheduler(pipe.scheduler)
 
 
 def check_call(pipe: Any, family: Family, given: Mapping[str, Any], devices: bool) -> None:
     """Raise `ValueError` for a call that cannot be right; `devices`, on several."""
-    check_known(pipe.scheduler)
+    check_supported_scheduler(pipe.scheduler)
     for name in family.networks:
         network: Any = getattr(pipe, name, None)
         check_network(name, network)
@@ -76,7 +76,7 @@ def check_scheduler(
     except Exception:
         return
     method = loop_method(settings, step_options, prepared, 0, len(prepared.timesteps), whole=True)
-    check_own_noise(method.fine, dtype, torch.promote_types(dtype, torch.float32))
+    check_noise_dtype(method.fine, dtype, torch.promote_types(dtype, torch.float32))
 
 
 def _remembers(module: torch.nn.Module) -> bool:

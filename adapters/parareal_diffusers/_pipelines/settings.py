@@ -9,10 +9,10 @@ import parareal
 from parareal.driver import SCHEDULES, divide_grid, one_of, optional_whole_number, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import checked_devices
-from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
-from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
+from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
+from parareal_diffusers._sampling.options import resolve_batch_sizes, resolve_boundaries, resolve_criterion
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_known, grid_of, prepared, solver_of
+from parareal_diffusers._schedulers.native import check_supported_scheduler, copy_with_timesteps, grid_of, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
 from parareal_diffusers._solvers.solver import Solver
@@ -51,9 +51,9 @@ class Settings:
         if isinstance(self.coarse, str):
             one_of("coarse", self.coarse, ["auto", "same", *COARSE])
         elif not isinstance(self.coarse, Solver):
-            check_known(self.coarse)
-        criterion_of(self.criterion, self.tolerance, 1)
-        sizes_of(self.pad_batch, self.max_batch)
+            check_supported_scheduler(self.coarse)
+        resolve_criterion(self.criterion, self.tolerance, 1)
+        resolve_batch_sizes(self.pad_batch, self.max_batch)
         checked_devices(self.devices)
 
     @property
@@ -96,7 +96,7 @@ def loop_method(
     Raises:
         TypeError, ValueError: what speaks against it, with a sentence that says what to change.
     """
-    scheduler = prepared(scheduler, None)
+    scheduler = copy_with_timesteps(scheduler, None)
     fine = solver_of(scheduler)
     if isinstance(fine, DDIM):
         given = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
@@ -109,7 +109,7 @@ def loop_method(
             "(docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
-    coarse = coarse_solver(settings.coarse, fine, grid)
+    coarse = resolve_coarse_solver(settings.coarse, fine, grid)
     fine.check_fine(grid)
     coarse.check_schedule(grid)
     bases = list(fine.base_nodes(grid))[first:last]
@@ -122,7 +122,7 @@ def loop_method(
         )
     if whole:
         return LoopMethod(fine, coarse, grid, first, [first, last])
-    edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
+    edges = resolve_boundaries(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
     return LoopMethod(fine, coarse, grid, first, [first + n for n in edges])
 
 

@@ -13,8 +13,8 @@ from parareal_diffusers._pipelines.running import Listener, RunningLoop
 from parareal_diffusers._pipelines.settings import LoopMethod, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._sampling.coarse_stepper import propagators
-from parareal_diffusers._sampling.noise_source import check_generator, noise_of
-from parareal_diffusers._sampling.options import criterion_of
+from parareal_diffusers._sampling.noise_source import check_generator, make_noise_source
+from parareal_diffusers._sampling.options import resolve_criterion
 
 
 @final
@@ -59,14 +59,14 @@ class WaitingLoop:
         initial = latents.to(torch.promote_types(latents.dtype, torch.float32))
         check_generator(generator, initial)
         steps = range(method.first, method.edges[-1])
-        random = noise_of(method.fine, method.grid, initial, generator, output_dtype, steps)
+        random = make_noise_source(method.fine, method.grid, initial, generator, output_dtype, steps)
         run = self._run(initial, random)
         timesteps = self.scheduler.timesteps.to(latents.device)
         return RunningLoop(run, method, timesteps, initial, latents.dtype, random, listeners, self.note)
 
     def _run(self, initial: Tensor, random: NoiseSource | None) -> Run:
         method, settings = self.method, self.settings
-        criterion = criterion_of(settings.criterion, settings.tolerance, method.steps)
+        criterion = resolve_criterion(settings.criterion, settings.tolerance, method.steps)
         grid = method.grid.to(initial.device)
         pair = propagators(method.fine, method.coarse, grid, _network, random, initial, criterion)
         problem = Problem.checked(*pair, initial, method.edges, 1, levels=settings.levels)

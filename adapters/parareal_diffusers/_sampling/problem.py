@@ -19,7 +19,7 @@ from parareal_diffusers._sampling.spacing import space_boundaries
 from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import (
     check_native_grid,
-    check_scheduler,
+    check_supported_scheduler,
     copy_with_timesteps,
     grid_of,
     solver_of,
@@ -28,7 +28,7 @@ from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver
 
 LOG_SNR = 0.4
-"""the argument `log_snr` of `boundaries` for automatic slices; errors were smallest with it (docs/reference/solvers.md)"""
+"""`log_snr` of `boundaries` for automatic slices; errors were smallest with this value (docs/reference/solvers.md)"""
 
 
 @final
@@ -116,7 +116,7 @@ def _resolve_fine_solver(solver: Any, steps: int | None, takes_sigma: bool) -> t
             return solver, _sigma_grid(solver, steps, takes_sigma)
         is_fallback = isinstance(solver, AnyScheduler)
         # `AnyScheduler` runs every scheduler's own step; native solver objects need a grid that is known.
-        (check_scheduler if is_fallback else check_native_grid)(solver.scheduler)
+        (check_supported_scheduler if is_fallback else check_native_grid)(solver.scheduler)
         scheduler = copy_with_timesteps(solver.scheduler, steps)
         if is_fallback:
             return _fallback_solver(scheduler, takes_sigma, solver.options)

@@ -126,7 +126,9 @@ class Snapshots:
     def slots_in(self, skeleton: int) -> list[tuple[str, int]]:
         """Return attribute and position of each slot that a skeleton uses; none for skeleton -1."""
         values = {} if skeleton < 0 else self._skeletons[skeleton]
-        return [(name, x.position) for name, value in values.items() for _, x in _entries(value) if isinstance(x, _Slot)]
+        return [
+            (name, x.position) for name, value in values.items() for _, x in _entries(value) if isinstance(x, _Slot)
+        ]
 
     def restore(self, data: Tensor, skeleton: int, node: int, copies: int = 1, path: Any = None) -> Any:
         """Return a copy of the scheduler in a captured state.

@@ -12,7 +12,7 @@ from parareal_diffusers._grid.grid import prediction_type_of
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._sampling.denoiser import denoised
 from parareal_diffusers._sampling.sample import sample
-from parareal_diffusers._schedulers.native import prepared, solver_of
+from parareal_diffusers._schedulers.native import copy_with_timesteps, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing._errors import relative_error
@@ -60,7 +60,7 @@ def check_solver(
     Raises:
         TypeError, ValueError: if there is nothing to compare the solver with, no model for it, or no native solver.
     """
-    fine = solver if isinstance(solver, Solver) else solver_of(prepared(solver, max(steps)))
+    fine = solver if isinstance(solver, Solver) else solver_of(copy_with_timesteps(solver, max(steps)))
     if fine.scheduler is None:
         raise ValueError(f"{type(fine).__name__} needs the nodes to step over: {type(fine).__name__}(scheduler)")
     if reference is None:
@@ -102,7 +102,7 @@ def _scheduler_reference(solver: Solver, steps: int) -> Reference:
             f"check_solver does not know what {type(solver).__name__} on Sigmas must be equal to: give a sequential "
             "loop as reference=, called as reference(model, latents, sigmas, generator)"
         )
-    native = solver_of(prepared(solver.scheduler, steps))
+    native = solver_of(copy_with_timesteps(solver.scheduler, steps))
     options: dict[str, Any] = {}
     if isinstance(native, DDIM) and isinstance(solver, DDIM):
         options = {"eta": solver.eta, "use_clipped_model_output": solver.use_clipped_model_output}

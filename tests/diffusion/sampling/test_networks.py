@@ -175,7 +175,7 @@ def test_the_mixture_knows_its_score():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 5), (3, 4, 4)])
 def test_an_output_that_would_broadcast_is_refused(shape):
-    with pytest.raises(ValueError, match="must return the like"):
+    with pytest.raises(ValueError, match="must return the same shape"):
         sample(lambda x, t: x.new_zeros(len(x), *shape), latents(2, 1, 4, 4), SCHEDULER, num_inference_steps=5)
 
 

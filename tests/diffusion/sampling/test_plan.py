@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import plan, sample
 from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.prepared import prepare
+from parareal_diffusers._sampling.problem import prepare
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
 from parareal_diffusers import DDIM, AnyScheduler, denoised, sample
-from parareal_diffusers._sampling.noise_source import noise_of
-from parareal_diffusers._schedulers.snapshot import SMALL
+from parareal_diffusers._sampling.noise_source import make_noise_source
+from parareal_diffusers._schedulers.snapshot import PROBE_STATE
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
 from problems import smooth_network as network
 
@@ -284,7 +284,7 @@ def test_the_scheduler_is_left_alone():
     ("kind", "message"),
     [
         ("PNDMScheduler", "repeats its first timesteps; use DPMSolverMultistepScheduler"),
-        ("EntropyBoundScheduler", "neither a sigma for each of its steps nor an alpha for each timestep"),
+        ("EntropyBoundScheduler", "no sigma per step and no alpha per timestep"),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_any_work(kind, message):
@@ -382,7 +382,7 @@ def replay(latents, steps):
     scheduler = diffusers.DDPMScheduler()
     scheduler.set_timesteps(steps)
     solver = AnyScheduler(scheduler)
-    return noise_of(solver, solver.grid(), latents, torch.Generator(), latents.dtype, range(steps))
+    return make_noise_source(solver, solver.grid(), latents, torch.Generator(), latents.dtype, range(steps))
 
 
 def test_replayed_noise_is_let_go_with_the_solve():
@@ -416,4 +416,4 @@ def test_a_scheduler_is_run_once_to_see_its_state():
     scheduler = Noted()
     x = noise(scheduler)
     sample(network, x, scheduler, num_inference_steps=6, slices=2)
-    assert runs.count(tuple(SMALL.shape)) == 6
+    assert runs.count(tuple(PROBE_STATE.shape)) == 6

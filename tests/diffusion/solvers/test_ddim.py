@@ -304,7 +304,7 @@ def test_errors_before_any_work(kind, message, change):
 @pytest.mark.parametrize(
     ("message", "free"),
     [
-        ("names label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
+        ("name label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
         ("structure and shapes", {"labels": torch.tensor([3])}),
         ("a row for each of the 2 samples", {"shared": 9}),
         ("structure and shapes", {"labels": None}),
