@@ -119,7 +119,7 @@ class ReturnsInsteadOfYields(Solver):
     ("solver", "reference", "name", "message"),
     [
         (Scaled(SCHEDULER), loop(SCHEDULER), "sequential", "is off by"),
-        (Mixes(SCHEDULER), loop(SCHEDULER), "rows", "let rows not influence each other"),
+        (Mixes(SCHEDULER), loop(SCHEDULER), "rows", "rows must not influence each other"),
         (StopsShort(SCHEDULER), loop(SCHEDULER), "jumps", "from level interval.s to level interval.t"),
         (DrawsItself(SCHEDULER), loop(SCHEDULER), "noise", "interval.noise"),
         (DrawsItself(SCHEDULER), loop(SCHEDULER), "finish", "bit by bit"),
@@ -136,11 +136,11 @@ def test_mistakes_are_named(solver, reference, name, message):
 @pytest.mark.parametrize(
     ("message", "solver"),
     [
-        ("does not know what Right must be equal to", Right(SCHEDULER)),
-        ("it is not what a DDIMScheduler does", DPMSolver(SCHEDULER)),
-        ("it is not what a DPMSolverMultistepScheduler does", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
-        ("it is not what a DDPMScheduler does", DDPM(DDPMScheduler(variance_type="fixed_large"))),
-        ("it is not what a DPMSolverMultistepScheduler does", DDIM(DPMSolverMultistepScheduler())),
+        ("has no reference for Right", Right(SCHEDULER)),
+        ("its steps are not those of a DDIMScheduler", DPMSolver(SCHEDULER)),
+        ("its steps are not those of a DPMSolverMultistepScheduler", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
+        ("its steps are not those of a DDPMScheduler", DDPM(DDPMScheduler(variance_type="fixed_large"))),
+        ("its steps are not those of a DPMSolverMultistepScheduler", DDIM(DPMSolverMultistepScheduler())),
         ("needs the nodes to step over", DDIM()),
         ("no model that predicts variances", DDPMScheduler(variance_type="learned_range")),
     ],
