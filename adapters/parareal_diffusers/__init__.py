@@ -1,5 +1,8 @@
 """Parallel-in-time sampling of diffusion models: the samplers of diffusers on the Parareal engine."""
 
+import warnings
+from typing import TYPE_CHECKING
+
 from parareal_diffusers._grid.grid import Grid as Grid
 from parareal_diffusers._grid.grid import Levels as Levels
 from parareal_diffusers._grid.sigmas import Sigmas as Sigmas
@@ -33,3 +36,15 @@ from parareal_diffusers._solvers.solver import Shift as Shift
 from parareal_diffusers._solvers.solver import Solver as Solver
 from parareal_diffusers._solvers.step_interval import Prediction as Prediction
 from parareal_diffusers._solvers.step_interval import StepInterval as StepInterval
+
+_RENAMED_CLASSES = {"Leg": StepInterval, "Identity": IdentitySolver}
+
+if not TYPE_CHECKING:  # type checkers would accept any attribute of a module that has a __getattr__
+
+    def __getattr__(name: str) -> type:
+        """Return a renamed class by its old name, with a `DeprecationWarning` that names the new one."""
+        if name not in _RENAMED_CLASSES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        new = _RENAMED_CLASSES[name]
+        warnings.warn(f"{__name__}.{name} is now {__name__}.{new.__name__}", DeprecationWarning, stacklevel=2)
+        return new

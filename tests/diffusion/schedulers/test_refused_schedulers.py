@@ -162,7 +162,7 @@ def test_churn_on_a_schedulers_nodes():
         Heun(diffusers.HeunDiscreteScheduler(), churn=Churn(4.0)),
     ):
         info = outcome(never, solver, latents(solver.scheduler), num_inference_steps=5)
-        info.match("raises the levels of Sigmas: give the solver Sigmas .*AnyScheduler")
+        info.match("churn is supported on the levels of Sigmas only: pass Sigmas .*AnyScheduler")
 
 
 @pytest.mark.parametrize(

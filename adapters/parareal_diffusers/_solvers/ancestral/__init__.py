@@ -1,1 +1,1 @@
-"""DDIM and DDPM."""
+"""The ancestral samplers DDIM and DDPM."""

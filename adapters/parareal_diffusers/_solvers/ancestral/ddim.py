@@ -1,4 +1,4 @@
-"""DDIM, with and without added noise."""
+"""DDIM, deterministic or with added noise."""
 
 from dataclasses import dataclass
 from typing import final
@@ -18,13 +18,13 @@ from parareal_diffusers._solvers.step_interval import StepInterval
 class DDIM(Solver):
     """Denoising diffusion implicit models (Song, Meng, Ermon 2021, arXiv 2010.02502, eq. 12 and 16).
 
-    From node to next node it is `diffusers.DDIMScheduler.step`, in that scheduler's order of operations; a jump
-    over several nodes goes from the level where its first step starts to the level where its last step ends.
+    A step from node to node is `diffusers.DDIMScheduler.step`, with the same order of operations. A jump over several
+    nodes goes from the start level of its first step to the stop level of its last one.
 
     Args:
-        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
-        eta: the weight of the added noise, 0 for none, 1 for that of DDPM.
-        use_clipped_model_output: derive the noise from the clipped clean sample, as GLIDE does.
+        scheduler: a diffusers scheduler that defines the nodes; not needed for a coarse solver.
+        eta: weight of the added noise, from 0 for none to 1 for that of DDPM.
+        use_clipped_model_output: compute the noise from the clipped clean sample, as in GLIDE.
 
     Raises:
         ValueError: for an eta outside [0, 1].
@@ -35,7 +35,7 @@ class DDIM(Solver):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must be between 0 (no noise added) and 1 (as much as DDPM adds), got {self.eta}")
+            raise ValueError(f"eta must be between 0 (no noise added) and 1 (the noise of DDPM), but was {self.eta}")
 
     @property
     def stochastic(self) -> bool:
@@ -43,7 +43,7 @@ class DDIM(Solver):
         return self.eta > 0
 
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
-        """Advance every row; one evaluation."""
+        """Advance every row by eq. 12; one evaluation."""
         s, t = interval.s, interval.t
         clean, noise, _ = yield from interval.predict(x)
         if self.use_clipped_model_output:
@@ -51,31 +51,35 @@ class DDIM(Solver):
         if not self.eta:
             return t.alpha * clean + t.sigma * noise, memory
         std = interval.std(self._std(s, t))
-        left = (1 - t.alpha_cumprod - std**2).clamp(min=0)  # below zero for jumps over nodes that fit badly, no others
-        x = t.alpha * clean + left**0.5 * noise
+        # The variance that is left for the predicted noise. It is negative only in jumps, where the noises of the fine
+        # solver's steps may add up to more than the level's.
+        remainder = (1 - t.alpha_cumprod - std**2).clamp(min=0)
+        x = t.alpha * clean + remainder**0.5 * noise
         return x + interval.noise(std), memory
 
     def linear(self, interval: StepInterval) -> Linear:
-        """Say what a step does to its state, and how much noise it adds."""
+        """Return the steps as linear maps, with the predicted clean sample held fixed."""
         std = self._std(interval.s, interval.t)
         return Linear((1 - interval.t.alpha_cumprod - std**2) ** 0.5 / interval.s.sigma, std)
 
     def check_schedule(self, grid: Grid) -> None:
-        """Raise `ValueError` for noise on the nodes of a flow."""
+        """Raise `ValueError` for noise on a schedule that is not variance preserving."""
         if self.eta:
             check_variance_preserving(self, grid)
 
     def check_fine(self, grid: Grid) -> None:
-        """Raise `ValueError` where rounding makes the square of a step's coefficient negative."""
+        """Raise `ValueError` if rounding makes the radicand of a step's coefficient negative."""
         super().check_fine(grid)
         std = self._std(grid.start, grid.stop)
+        # Single steps must reproduce the scheduler, so the clamp of `step` would hide that its loop returns NaN.
         bad = torch.nonzero(1 - grid.stop.alpha_cumprod - std**2 < 0).flatten().tolist()
         if bad:
             raise ValueError(
                 f"step {bad[0]} of {grid.steps} with eta={self.eta} takes the root of a number that rounding has made "
-                "negative: the scheduler's own loop returns NaN here (docs/reference/upstream.md); use a smaller eta, or a "
-                "schedule that does not start at zero signal"
+                "negative: the scheduler's own loop returns NaN here (docs/reference/upstream.md); use a smaller eta, "
+                "or a schedule that does not start at zero signal"
             )
 
     def _std(self, s: Levels, t: Levels) -> Tensor:
+        """Return the standard deviation of the added noise (eq. 16)."""
         return self.eta * posterior_variance(s, t) ** 0.5

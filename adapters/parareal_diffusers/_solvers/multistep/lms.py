@@ -1,4 +1,4 @@
-"""Linear multistep: Adams-Bashforth in sigma."""
+"""The linear multistep method: Adams-Bashforth in sigma."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +19,11 @@ from parareal_diffusers._solvers.step_interval import StepInterval
 @final
 @dataclass(frozen=True)
 class LMS(Solver):
-    """Linear multistep in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
+    """The linear multistep method in sigma: Adams-Bashforth on uneven nodes (k-diffusion's `sample_lms`).
 
-    The slope dx / dsigma is extrapolated by the polynomial through the slopes at the nodes before. From node to next
-    node it is `diffusers.LMSDiscreteScheduler.step`, whose coefficients, integrated numerically in float32, are used.
+    The slope dx / dsigma is extrapolated by the polynomial through the slopes at the preceding nodes. A step from node
+    to node is `diffusers.LMSDiscreteScheduler.step`, with that scheduler's own coefficients, which it integrates
+    numerically.
 
     Args:
         scheduler: a LMSDiscreteScheduler, EulerDiscreteScheduler or `Sigmas`; not needed for a coarse solver.
@@ -36,16 +37,16 @@ class LMS(Solver):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order must be between 1 and 4, got {self.order!r}")
+            raise ValueError(f"order must be between 1 and 4, but was {self.order!r}")
 
     def begin(self, x: Tensor) -> Memory:
-        """Remember no slope."""
-        count = max(1, self.order - 1)
+        """Return an empty history of slopes."""
+        count = max(1, self.order - 1)  # one entry even for order 1, so that there is always a memory
         nodes = torch.full((len(x), count), -1, device=x.device)
         return PredictionHistory(x.new_zeros(len(x), count, *x.shape[1:]), nodes)
 
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
-        """Advance every row; one evaluation."""
+        """Advance every row: x + sum over k of weight_k * slope_k; one evaluation."""
         clean, _, _ = yield from interval.predict(x)
         slope = (x - clean) / interval.s.sigma
         weights = look_up_coefficients(interval, self._coefficients, memory.nodes)
@@ -56,26 +57,25 @@ class LMS(Solver):
         return x + total, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
     def _coefficients(self, interval: StepInterval, nodes: Tensor) -> Tensor:
-        """Return the weights of the slopes, the latest first, in the states' dtype: shape (R, order)."""
+        """Return the weights of the slopes, the latest first, in the states' dtype, shape (R, order)."""
         weights = self._weights(nodes, interval)
         euler = torch.zeros_like(weights)
         euler[:, 0] = (interval.t.sigma - interval.s.sigma).flatten()
-        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not for jumps over nodes that fall together
+        finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not in jumps over nodes that share a level
         return self._use_upstream_weights(torch.where(finite, weights, euler).to(interval.state.dtype), nodes, interval)
 
     def _use_upstream_weights(self, weights: Tensor, nodes: Tensor, interval: StepInterval) -> Tensor:
-        """Put the scheduler's own weights in for rows that make one of its steps."""
+        """Replace the weights of rows that make one of the scheduler's own steps by the scheduler's weights."""
         if self._upstream_weights is None:
             return weights
         before = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
-        own = (interval.stop == interval.start + 1) & (nodes == before).all(
-            dim=1
-        )  # not where a slice begins without history
+        # Not for rows whose history is shorter than the scheduler's, because their slice started without one.
+        own = (interval.stop == interval.start + 1) & (nodes == before).all(dim=1)
         return torch.where(own[:, None], self._upstream_weights.to(weights)[interval.start], weights)
 
     @cached_property
     def _upstream_weights(self) -> Tensor | None:
-        """The weights of LMSDiscreteScheduler for every step, (N, order); None for other schedulers."""
+        """LMSDiscreteScheduler's weights of every step, float64 of shape (N, order); None for other schedulers."""
         if not hasattr(self.scheduler, "get_lms_coefficient"):
             return None
         steps = len(self.scheduler.timesteps)
@@ -87,46 +87,49 @@ class LMS(Solver):
         return table
 
     def _weights(self, nodes: Tensor, interval: StepInterval) -> Tensor:
-        """Integrate the Lagrange polynomials through the row's nodes from level s to level t: shape (R, order).
+        """Integrate the Lagrange polynomials on each row's nodes over sigma, from level s to level t.
 
-        They are of degree 3 at most, for which Gauss's rule of two points is exact. float64.
+        The degree is at most 3, for which Gauss-Legendre quadrature with two points is exact.
+
+        Returns:
+            Weights of the slopes, the latest first, float64 of shape (R, order); zero for slopes not in the history.
         """
         at = [interval.s.sigma, *(interval.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
         sigma = torch.stack([x.flatten().double() for x in at], dim=1)
-        known = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
+        available = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
         middle, half = (
             (interval.t.sigma + interval.s.sigma).flatten() / 2,
             (interval.t.sigma - interval.s.sigma).flatten() / 2,
         )
         weights = torch.zeros_like(sigma)
         for k in range(self.order):
-            for place in (-(3**-0.5), 3**-0.5):
-                value, tau = torch.ones_like(sigma[:, 0]), middle.double() + place * half.double()
+            for point in (-(3**-0.5), 3**-0.5):
+                value, tau = torch.ones_like(sigma[:, 0]), middle.double() + point * half.double()
                 for j in range(self.order):
                     factor = (tau - sigma[:, j]) / (sigma[:, k] - sigma[:, j]) if j != k else 1.0
-                    value = value * torch.where(known[:, j], factor, 1.0)
+                    value = value * torch.where(available[:, j], factor, 1.0)
                 weights[:, k] += half.double() * value
-        return torch.where(known, weights, 0.0)
+        return torch.where(available, weights, 0.0)
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
-        """Change the remembered slopes as the coarse solver's have changed."""
+        """Add the increment of the predicted noise, which is the slope dx / dsigma, to the slopes in the history."""
         return PredictionHistory(memory.predictions + shift.noise[:, None], memory.nodes)
 
     def check_schedule(self, grid: Grid) -> None:
-        """Raise `ValueError` where states are not clean + sigma * noise."""
+        """Raise `ValueError` unless states are clean + sigma * noise."""
         if not bool((grid.start.alpha == 1).all()):
             raise ValueError(
-                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas; on others DEIS "
-                "is of the same kind"
+                "LMS steps over the nodes of LMSDiscreteScheduler, EulerDiscreteScheduler and Sigmas: with other "
+                "schedulers use DEIS, a multistep method of the same kind"
             )
 
     def check_fine(self, grid: Grid) -> None:
-        """Raise `ValueError` where a step's coefficients are not finite."""
+        """Raise `ValueError` if a step has a coefficient that is not finite."""
         super().check_fine(grid)
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
         check_finite({"coefficient of its history": self._weights(nodes, interval).sum(dim=1)}, grid)
 
     def linear(self, interval: StepInterval) -> Linear:
-        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
+        """Return the steps as linear maps without noise, with the predicted clean sample held fixed."""
         return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))

@@ -1,4 +1,4 @@
-"""UniPC: a predictor and a corrector of any order from one evaluation."""
+"""UniPC: a predictor and a corrector of any order with one evaluation per step."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -16,33 +16,43 @@ from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 class UniPCMemory(NamedTuple):
-    """What UniPC remembers, a row each."""
+    """The memory of UniPC: the last step's start, which the corrector starts from again, and earlier predictions."""
 
     state: Tensor
-    """the state one step earlier, corrected there, shape (R, *sample)"""
+    """corrected state one step earlier, shape (R, *sample)"""
     predictions: Tensor
-    """made at earlier nodes, the latest first, shape (R, order, *sample)"""
+    """predictions at earlier nodes, the latest first, shape (R, order, *sample)"""
     nodes: Tensor
-    """where they were made, int64 of shape (R, order); -1 where there is none"""
+    """nodes of the predictions, int64 of shape (R, order); -1 for no prediction yet"""
     order: Tensor
-    """of the last step, which its correction will have too, int64 of shape (R,)"""
+    """order of the last step, which its correction has too, int64 of shape (R,)"""
 
 
 class UniPCWeights(NamedTuple):
-    """x_t = state * x + first * m0 + gain * (sum over k of rho_k (m_k - m0) / ratio_k + last * (m_t - m0)); (R, ..)."""
+    """Weights of UniP and UniC (arXiv 2302.04867, Algorithms 1 and 2), each of shape (R, ...).
+
+    x_t = state * x - first * m0 - gain * (sum over k of rho_k (m_k - m0) / ratio_k + last * (m_t - m0)), with the
+    predictions m0 at the step's start, m_k at preceding nodes and m_t at its end.
+    """
 
     state: Tensor
     first: Tensor
     gain: Tensor
     ratios: Tensor
-    """(lambda_k - lambda_s) / h, of shape (R, order - 1); 1 where there is no m_k"""
+    """(lambda_k - lambda_s) / h, shape (R, order - 1); 1 if there is no m_k"""
     rhos: Tensor
-    """of shape (R, order - 1), zero where there is no m_k"""
+    """coefficients of the paper's eq. 9, shape (R, order - 1); zero if there is no m_k"""
     last: Tensor
-    """of what is predicted at the step's end: for the corrector only"""
+    """coefficient of the prediction at the step's end, shape (R,); used by the corrector only"""
 
     def apply(self, x: Tensor, predictions: Tensor, end: Tensor | None = None) -> Tensor:
-        """Step from x, with the predictions at its node and before, and for a correction that at the step's end."""
+        """Return the state at the end of the step.
+
+        Args:
+            x: states at the start, shape (R, *sample).
+            predictions: at the start and at preceding nodes, shape (R, order or more, *sample).
+            end: for the corrector, the predictions at the end of the step, shape (R, *sample).
+        """
         m0, slopes = predictions[:, 0], torch.zeros_like(x)
         for k in range(self.rhos.shape[1]):
             difference = (predictions[:, k + 1] - m0) / per_row(self.ratios[:, k], x)
@@ -53,7 +63,7 @@ class UniPCWeights(NamedTuple):
         return state * x - first * m0 - gain * slopes
 
     def finite(self) -> Tensor:
-        """Say which rows have finite weights: booleans of shape (R,)."""
+        """Return which rows have finite weights, booleans of shape (R,)."""
         return torch.isfinite(self.gain + self.last + (self.rhos / self.ratios).sum(dim=1))
 
 
@@ -62,19 +72,20 @@ class UniPCWeights(NamedTuple):
 class UniPC(Solver):
     """UniPC-p, with B(h) (Zhao et al. 2023, arXiv 2302.04867, Algorithms 1 and 2).
 
-    From node to next node it is `diffusers.UniPCMultistepScheduler.step`: the state is first corrected with what is
-    predicted at it, then advanced. As a coarse solver it costs one evaluation a jump.
+    A step from node to node is `diffusers.UniPCMultistepScheduler.step`: the prediction at the state first corrects the
+    preceding step, and then advances the corrected state. So predictor and corrector share one evaluation. As a coarse
+    solver it makes one evaluation per jump.
 
     Args:
-        scheduler: a diffusers scheduler whose nodes to step over; not needed for a coarse solver.
+        scheduler: a diffusers scheduler that defines the nodes; not needed for a coarse solver.
         order: p, at least 1; lower in the first steps.
         predict_x0: integrate the predicted clean sample, not the predicted noise.
-        solver_type: B(h): `"bh1"` is h, `"bh2"` is exp(h) - 1.
-        lower_order_final: take the last steps with orders p - 1, p - 2, ..
-        disable_corrector: steps whose result is not corrected.
+        solver_type: the function B(h): `"bh1"` is h, `"bh2"` is exp(h) - 1.
+        lower_order_final: reduce the order to p - 1, p - 2, ... in the last steps.
+        disable_corrector: numbers of the steps whose result is not corrected.
 
     Raises:
-        ValueError: for an order below 1, or another solver_type.
+        ValueError: for an order below 1, or another `solver_type`.
     """
 
     order: int = 2
@@ -85,19 +96,21 @@ class UniPC(Solver):
 
     def __post_init__(self) -> None:
         if self.order < 1:
-            raise ValueError(f"order must be at least 1, got {self.order!r}")
+            raise ValueError(f"order must be at least 1, but was {self.order!r}")
         one_of("solver_type", self.solver_type, ("bh1", "bh2"))
 
     def begin(self, x: Tensor) -> Memory:
-        """Remember nothing to correct with."""
+        """Return a memory without predictions, so that the first step corrects nothing."""
         nodes = torch.full((len(x), self.order), -1, device=x.device)
         return UniPCMemory(x, x.new_zeros(len(x), self.order, *x.shape[1:]), nodes, torch.ones_like(nodes[:, 0]))
 
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
-        """Correct and advance every row; one evaluation."""
+        """Correct (UniC) and advance (UniP) every row; one evaluation."""
         prediction = yield from interval.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
         before, after, corrects, order = look_up_coefficients(interval, self._coefficients, memory.nodes, memory.order)
+        # The scheduler's order: the corrector redoes the preceding step from its start, with the prediction m at its
+        # end. m was evaluated at the uncorrected x; the predictor starts from the corrected x with the same m.
         x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
         predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         nodes = torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1)
@@ -106,13 +119,13 @@ class UniPC(Solver):
     def _coefficients(
         self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
-        """Return the weights of correction and step, which rows are corrected, and the step's order."""
+        """Return the weights of corrector and predictor, which rows are corrected, and the orders of the steps."""
         before, corrects = self._corrector(nodes, order, interval)
         corrects = corrects & before.finite()
         nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
         order = self._orders(nodes, interval)
         after = self._predictor(nodes, order, interval)
-        first = ~after.finite()  # jumps over nodes that fall together, or to where there is no noise
+        first = ~after.finite()  # jumps over nodes that share a level, or to zero noise: order 1
         after = after._replace(
             gain=torch.where(first, 0.0, after.gain),
             ratios=torch.where(first[:, None], 1.0, after.ratios),
@@ -121,16 +134,16 @@ class UniPC(Solver):
         return before, after, corrects, torch.where(first, 1, order)
 
     def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
-        """Return the order of each row's step: what the history allows, less at the end of the grid."""
+        """Return the order of each row's step, int64 of shape (R,); lower with a short history and near the end."""
         order = (nodes >= 0).sum(dim=1)
         return torch.minimum(order, interval.grid.steps - interval.stop + 1) if self.lower_order_final else order
 
     def _predictor(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> UniPCWeights:
-        """Return the weights of UniP; `nodes` are those of predictions, the step's own first."""
+        """Return the weights of UniP; `nodes` are the nodes of the predictions, the step's start first."""
         return self._weights(nodes, order, interval.s, interval.t, interval, corrects=False)
 
     def _corrector(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> tuple[UniPCWeights, Tensor]:
-        """Return the weights of UniC for the step before, at whose end the rows are, and which rows are corrected."""
+        """Return the weights of UniC for the preceding step, at whose end the rows are, and which rows it corrects."""
         weights = self._weights(
             nodes, order, interval.level(nodes[:, 0].clamp(min=0)), interval.s, interval, corrects=True
         )
@@ -143,40 +156,40 @@ class UniPC(Solver):
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
         start = s.half_log_snr.flatten()
         h = t.half_log_snr.flatten() - start
-        then = [interval.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
-        ratios = torch.stack([*((x - start) / h for x in then), torch.ones_like(h)], dim=1)
+        past = [interval.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
+        ratios = torch.stack([*((x - start) / h for x in past), torch.ones_like(h)], dim=1)
         hh = -h if self.predict_x0 else h
-        grown = torch.expm1(hh)
-        b = hh if self.solver_type == "bh1" else grown
+        expm1 = torch.expm1(hh)
+        b = hh if self.solver_type == "bh1" else expm1
         rhos = torch.zeros_like(ratios)
-        for p in order.unique().tolist():
+        for p in order.unique().tolist():  # rows of one order share the size of the linear system
             rows = order == p
-            part = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
-            solved = _rhos(part, hh[rows], b[rows], corrects)
+            own_ratios = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
+            solved = _rhos(own_ratios, hh[rows], b[rows], corrects)
             rhos[rows, : p - 1] = solved[:, : p - 1]
             if corrects:
                 rhos[rows, -1] = solved[:, -1]
-        known = torch.arange(1, self.order, device=order.device) < order[:, None]
+        available = torch.arange(1, self.order, device=order.device) < order[:, None]
         s, t = (levels.map(torch.flatten) for levels in (s, t))
         outer, state = (t.alpha, t.sigma / s.sigma) if self.predict_x0 else (t.sigma, t.alpha / s.alpha)
-        first = outer * grown
-        if not self.predict_x0:  # its limit where there is no noise, and h is infinite: for jumps only
+        first = outer * expm1
+        if not self.predict_x0:  # the limit at zero noise, where h is infinite; only jumps end there
             first = torch.where(t.sigma == 0, t.alpha * s.sigma / s.alpha, first)
-        ratios = torch.where(known, ratios[:, :-1], 1.0)
+        ratios = torch.where(available, ratios[:, :-1], 1.0)
         return UniPCWeights(state, first, outer * b, ratios, rhos[:, :-1], rhos[:, -1])
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
-        """Change the predictions as the coarse solver's have changed, and the state before as it goes with them."""
-        moved = shift.clean if self.predict_x0 else shift.noise
-        return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + moved[:, None])
+        """Add the increment of the coarse prediction to the history, and `shift.previous` to the earlier state."""
+        increment = shift.clean if self.predict_x0 else shift.noise
+        return memory._replace(state=memory.state + shift.previous, predictions=memory.predictions + increment[:, None])
 
     def check_schedule(self, grid: Grid) -> None:
-        """Raise `ValueError` where there is no signal, from which the noise predicting form cannot start."""
+        """Raise `ValueError` if the noise-predicting form would start at zero signal."""
         if not self.predict_x0 and bool((grid.start.alpha == 0).any()):
             raise ValueError("UniPC with predict_x0=False cannot start at zero signal: use predict_x0=True")
 
     def check_fine(self, grid: Grid) -> None:
-        """Raise `ValueError` where a step's coefficients are not finite."""
+        """Raise `ValueError` if a step has a coefficient that is not finite."""
         super().check_fine(grid)
         if not self.predict_x0 and bool((grid.stop.sigma == 0).any()):
             raise ValueError(
@@ -201,15 +214,24 @@ class UniPC(Solver):
         )
 
     def linear(self, interval: StepInterval) -> Linear:
-        """Say what a step does to its state, the predicted clean sample held fixed: it adds no noise."""
+        """Return the steps as linear maps without noise, with the predicted clean sample held fixed."""
         return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))
 
 
 def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
-    """Solve for the rhos of order p (eq. 9 of the paper, divided by B(h)): (R, p) from ratios (R, p), the last one 1.
+    """Solve the linear system for the coefficients rho of order p (eq. 9 of the paper, divided by B(h)).
 
-    The predictor's system lacks the last row and column; of order 2 its answer is taken to be 1/2, and so is the
-    corrector's of order 1.
+    The predictor's system lacks the last row and column. As in the scheduler, its solution of order 2 is set to 1/2,
+    and so is the corrector's of order 1.
+
+    Args:
+        ratios: (lambda_k - lambda_s) / h of the preceding nodes, and 1 for the step's end, shape (R, p).
+        hh: -h if the clean sample is integrated, else h; shape (R,).
+        b: B(h), shape (R,).
+        corrects: whether to solve for the corrector.
+
+    Returns:
+        The coefficients, shape (R, p).
     """
     p = ratios.shape[1]
     if p == 1 or (p == 2 and not corrects):
@@ -223,5 +245,6 @@ def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
     matrix, vector = torch.stack(rows, dim=1), torch.stack(right, dim=1)
     if not corrects:
         matrix, vector = matrix[:, :-1, :-1], vector[:, :-1]
+    # solve_ex does not raise for singular systems, as of jumps over nodes that share a level. Callers test the result.
     solved = torch.linalg.solve_ex(matrix, vector)[0]
     return solved if corrects else torch.cat([solved, torch.zeros_like(hh)[:, None]], dim=1)

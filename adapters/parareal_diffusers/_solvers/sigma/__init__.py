@@ -1,1 +1,1 @@
-"""Methods in the noise level sigma, after k-diffusion."""
+"""Methods in the noise level sigma, as in k-diffusion."""

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2S) in sigma with noise: k-diffusion's ancestral and SDE samplers of two stages."""
+"""DPM-Solver++(2S) in sigma: the two-stage ancestral and SDE samplers of k-diffusion."""
 
 from dataclasses import dataclass
 from typing import final
@@ -15,17 +15,18 @@ from parareal_diffusers._solvers.sigma.two_stage import FirstStage, TwoStage
 @final
 @dataclass(frozen=True)
 class DPM2S(TwoStage):
-    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1, r = 1/2), with noise as k-diffusion adds it.
+    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1, r = 1/2), with noise as in k-diffusion.
 
-    A step leaves its beginning anew, in a straight line to the clean sample that is predicted at its middle. On
-    `Sigmas` it is `sample_dpmpp_2s_ancestral` or `sample_dpmpp_sde`, whose Brownian path is given as `noise_sampler=`.
+    The first stage steps to the middle. The second starts again from the step's first state, in a straight line towards
+    the clean sample predicted at the middle. On `Sigmas` it is `sample_dpmpp_2s_ancestral` or `sample_dpmpp_sde`, whose
+    Brownian path is passed as `noise_sampler=`.
 
     Args:
         scheduler: `Sigmas`; not needed for a coarse solver, which makes Euler's step.
-        noise: `"none"`, `"ancestral"`, once a step, or `"sde"`, at the middle, too.
+        noise: `"none"`, `"ancestral"` (at the end of each step) or `"sde"` (also in the middle).
 
     Raises:
-        ValueError: for another noise.
+        ValueError: for another value of `noise`.
     """
 
     noise: str = "ancestral"
@@ -39,17 +40,17 @@ class DPM2S(TwoStage):
         return self.noise != "none"
 
     def slope(self, memory: FirstStage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
-        """Return the slope from the step's beginning to what is predicted at its middle."""
+        """Return the slope from the step's first state to the clean sample predicted at its middle."""
         return (memory.base - clean) / origin
 
     def noise_std(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
-        """Return the scale of the noise of steps that are complete or, for an SDE, halfway."""
+        """Return the noise at the ends of steps and, for `noise="sde"`, in their middles."""
         return torch.where(completes | (self.noise == "sde"), ancestral_std(s, t), 0.0)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Draw noise where a step is completed, or halfway, above zero."""
+        """Return the nodes with noise: ends of steps above zero, and for `noise="sde"` also middles."""
         return ((torch.arange(grid.steps) % 2 == 1) | (self.noise == "sde")) & (grid.stop.sigma > 0)
 
     def node_sigmas(self, sigmas: Tensor) -> Tensor:
-        """Return the nodes of steps and of their middles."""
+        """Return the sigmas of the steps' starts and middles."""
         return with_middles(sigmas, downwards(sigmas) if self.noise == "ancestral" else sigmas[1:])

@@ -1,4 +1,4 @@
-"""What methods that call the network twice a step have in common: their steps go over two nodes."""
+"""Base classes of methods with two evaluations per step, whose steps span two nodes."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,130 +17,142 @@ from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 class FirstStage(NamedTuple):
-    """The step that a row is in the midst of; blank where a step begins."""
+    """The first stage of a step, as memory for the second; zero and -1 between steps."""
 
     base: Tensor
-    """the state where the step began, shape (R, *sample)"""
+    """state at the start of the step, shape (R, *sample)"""
     clean: Tensor
-    """the clean sample predicted there, shape (R, *sample)"""
+    """clean sample predicted there, shape (R, *sample)"""
     node: Tensor
-    """the node where the step began, int64 of shape (R,); -1 where there is no step under way"""
+    """node where the step started, int64 of shape (R,); -1 if no step is in progress"""
 
 
 @dataclass(frozen=True)
 class TwoStage(Solver):
-    """A method of order two in sigma: even nodes begin a step, with Euler's step to the odd one after.
+    """A second-order method in sigma with two stages per step.
 
-    States are clean + sigma * noise, or a flow's (1 - sigma) * clean + sigma * noise. Over several nodes it jumps as
-    Euler's method does, and so it does over a last single one.
+    The first stage, from an even node to the next, is an Euler step. The second starts from the step's first state
+    again, with the method's own slope. States are clean + sigma * noise, or a flow's (1 - sigma) * clean +
+    sigma * noise. A jump over several nodes is an Euler step, and so is a last step of a single node.
     """
 
     @abstractmethod
     def slope(self, memory: FirstStage, origin: Tensor, x: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
-        """Return dx / dsigma for the whole step, from what is known at its first and its second node.
+        """Return the slope dx / dsigma for the whole step.
 
-        `memory` and `origin`, a sigma, are of the first node, `x`, `clean` and `sigma` of the second.
+        Args:
+            memory: state and predicted clean sample at the step's first node.
+            origin: sigma at the first node, shape (R, 1, ...).
+            x: states at the second node, shape (R, *sample).
+            clean: clean samples predicted there, shape (R, *sample).
+            sigma: sigma there, shape (R, 1, ...).
         """
 
     def noise_std(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
-        """Return the standard deviation of the noise added at level t, of shape (R, 1, ..); by default none.
+        """Return the standard deviation of the noise added at level t, shape (R, 1, ...); zero by default.
 
-        `completes` says which rows complete a step.
+        Args:
+            s: levels at the starts of the steps.
+            t: levels where the rows arrive.
+            completes: whether a row completes a step, rather than its first stage.
         """
         return torch.zeros_like(t.sigma)
 
     def target_and_noise(self, s: Levels, interval: StepInterval, completes: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Return the sigma that each row goes down to from level s, (R, 1, ..), and the noise that is added there."""
+        """Return the sigma that each row aims at from level s, shape (R, 1, ...), and the noise that is added there."""
         if not self.stochastic:
             return interval.t.sigma, 0.0
         up = interval.std(self.noise_std(s, interval.t, completes))
         return (interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5, interval.noise(up)
 
     def begin(self, x: Tensor) -> Memory:
-        """Remember no step under way."""
+        """Return a memory without a step in progress."""
         zero = torch.zeros_like(x)
         return FirstStage(zero, zero, torch.full((len(x),), -1, device=x.device))
 
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row by one stage; one evaluation."""
-        kept = interval.as_single_precision(x) if self.rounds_states(interval.grid) else x
-        clean, _, _ = yield from interval.predict(x, kept)
+        # Schedulers of flows cast states to float32, but give the network the state as it is.
+        state = interval.as_single_precision(x) if self.rounds_states(interval.grid) else x
+        clean, _, _ = yield from interval.predict(x, state)
+        # A jump over several nodes abandons the step in progress.
         single = interval.stop == interval.start + 1
         completes = per_row((memory.node >= 0) & single, x)
         s = interval.level(torch.where(completes.flatten(), memory.node, interval.start))
-        whole = self.slope(memory, s.sigma, kept, clean, interval.s.sigma)
-        slope = torch.where(completes, whole, (kept - clean) / interval.s.sigma)
+        whole = self.slope(memory, s.sigma, state, clean, interval.s.sigma)
+        slope = torch.where(completes, whole, (state - clean) / interval.s.sigma)
         down, noise = self.target_and_noise(s, interval, completes)
-        new = torch.where(completes, memory.base, kept) + slope * (down - s.sigma) + noise
+        new = torch.where(completes, memory.base, state) + slope * (down - s.sigma) + noise
+        # A single node that is left over at the end of the grid starts no step: an Euler step is all there is.
         begins = single & (memory.node < 0) & (interval.start % 2 == 0) & (interval.stop < interval.grid.steps)
-        under_way, blank = per_row(begins, x), torch.zeros_like(x)
-        base, clean = torch.where(under_way, kept, blank), torch.where(under_way, clean, blank)
+        in_progress, zero = per_row(begins, x), torch.zeros_like(x)
+        base, clean = torch.where(in_progress, state, zero), torch.where(in_progress, clean, zero)
         return new, FirstStage(base, clean, torch.where(begins, interval.start, -1))
 
     def rounds_states(self, grid: Grid) -> bool:
-        """Whether the scheduler casts its states to float32, as those of flows do."""
+        """Return whether the scheduler casts states to float32, as the schedulers of flows do."""
         return not bool((grid.start.alpha == 1).all())
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
-        """Change what a step under way began with as it goes with the change of the state."""
+        """Correct the first state and prediction of a step in progress with the increments that go with `change`."""
         if int(memory.node) < 0:
             return memory
         return FirstStage(memory.base + shift.previous, memory.clean + shift.clean, memory.node)
 
     def base_nodes(self, grid: Grid) -> Sequence[int]:
-        """Return the node from which every step starts: the even one."""
+        """Return the node whose state each node's stage starts from: the even one."""
         return [i - i % 2 for i in range(grid.steps)]
 
     def check_schedule(self, grid: Grid) -> None:
-        """Raise `ValueError` where states are neither clean + sigma * noise nor, without noise, a flow's."""
+        """Raise `ValueError` unless states are clean + sigma * noise or, without added noise, a flow's."""
         name, (alpha, sigma) = type(self).__name__, grid.start[1:]
         flow = bool((alpha + sigma - 1).abs().max() < 1e-5) and not self.stochastic
         if not bool((alpha == 1).all()) and not flow:
             raise ValueError(
-                f"{name} steps over the nodes of Sigmas, of diffusers' schedulers in sigma with two stages a step and, "
-                "without noise, over those of flows; on others use DPMSolver"
+                f"{name} steps over the nodes of Sigmas, of diffusers' schedulers in sigma with two stages per step "
+                "and, without noise, of flows: with other schedulers use DPMSolver"
             )
 
     def linear(self, interval: StepInterval) -> Linear:
-        """Say what a step does to its state, the predicted clean sample held fixed, and how much noise it adds."""
+        """Return the steps as linear maps, with the predicted clean sample held fixed."""
         up = self.noise_std(interval.s, interval.t, interval.rows(interval.stop % 2 == 0))
         return Linear((interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5 / interval.s.sigma, up)
 
 
 @dataclass(frozen=True)
-class Churning(TwoStage):
-    """A method of two stages that may churn: noise is added where a step is completed, for the one to come."""
+class TwoStageChurn(TwoStage):
+    """A two-stage method with optional churn: noise for the next step is added at the end of each step."""
 
     churn: Churn | None = field(default=None, kw_only=True)
 
     @property
     def stochastic(self) -> bool:
-        """Whether noise is added."""
+        """Whether noise is added: with churn."""
         return self.churn is not None
 
     def target_and_noise(self, s: Levels, interval: StepInterval, completes: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Return where each row goes down to, and the noise that is added there."""
+        """Return the sigma that each row aims at, and the noise that is added there."""
         if self.churn is None:
             return super().target_and_noise(s, interval, completes)
         return self.churn.down_sigma(interval), interval.noise(self.churn.noise_std(interval))
 
     def linear(self, interval: StepInterval) -> Linear:
-        """Say what a step does to its state, and how much noise it adds."""
+        """Return the steps as linear maps, with the predicted clean sample held fixed."""
         if self.churn is None:
             return super().linear(interval)
         return Linear(self.churn.target_sigma(interval) / interval.s.sigma, self.churn.noise_std(interval))
 
     def check_fine(self, grid: Grid) -> None:
-        """Raise `ValueError` where it cannot churn."""
+        """Raise `ValueError` for churn on a grid that does not come from `Sigmas`."""
         super().check_fine(grid)
         if self.churn is not None:
             check_churned(grid)
 
     def initial_noise_std(self, grid: Grid) -> float | None:
-        """Return by how much churn raises the latents."""
+        """Return the standard deviation of the noise by which churn raises the latents; None without churn."""
         return None if self.churn is None else self.churn.initial_noise_std(self.scheduler.values)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Draw noise where a step is completed and another follows."""
+        """Return the nodes with noise: the ends of steps, except for the last step."""
         nodes = torch.arange(1, grid.steps + 1)
         return (nodes % 2 == 0) & (nodes < grid.steps)
