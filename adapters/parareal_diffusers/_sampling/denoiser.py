@@ -87,8 +87,9 @@ class Denoiser:
             TypeError: for an output without a tensor.
         """
         count = len(state)
+        # Padding rows repeat the last row, so they are valid input of its sample; their output is cut off below.
         if self.sizes:
-            state, node, sample = (_pad(x, self._padded_size(count)) for x in (state, node, sample))
+            state, node, sample = (_pad(x, self._choose_size(count)) for x in (state, node, sample))
         output = self._call_model(state, node, sample)
         # Shapes are compared exactly: an output that only broadcasts to the states' shape would give wrong results.
         fits = output.shape == state.shape or (
@@ -107,6 +108,7 @@ class Denoiser:
     def _call_model(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
         """Call the model once, with twice the rows under guidance."""
         x, timestep = self._model_input(state, node)
+        # The timestep is not cast: whole timesteps above 256 have no exact value in bfloat16.
         x = x if self.dtype is None else x.to(self.dtype)
         if self.guidance is None:
             kwargs = self._gather(lambda _, conditional: conditional[sample])
@@ -124,10 +126,11 @@ class Denoiser:
         """Return the model's arguments: the scaled state and its timestep, or the state over alpha and its sigma."""
         if not self.takes_sigma:
             return self.grid.scale_input(state, node), self.grid.timesteps[node]
+        # The grid's sigma is the factor of the noise in a state of any scale; k-diffusion's belongs to signal of scale 1.
         _, alpha, sigma = self.grid.start
         return state / per_row(alpha[node], state), (sigma / alpha)[node].to(state.dtype)
 
-    def _padded_size(self, count: int) -> int:
+    def _choose_size(self, count: int) -> int:
         """Return the smallest of the fixed batch sizes that holds `count` rows."""
         return next(size for size in self.sizes if size >= count)
 
@@ -156,6 +159,7 @@ class Denoiser:
         conditional: Any = self.kwargs
         # Not strict: trees of different structure are reported by the second check, which says more about them.
         for x, y in zip(optree.tree_leaves(unconditional), optree.tree_leaves(conditional), strict=False):
+            # Halves that share a call can only differ in leaves with rows; the same object is in both halves anyway.
             if x is not y and not self._is_per_sample(y):
                 raise ValueError(
                     f"guidance: its model_kwargs may only name entries with a row for each of the {self.samples} "

@@ -94,6 +94,8 @@ def prepare(
             "guidance must be Guidance(scale, model_kwargs={...}), which includes the conditioning of the unguided "
             f"half, not {type(guidance).__name__}"
         )
+    # The coarse solver is chosen by solver and grid, so these two come first. The order of the remaining checks only
+    # decides which of several errors is reported.
     fine, grid = _resolve_fine_solver(solver, num_inference_steps, isinstance(model, Denoised))
     coarse_solver = resolve_coarse_solver(coarse, fine, grid)
     fine.check_fine(grid)
@@ -117,6 +119,7 @@ def _resolve_fine_solver(solver: Any, steps: int | None, takes_sigma: bool) -> t
         is_fallback = isinstance(solver, AnyScheduler)
         # `AnyScheduler` runs every scheduler's own step; native solver objects need a grid that is known.
         (check_supported_scheduler if is_fallback else check_native_grid)(solver.scheduler)
+        # The user's scheduler is only read: timesteps are set on a copy, which takes its place in the solver.
         scheduler = copy_with_timesteps(solver.scheduler, steps)
         if is_fallback:
             return _fallback_solver(scheduler, takes_sigma, solver.options)

@@ -69,8 +69,8 @@ def sample(
         slices: a number, `"auto"`, `"sqrt"` or `"steps"`. `"auto"` chooses from the time of the network's calls,
             measured once, and from the iterations of earlier calls or else expected ones (`plan`, docs/how-to/plan.md);
             it chooses one slice if more are not predicted to be faster. Because times vary, so may the results of one
-            program, within the tolerance. `"sqrt"`, the rounded root of N, is deterministic. `"steps"` makes every
-            step a slice.
+            program, within the tolerance. `"sqrt"`, the rounded root of N, is deterministic. `"steps"` is one
+            slice per step.
         boundaries: nodes between 0 and N, rising, both ends included, in place of `slices`.
         levels: nested levels, outermost first, in place of `slices`: `(12, 9)` is 12 slices of 9 slices each
             (`parareal.Parareal`). `boundaries` may bound the slices of the outermost level.
@@ -129,7 +129,7 @@ def sample(
         plan = SampleAdvice(problem, latents).plan_call(max_iterations=max_iterations, **settings)
     if plan is not None:
         settings["speculate_until"] = plan.speculate_until if speculate_until is None else speculate_until
-        boundaries = problem.boundaries(plan.slices)
+        boundaries = problem.boundaries(plan.slices)  # spaced for the coarse solver, so they replace the number
     nodes = resolve_boundaries(boundaries, slices, levels, problem.fine.base_nodes(problem.grid))
     # The generator is not touched before this line: errors above leave it as it was.
     if noise_sampler is None:
@@ -137,6 +137,7 @@ def sample(
             problem.fine, problem.grid, latents, generator, latents.dtype, range(problem.grid.steps)
         )
     latents = add_initial_noise(problem.fine, problem.grid, latents, random)
+    # The checks above read single numbers of the grid, so it stays on the CPU until here.
     grid = problem.grid.to(latents.device)
     # From here on the engine works; the network is called by `Denoiser`, the steps are made by `SolverStepper`.
     solution = parareal.solve(

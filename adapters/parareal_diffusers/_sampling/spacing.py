@@ -41,7 +41,7 @@ def boundaries(
 
 
 def space_boundaries(grid: Grid, slices: int, log_snr: float) -> list[int]:
-    """Return the result of `boundaries` for a grid with at least as many steps as slices."""
+    """Return the result of `boundaries` for a grid that has at least `slices` steps."""
     steps = grid.steps
     position = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if log_snr:

@@ -222,11 +222,12 @@ def _sigma_grid(scheduler: Any) -> Grid:
 def _euler_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
-    scale = (sigmas[:-1] ** 2 + 1) ** 0.5
+    scale = (sigmas[:-1] ** 2 + 1) ** 0.5  # as in the scheduler's scale_model_input
     return Grid(scheduler.timesteps.cpu(), start, stop, prediction_type_of(scheduler), input_scale=scale)
 
 
 def _heun_grid(scheduler: Any) -> Grid:
+    # Heun's scheduler repeats each inner sigma and timestep, so both stages of a step are nodes of their own.
     config, grid = scheduler.config, _euler_grid(scheduler)
     return replace(grid, clip=config["clip_sample_range"] if config["clip_sample"] else None)
 
@@ -236,6 +237,7 @@ def _kdpm2_grid(scheduler: Any) -> Grid:
     count = len(scheduler.timesteps) + 1  # the scheduler's tables have further entries at their ends
     sigmas, middle = scheduler.sigmas.cpu()[:count], scheduler.sigmas_interpol.cpu()[:count]
     start, stop = sigmas[:-1].clone(), middle[1:].clone()
+    # Even steps go from a sigma to the middle, odd ones from the middle to the next sigma.
     start[1::2], stop[1::2] = middle[1:-1:2], sigmas[1:-1:2]
     levels = Levels.exploding(start), Levels.exploding(stop)
     return Grid(scheduler.timesteps.cpu(), *levels, prediction_type_of(scheduler), input_scale=(start**2 + 1) ** 0.5)

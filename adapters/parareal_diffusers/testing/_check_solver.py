@@ -60,7 +60,7 @@ def check_solver(
         A `parareal.Report`: `.ok` says whether all experiments passed; printed, it has one line per experiment.
 
     Raises:
-        TypeError: for a value that is neither a solver nor a scheduler.
+        TypeError: for a value that is no solver and no scheduler.
         ValueError: if the solver has no scheduler, or a reference or a model is needed.
     """
     fine = solver if isinstance(solver, Solver) else solver_of(copy_with_timesteps(solver, max(steps)))
@@ -149,14 +149,14 @@ class _SolverCase:
     def run(self, steps: int, latents: Tensor | None = None, generator: Any = None, **options: Any) -> Tensor:
         """Return the solver's samples; by default it runs to the end, with a new generator of seed 1."""
         latents = self.latents() if latents is None else latents
-        generator = _seed_generator(1) if generator is None else generator
+        generator = _make_generator(1) if generator is None else generator
         options = {"tolerance": 0.0, "generator": generator} | options
         if self.sigmas is None:
             return sample(self.model, latents, self.solver, num_inference_steps=steps, **options).final_state
         solver = replace(self.solver, scheduler=self.sigmas.like(steps))
         return sample(denoised(self.model), latents, solver, **options).final_state
 
-    def expected(self, steps: int, generator: Any) -> Tensor:
+    def run_reference(self, steps: int, generator: Any) -> Tensor:
         """Return the reference's samples."""
         grid: Any = steps if self.sigmas is None else self.sigmas.like(steps).values
         return self.reference(self.model, self.latents(), grid, generator)
@@ -170,7 +170,7 @@ class _SolverCase:
     def sequential(self) -> str:
         """Compare one slice with the reference, for each number of steps."""
         for steps in self.steps:
-            expected = self.expected(steps, _seed_generator(1))
+            expected = self.run_reference(steps, _make_generator(1))
             error = relative_error(self.run(steps, slices=1), expected)
             if not error <= self.bound:
                 return f"with {steps} steps the result is off by {error:.1e} from the reference"
@@ -190,11 +190,11 @@ class _SolverCase:
     def rows(self) -> str:
         """Compare the samples of a batch with runs of each sample alone."""
         steps, latents = max(self.steps), self.latents(3)
-        batch = self.run(steps, latents, [_seed_generator(i) for i in range(3)], slices=min(4, steps))
+        batch = self.run(steps, latents, [_make_generator(i) for i in range(3)], slices=min(4, steps))
         for i in range(3):
-            alone = self.run(steps, latents[i : i + 1], _seed_generator(i), slices=min(4, steps))
+            alone = self.run(steps, latents[i : i + 1], _make_generator(i), slices=min(4, steps))
             if not relative_error(alone, batch[i : i + 1]) <= self.bound:
-                return f"the result of sample {i} in a batch differs from its result alone: rows must not influence each other"
+                return f"sample {i} has another result in a batch than alone: rows must not influence each other"
         return ""
 
     def jumps(self) -> str:
@@ -234,19 +234,19 @@ class _SolverCase:
 
     def noise(self) -> str:
         """Compare runs with different slices, and the states in which they leave their generators."""
-        steps, generators = max(self.steps), [_seed_generator(1) for _ in range(3)]
-        self.expected(steps, generators[0])
+        steps, generators = max(self.steps), [_make_generator(1) for _ in range(3)]
+        self.run_reference(steps, generators[0])
         few = self.run(steps, generator=generators[1], slices=min(2, steps))
         many = self.run(steps, generator=generators[2], slices=min(5, steps))
         if not relative_error(many, few) <= self.bound:
             return "the result depends on the slices: add noise by interval.noise(scale) only"
         if any(not torch.equal(g.get_state(), generators[0].get_state()) for g in generators[1:]):
-            return "the generator is not left where the reference leaves it: draws(grid) must name the steps that draw noise"
-        other = self.run(steps, generator=_seed_generator(2), slices=min(2, steps))
+            return "the generator is not left where the reference leaves it: correct draws(grid), the steps with noise"
+        other = self.run(steps, generator=_make_generator(2), slices=min(2, steps))
         if not self.stochastic and not torch.equal(other, few):
             return "the result depends on the generator, but stochastic is False"
         return ""
 
 
-def _seed_generator(seed: int) -> torch.Generator:
+def _make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -60,6 +60,7 @@ class GaussianMixture:
         alpha, sigma, means = alpha.double(), sigma.double(), self.means.to(x.device, torch.float64)
         variance = (alpha * self.deviation) ** 2 + sigma**2
         flat, centres = x.double().flatten(1), means.flatten(1)
+        # Memory grows with rows times components; it is meant for a few components and small samples.
         squares = ((flat[:, None] - alpha[:, None, None] * centres) ** 2).sum(-1)
         weights = torch.softmax(-0.5 * squares / variance[:, None], dim=1)
         centre = (weights @ centres).reshape(x.shape)
