@@ -126,7 +126,7 @@ class Denoiser:
         """Return the model's arguments: the scaled state and its timestep, or the state over alpha and its sigma."""
         if not self.takes_sigma:
             return self.grid.scale_input(state, node), self.grid.timesteps[node]
-        # The grid's sigma is the factor of the noise in a state of any scale; k-diffusion's belongs to signal of scale 1.
+        # States are alpha * clean + sigma * noise; k-diffusion's are clean + sigma * noise: both are divided by alpha.
         _, alpha, sigma = self.grid.start
         return state / per_row(alpha[node], state), (sigma / alpha)[node].to(state.dtype)
 

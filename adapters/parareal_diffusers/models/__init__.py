@@ -11,6 +11,7 @@ FOLDERS = {
     "fashion-mnist-flow": Path(__file__).parent / "fashion_mnist_flow",
     "maze": Path(__file__).parent / "maze",
 }
+"""folders of the shipped models, by the names that `load` takes"""
 FASHION_MNIST_CLASSES = (
     "T-shirt",
     "trouser",
@@ -23,6 +24,7 @@ FASHION_MNIST_CLASSES = (
     "bag",
     "ankle boot",
 )
+"""names of the classes of Fashion-MNIST, by label"""
 
 
 def load(name: str) -> tuple[Any, Any]:
@@ -46,10 +48,10 @@ def load(name: str) -> tuple[Any, Any]:
         ValueError: for an unknown name.
     """
     one_of("name", name, FOLDERS)
-    return model_in(FOLDERS[name])
+    return load_folder(FOLDERS[name])
 
 
-def model_in(folder: Path) -> tuple[Any, Any]:
+def load_folder(folder: Path) -> tuple[Any, Any]:
     """Return the network and the scheduler in a folder of diffusers' format, of one of the shipped kinds."""
     # Imported here: only users of the shipped models should spend the time that importing these classes takes.
     from diffusers.models.unets.unet_2d import UNet2DModel

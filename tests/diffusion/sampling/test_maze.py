@@ -92,7 +92,7 @@ def test_the_scripts_train_and_evaluate_the_model(example, tmp_path, capsys):
     for _ in range(2):
         example.setattr(sys, "argv", arguments)
         train.main()
-        state_dicts.append(models.model_in(tmp_path)[0].state_dict())
+        state_dicts.append(models.load_folder(tmp_path)[0].state_dict())
     assert all(torch.equal(x, state_dicts[1][name]) for name, x in state_dicts[0].items())  # reproducible
     image = tmp_path / "plans.png"
     example.setattr(sys, "argv", ["accept.py", "--plans", "30", "--steps", "10", "--picture", str(image)])
