@@ -46,5 +46,5 @@ if not TYPE_CHECKING:  # type checkers would accept any attribute of a module th
         if name not in _RENAMED_CLASSES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         new = _RENAMED_CLASSES[name]
-        warnings.warn(f"{__name__}.{name} is now {__name__}.{new.__name__}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{__name__}.{name} was renamed: use {new.__name__}", DeprecationWarning, stacklevel=2)
         return new

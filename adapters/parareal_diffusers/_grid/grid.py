@@ -105,6 +105,7 @@ class Grid:
     @property
     def variance_preserving(self) -> bool:
         """Whether alpha^2 + sigma^2 = 1 at all nodes, which holds for most schedules but not for flows and Euler's."""
+        # Levels are float32: equal up to rounding.
         total = self.start.alpha**2 + self.start.sigma**2
         return bool((total - 1).abs().max() < 1e-5)
 
@@ -123,6 +124,7 @@ class Grid:
 
     def to(self, device: torch.device) -> "Grid":
         """Return the grid with its tensors on a device."""
+        # The copy has empty caches: cached tensors would be on the old device.
         start, stop = (levels.map(lambda x: x.to(device)) for levels in (self.start, self.stop))
         scale = None if self.input_scale is None else self.input_scale.to(device)
         down = None if self.down is None else self.down.to(device)
@@ -163,7 +165,7 @@ class Grid:
 
 def prediction_type_of(scheduler: Any, default: str = "epsilon") -> str:
     """Return the kind of network output that a scheduler expects, with diffusers' synonyms unified."""
-    kind = scheduler.config.get("prediction_type", default)
+    kind = scheduler.config.get("prediction_type", default)  # "original_sample" is a synonym of Euler's schedulers
     return "sample" if kind == "original_sample" else kind
 
 

@@ -73,7 +73,7 @@ class Sigmas:
             ValueError: unless 0 < sigma_min < sigma_max and steps >= 1.
         """
         whole_number("steps", steps, 1)
-        return Sigmas(torch.cat([even(steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)]))
+        return Sigmas(torch.cat([log_spaced(steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)]))
 
     @property
     def init_noise_sigma(self) -> float:
@@ -82,16 +82,16 @@ class Sigmas:
 
     def like(self, steps: int) -> "Sigmas":
         """Return levels of `steps` steps over the same range, evenly spaced in log sigma above zero."""
-        ends_at_zero = float(self.values[-1]) == 0
+        ends_at_zero = float(self.values[-1]) == 0  # zero has no logarithm, so it stays as the last level
         if ends_at_zero and (steps == 1 or len(self.values) == 2):
             return Sigmas(torch.stack([self.values[0], self.values[-1]]))
         last = self.values[-2 if ends_at_zero else -1]
-        levels = even(steps + (not ends_at_zero), float(last), self.init_noise_sigma)
+        levels = log_spaced(steps + (not ends_at_zero), float(last), self.init_noise_sigma)
         levels[0], levels[-1] = self.values[0], last  # exactly, without the rounding of exp and log
         return Sigmas(torch.cat([levels, levels.new_zeros(1)]) if ends_at_zero else levels)
 
 
-def even(count: int, sigma_min: float, sigma_max: float) -> Tensor:
+def log_spaced(count: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Return `count` sigmas from `sigma_max` down to `sigma_min`, evenly spaced in log sigma, float64."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < sigma_min < sigma_max is needed, but they were {sigma_min} and {sigma_max}")
@@ -101,7 +101,7 @@ def even(count: int, sigma_min: float, sigma_max: float) -> Tensor:
 def ancestral_std(s: Levels, t: Levels) -> Tensor:
     """Return the standard deviation of ancestral noise at level t (k-diffusion, `get_ancestral_step` with eta 1)."""
     up = (t.sigma**2 * (s.sigma**2 - t.sigma**2) / s.sigma**2) ** 0.5
-    return torch.minimum(t.sigma, up)
+    return torch.minimum(t.sigma, up)  # as in k-diffusion; larger only by rounding
 
 
 def with_middles(sigmas: Tensor, targets: Tensor) -> Tensor:
@@ -113,12 +113,14 @@ def with_middles(sigmas: Tensor, targets: Tensor) -> Tensor:
         sigmas: N + 1 levels.
         targets: N sigmas that the steps aim at, before noise is added.
     """
+    # A last target of zero has log sigma -inf; the node of its middle is dropped below.
     middles = sigmas[:-1].log().lerp(targets.log(), 0.5).exp()
     nodes = torch.cat([torch.stack([sigmas[:-1], middles], dim=1).flatten(), sigmas[-1:]])
     return nodes if bool(targets[-1] > 0) else torch.cat([nodes[:-2], nodes[-1:]])
 
 
-def downwards(sigmas: Tensor) -> Tensor:
+def ancestral_targets(sigmas: Tensor) -> Tensor:
     """Return the target sigmas of N ancestral steps, before noise is added, from N + 1 levels."""
     s, t = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
+    # Rounding can make the difference negative.
     return (t.sigma**2 - ancestral_std(s, t) ** 2).clamp(min=0) ** 0.5

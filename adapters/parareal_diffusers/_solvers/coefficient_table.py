@@ -94,10 +94,11 @@ class _Table:
             if kind not in self.offsets:
                 self._add(kind, interval)
             indices.append(self.offsets[kind] + start)
+        # One gather per leaf for all rows, whatever their kinds.
         index = torch.tensor(indices)
         return optree.tree_unflatten(self.structure, [x.index_select(0, index) for x in self.leaves])
 
     def _add(self, kind: _Kind, like: StepInterval) -> None:
         leaves, self.structure = optree.tree_flatten(self.compute(*kind.arguments(like)))
-        self.offsets[kind] = like.grid.steps * len(self.offsets)
+        self.offsets[kind] = like.grid.steps * len(self.offsets)  # every kind has N rows
         self.leaves = [torch.cat(x) for x in zip(self.leaves, leaves, strict=True)] if self.leaves else leaves

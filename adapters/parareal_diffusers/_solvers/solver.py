@@ -201,6 +201,7 @@ class SolverStepper(Stepper):
 
     def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: NoiseSource | None = None):
         self.solver, self.grid, self.random = solver, grid, random
+        # F and G share first evaluations because both steppers have the same object here.
         self.evaluate = denoiser
 
     def begin(self, state: Tensor) -> Memory:
@@ -215,13 +216,14 @@ class SolverStepper(Stepper):
         self, memory: Memory, change: Tensor, node: int, coarse_memories: tuple[CoarseMemory, CoarseMemory]
     ) -> Memory:
         """Correct the solver's memory, given the network's predictions at the starts of the two coarse jumps."""
-        now, before = coarse_memories
+        current, previous = coarse_memories
         # The coarse stepper records predictions whenever the fine solver has a memory to correct.
-        assert now.clean is not None
-        assert now.noise is not None
-        assert before.clean is not None
-        assert before.noise is not None
-        clean, noise = now.clean - before.clean, now.noise - before.noise
+        assert current.clean is not None
+        assert current.noise is not None
+        assert previous.clean is not None
+        assert previous.noise is not None
+        clean, noise = current.clean - previous.clean, current.noise - previous.noise
+        # The levels of the step that ends at this boundary's node.
         s, t = (levels.map(lambda x: x[node - 1]) for levels in (self.grid.start, self.grid.stop))
         # DDIM's step gives t.alpha * clean + t.sigma * noise. Solve for the increment of the noise that makes this
         # `change`, and evaluate the same expression at level s: the state one step earlier. If the step ends at zero
@@ -233,6 +235,7 @@ class SolverStepper(Stepper):
 def start_step(solver: Solver, state: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
     """Return a solver's step as a generator that has not run yet."""
     generator = solver.step(state, memory, interval)
+    # A `step` without a yield returns its result at once.
     if not isinstance(generator, Generator):
         name = type(solver).__name__
         raise TypeError(f"{name}.step must be a generator: call the network with `yield from interval.predict(x)`")

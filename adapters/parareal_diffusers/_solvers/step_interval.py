@@ -76,13 +76,14 @@ class StepInterval:
         return per_row(values, self.state)
 
     def _rows(self, levels: Tensor, index: Tensor) -> Levels:
-        rows = levels.index_select(1, index)
+        rows = levels.index_select(1, index)  # once for alpha_cumprod, alpha and sigma
         return Levels(*rows.reshape(*rows.shape, *[1] * (self.state.ndim - 1)).unbind(0))
 
     def as_single_precision(self, x: Tensor) -> Tensor:
         """Return states rounded to float32 in single steps, in their own dtype, as schedulers that cast them do."""
         if x.dtype is torch.float32 or not self.grid.casts:
             return x
+        # Jumps keep full precision: no scheduler makes them, so there is no rounding to reproduce.
         return torch.where(self.rows(self.stop == self.start + 1), x.float().to(x), x)
 
     def predict(self, x: Tensor, state: Tensor | None = None) -> Generator[tuple[Tensor, Tensor], Tensor, Prediction]:
@@ -98,20 +99,21 @@ class StepInterval:
         """
         output = yield x, self.start
         variance = None
+        # Twice the channels: the second half is the predicted variance, also for solvers that do not use it.
         if output.shape[1] == 2 * x.shape[1]:
             output, variance = output.chunk(2, dim=1)
         x = x if state is None else state
         # Each case repeats the operations of the schedulers that have it, in their order, to reproduce their rounding.
         _, alpha, sigma = self.s
         match self.grid.prediction_type:
-            case kind if self.grid.sigma_data is not None:
+            case kind if self.grid.sigma_data is not None:  # EDM's preconditioning (arXiv 2206.00364, table 1)
                 total = sigma**2 + self.grid.sigma_data**2
                 gain = (-sigma if kind == "v_prediction" else sigma) * self.grid.sigma_data / total**0.5
                 clean = self.grid.sigma_data**2 / total * x + gain * output
                 noise = (x - clean) / sigma
             case "epsilon":
                 clean, noise = (x - sigma * output) / alpha, output
-            case "v_prediction" if self.grid.input_scale is not None:
+            case "v_prediction" if self.grid.input_scale is not None:  # of Euler's schedulers, with c_skip and c_out
                 scale = self.rows(self.grid.input_scale[self.start])
                 clean = x / (sigma**2 + 1) - sigma / scale * output
                 noise = (x - clean) / sigma
@@ -121,6 +123,7 @@ class StepInterval:
                 clean, noise = x - sigma * output, x + alpha * output
             case _:
                 clean, noise = output, (x - alpha * output) / sigma
+        # The noise is that of the unconstrained clean sample, as in DDIMScheduler.
         self.predictions.append(Prediction(self.grid.constrain(clean), noise, variance))
         return self.predictions[-1]
 

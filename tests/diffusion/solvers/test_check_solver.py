@@ -1,4 +1,4 @@
-"""`check_solver` passes what is right and names what is wrong."""
+"""`check_solver` passes correct solvers and names the mistake of others."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +21,7 @@ SCHEDULER = DDIMScheduler(clip_sample=False)
 NOISY = DDPMScheduler(clip_sample=False)
 
 
-def loop(scheduler):
+def reference_loop(scheduler):
     return lambda model, x, steps, generator: scheduler_loop(model, x, scheduler, steps, generator)
 
 
@@ -30,29 +30,31 @@ def failures(report):
 
 
 @dataclass(frozen=True)
-class Right(Solver):
-    """DDIM once more."""
+class AnotherDDIM(Solver):
+    """A second implementation of DDIM."""
 
     def step(self, x, memory, interval: StepInterval):
         clean, noise, _ = yield from interval.predict(x)
         return interval.t.alpha * clean + interval.t.sigma * noise, memory
 
 
-def test_a_right_solver_passes():
-    report = check_solver(Right(SCHEDULER), reference=loop(SCHEDULER))
+def test_a_correct_solver_passes():
+    report = check_solver(AnotherDDIM(SCHEDULER), reference=reference_loop(SCHEDULER))
     assert report.ok, str(report)
     assert str(report).count("ok") == 6
 
 
 @dataclass(frozen=True)
-class Scaled(Solver):
+class WrongFactor(Solver):
+    """The clean sample is multiplied by 1.001."""
+
     def step(self, x, memory, interval: StepInterval):
         clean, noise, _ = yield from interval.predict(x)
         return 1.001 * interval.t.alpha * clean + interval.t.sigma * noise, memory
 
 
 @dataclass(frozen=True)
-class Mixes(Solver):
+class MixesRows(Solver):
     """Rows influence each other."""
 
     def step(self, x, memory, interval: StepInterval):
@@ -62,7 +64,7 @@ class Mixes(Solver):
 
 @dataclass(frozen=True)
 class StopsShort(Solver):
-    """A jump goes one node only."""
+    """A jump goes to the next node only."""
 
     def step(self, x, memory, interval: StepInterval):
         clean, noise, _ = yield from interval.predict(x)
@@ -72,7 +74,7 @@ class StopsShort(Solver):
 
 @dataclass(frozen=True)
 class DrawsItself(Solver):
-    """Noise from torch's global generator."""
+    """Noise comes from torch's global generator."""
 
     def step(self, x, memory, interval: StepInterval):
         clean, noise, _ = yield from interval.predict(x)
@@ -83,7 +85,7 @@ class DrawsItself(Solver):
 
 @dataclass(frozen=True)
 class DrawsTooOften(Solver):
-    """DDPM, but noise is drawn for the last step too."""
+    """DDPM, but `draws` has the default, which includes the last step."""
 
     stochastic = True
 
@@ -92,18 +94,18 @@ class DrawsTooOften(Solver):
 
 
 @dataclass(frozen=True)
-class Uncorrected(Solver):
-    """Linear multistep whose history is multiplied at every boundary that is corrected."""
+class WrongCorrection(Solver):
+    """A linear multistep method whose history is multiplied by 3 at every corrected boundary."""
 
     def begin(self, x):
         return torch.zeros_like(x), torch.full((len(x),), -1)
 
     def step(self, x, memory, interval: StepInterval):
-        before, node = memory
+        previous, node = memory
         clean, noise, _ = yield from interval.predict(x)
-        bent = torch.where(interval.rows(node >= 0), 1.5 * noise - 0.5 * before, noise)
-        clean = (x - interval.s.sigma * bent) / interval.s.alpha
-        return interval.t.alpha * clean + interval.t.sigma * bent, (noise, interval.start)
+        extrapolated = torch.where(interval.rows(node >= 0), 1.5 * noise - 0.5 * previous, noise)
+        clean = (x - interval.s.sigma * extrapolated) / interval.s.alpha
+        return interval.t.alpha * clean + interval.t.sigma * extrapolated, (noise, interval.start)
 
     def correct(self, memory, change, shift):
         return memory[0] * 3, memory[1]
@@ -111,6 +113,8 @@ class Uncorrected(Solver):
 
 @dataclass(frozen=True)
 class ReturnsInsteadOfYields(Solver):
+    """`step` is no generator."""
+
     def step(self, x, memory, interval: StepInterval):
         return x, memory
 
@@ -118,14 +122,14 @@ class ReturnsInsteadOfYields(Solver):
 @pytest.mark.parametrize(
     ("solver", "reference", "name", "message"),
     [
-        (Scaled(SCHEDULER), loop(SCHEDULER), "sequential", "is off by"),
-        (Mixes(SCHEDULER), loop(SCHEDULER), "rows", "rows must not influence each other"),
-        (StopsShort(SCHEDULER), loop(SCHEDULER), "jumps", "from level interval.s to level interval.t"),
-        (DrawsItself(SCHEDULER), loop(SCHEDULER), "noise", "interval.noise"),
-        (DrawsItself(SCHEDULER), loop(SCHEDULER), "finish", "bit by bit"),
-        (DrawsTooOften(NOISY), loop(NOISY), "noise", "draws"),
-        (Uncorrected(SCHEDULER), loop(SCHEDULER), "memory", "correct"),
-        (ReturnsInsteadOfYields(SCHEDULER), loop(SCHEDULER), "sequential", "must be a generator"),
+        (WrongFactor(SCHEDULER), reference_loop(SCHEDULER), "sequential", "is off by"),
+        (MixesRows(SCHEDULER), reference_loop(SCHEDULER), "rows", "rows must not influence each other"),
+        (StopsShort(SCHEDULER), reference_loop(SCHEDULER), "jumps", "from level interval.s to level interval.t"),
+        (DrawsItself(SCHEDULER), reference_loop(SCHEDULER), "noise", "interval.noise"),
+        (DrawsItself(SCHEDULER), reference_loop(SCHEDULER), "finish", "bit by bit"),
+        (DrawsTooOften(NOISY), reference_loop(NOISY), "noise", "draws"),
+        (WrongCorrection(SCHEDULER), reference_loop(SCHEDULER), "memory", "correct"),
+        (ReturnsInsteadOfYields(SCHEDULER), reference_loop(SCHEDULER), "sequential", "must be a generator"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Solver) else None,
 )
@@ -136,7 +140,7 @@ def test_mistakes_are_named(solver, reference, name, message):
 @pytest.mark.parametrize(
     ("message", "solver"),
     [
-        ("has no reference for Right", Right(SCHEDULER)),
+        ("has no reference for AnotherDDIM", AnotherDDIM(SCHEDULER)),
         ("its steps are not those of a DDIMScheduler", DPMSolver(SCHEDULER)),
         ("its steps are not those of a DPMSolverMultistepScheduler", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
         ("its steps are not those of a DDPMScheduler", DDPM(DDPMScheduler(variance_type="fixed_large"))),
@@ -145,7 +149,7 @@ def test_mistakes_are_named(solver, reference, name, message):
         ("no model that predicts variances", DDPMScheduler(variance_type="learned_range")),
     ],
 )
-def test_what_cannot_be_compared(message, solver):
+def test_solvers_without_a_known_reference_are_refused(message, solver):
     with pytest.raises(ValueError, match=message):
         check_solver(solver)
 
@@ -164,7 +168,7 @@ def test_what_cannot_be_compared(message, solver):
     ],
     ids=lambda s: type(s).__name__,
 )
-def test_schedulers_as_they_come(scheduler):
+def test_schedulers_with_default_options_pass(scheduler):
     report = check_solver(scheduler)
     assert report.ok, str(report)
 
@@ -179,25 +183,26 @@ def test_schedulers_as_they_come(scheduler):
     ],
     ids=["stable diffusion", "eta", "ddpm", "3m"],
 )
-def test_in_double_precision(solver):
+def test_solvers_pass_in_double_precision(solver):
     report = check_solver(solver, dtype=torch.float64)
     assert report.ok, str(report)
 
 
 def test_any_solver_steps_over_any_schedulers_nodes():
     """DPM-Solver++ of order 1 on DDIM's nodes is DDIM."""
-    report = check_solver(DPMSolver(SCHEDULER, order=1), reference=loop(SCHEDULER))
+    report = check_solver(DPMSolver(SCHEDULER, order=1), reference=reference_loop(SCHEDULER))
     assert report.ok, str(report)
 
 
 def euler_loop(model, x, sigmas, generator):
-    """Like k-diffusion's samplers."""
+    """Sample as k-diffusion's `sample_euler` does."""
     for s, t in pairwise(sigmas):
         x = x + (x - model(x, s.expand(len(x)))) / s * (t - s)
     return x
 
 
 def ancestral_loop(model, x, sigmas, generator):
+    """Sample as k-diffusion's `sample_euler_ancestral` does."""
     for s, t in pairwise(sigmas):
         up = (t**2 * (s**2 - t**2) / s**2) ** 0.5
         x = x + (x - model(x, s.expand(len(x)))) / s * ((t**2 - up**2) ** 0.5 - s)
@@ -206,7 +211,7 @@ def ancestral_loop(model, x, sigmas, generator):
     return x
 
 
-def test_solvers_on_a_bare_denoiser():
+def test_solvers_on_a_bare_denoiser_pass():
     sigmas = Sigmas.karras(20, 0.02, 10.0)
     assert check_solver(Euler(sigmas), reference=euler_loop, dtype=torch.float64).ok
     assert check_solver(Euler(sigmas, ancestral=True), reference=ancestral_loop).ok
@@ -219,8 +224,8 @@ def test_solvers_on_a_bare_denoiser():
 
 
 @dataclass(frozen=True)
-class Forgets(Solver):
-    """On bare denoisers: noise from the wrong place."""
+class ForgetsItsState(Solver):
+    """The state enters through the prediction only, and noise comes from torch's global generator."""
 
     stochastic = True
 
@@ -230,5 +235,5 @@ class Forgets(Solver):
 
 
 def test_a_wrong_solver_on_a_bare_denoiser_is_found():
-    report = check_solver(Forgets(Sigmas.karras(20, 0.02, 10.0)), reference=ancestral_loop)
+    report = check_solver(ForgetsItsState(Sigmas.karras(20, 0.02, 10.0)), reference=ancestral_loop)
     assert {"sequential", "noise"} <= set(failures(report))

@@ -1,4 +1,4 @@
-"""The parallel result is the result of the unmodified scheduler: solver x configuration x number of steps."""
+"""The parallel result equals the unmodified scheduler's, for solvers, configurations and numbers of steps."""
 
 import copy
 import warnings
@@ -38,7 +38,7 @@ PLAIN = {"clip_sample": False}
 
 
 def network(channels=1):
-    """A smooth, tame network; with two, the second half of its channels is a variance between -1 and 1."""
+    """Return a smooth network with a small Lipschitz constant; with two channels it also predicts a variance."""
 
     def model(x, t):
         output = smooth_network(x, t)
@@ -52,9 +52,9 @@ def noise(dtype, samples=2):
     return torch.randn(samples, 3, 4, 4, generator=generator, dtype=DOUBLE).to(dtype)
 
 
-def made(scheduler, **options):
+def make_scheduler(scheduler, **options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated algorithm types
+        warnings.simplefilter("ignore")  # deprecated algorithm types
         return scheduler(**options)
 
 
@@ -62,9 +62,9 @@ BOUNDS = {SINGLE: 1e-5, DOUBLE: 1e-10}
 
 
 def compare(scheduler, steps, dtype, eta=None, channels=1, seed=1, coarse="auto", slices=None, casts=False):
-    """Hold one slice, and a run to the end, against the loop; the generator must be left where the loop leaves it.
+    """Compare one slice, and a run to the end, with the loop: the results, and where the generator is left.
 
-    `casts` says that the scheduler rounds to float32 in the midst of a formula, also where states are float64.
+    `casts` means that the scheduler rounds to float32 within a formula even if states are float64.
     """
     model, x = network(channels), noise(dtype)
     solver, options = (scheduler, {}) if eta is None else (DDIM(scheduler, eta=eta), {"eta": eta})
@@ -79,8 +79,8 @@ def compare(scheduler, steps, dtype, eta=None, channels=1, seed=1, coarse="auto"
         assert torch.equal(generator.get_state(), generators[0].get_state())
 
 
-def unbatched(scheduler, steps, dtype, eta=None, channels=1, casts=False):
-    """Row by row, a run to the end is our own sequential run bit by bit."""
+def check_unbatched(scheduler, steps, dtype, eta=None, channels=1, casts=False):
+    """With calls of one row, a run to the end equals our own sequential run bit by bit."""
     solver = scheduler if eta is None else DDIM(scheduler, eta=eta)
     options = {"num_inference_steps": steps, "max_batch": 1, "tolerance": 0}
     one, end = (
@@ -235,35 +235,36 @@ MORE = {
 }
 
 
-MOST = ("UniPC, karras", "DEIS, karras", "Heun", "KDPM2", "FlowMatchHeun, shift 3")  # with many steps by make test-slow
+# With more than 100 steps these run in `make test-slow` only.
+SLOW = ("UniPC, karras", "DEIS, karras", "Heun", "KDPM2", "FlowMatchHeun, shift 3")
 
 
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        pytest.param(name, steps, marks=[pytest.mark.slow] if name in MOST and steps > 100 else [])
+        pytest.param(name, steps, marks=[pytest.mark.slow] if name in SLOW and steps > 100 else [])
         for name in CORE
         for steps in STEPS
     ],
 )
-def test_core(name, steps):
+def test_core_configurations_equal_the_loop(name, steps):
     kind, config, options = CORE[name]
-    compare(made(kind, **config), steps, DOUBLE if steps % 2 else SINGLE, **options)
+    compare(make_scheduler(kind, **config), steps, DOUBLE if steps % 2 else SINGLE, **options)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", MORE)
-def test_configurations(name, dtype):
+def test_more_configurations_equal_the_loop(name, dtype):
     kind, config, options = MORE[name]
-    scheduler = made(kind, **config)
+    scheduler = make_scheduler(kind, **config)
     for steps in FEW:
         compare(scheduler, steps, dtype, **options)
-    unbatched(scheduler, 12, dtype, **options)
+    check_unbatched(scheduler, 12, dtype, **options)
 
 
 @st.composite
 def schedulers(draw, most):
-    """Any scheduler of the six families, a number of steps, and for DDIM an eta."""
+    """Draw any scheduler of six families, a number of steps, and an eta for DDIM."""
     kind = draw(st.sampled_from([DDIMScheduler, DDPMScheduler, MULTI, SINGLESTEP, UNIPC, DEIS]))
     config = {"beta_schedule": draw(st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]))}
     config["prediction_type"] = draw(st.sampled_from(["epsilon", "v_prediction", "sample"]))
@@ -303,17 +304,17 @@ def schedulers(draw, most):
     if kind is MULTI:
         config["euler_at_final"] = draw(st.booleans())
     assume(not (kind is SINGLESTEP and config["thresholding"] and config["algorithm_type"] == "dpmsolver"))
-    most = min(most, 100) if kind is DEIS else most  # with more, it diverges: its weights are lost to rounding
-    return made(kind, **config), draw(st.integers(1, most)), draw(st.sampled_from([0.0, 0.3, 1.0]))
+    most = min(most, 100) if kind is DEIS else most  # with more steps it diverges: its weights are lost to rounding
+    return make_scheduler(kind, **config), draw(st.integers(1, most)), draw(st.sampled_from([0.0, 0.3, 1.0]))
 
 
-def holds(drawn, dtype, coarse, slices):
-    """Equal where the scheduler's own loop is finite, and refused before any work where it is not."""
-    scheduler, steps, eta = drawn
+def check_configuration(configuration, dtype, coarse, slices):
+    """Check that the result equals the scheduler's loop if that is finite, and else is refused before any work."""
+    scheduler, steps, eta = configuration
     eta = eta if isinstance(scheduler, DDIMScheduler) else None
     options = {} if eta is None else {"eta": eta}
     finite = False
-    with suppress(torch.linalg.LinAlgError):  # UniPC's own, with weights that are not finite
+    with suppress(torch.linalg.LinAlgError):  # raised by UniPC's own loop if its weights are not finite
         loop = scheduler_loop(network(), noise(dtype), scheduler, steps, torch.Generator().manual_seed(1), **options)
         finite = bool(torch.isfinite(loop).all())
     if finite:
@@ -336,20 +337,20 @@ DRAWS = {
 
 
 @settings(max_examples=120, deadline=None)
-@given(drawn=schedulers(60), **DRAWS)
-def test_drawn_configurations(drawn, dtype, coarse, slices):
-    holds(drawn, dtype, coarse, slices)
+@given(configuration=schedulers(60), **DRAWS)
+def test_random_configurations_equal_the_loop(configuration, dtype, coarse, slices):
+    check_configuration(configuration, dtype, coarse, slices)
 
 
 @pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
-@given(drawn=schedulers(1000), **DRAWS)
-def test_many_drawn_configurations(drawn, dtype, coarse, slices):
-    holds(drawn, dtype, coarse, slices)
+@given(configuration=schedulers(1000), **DRAWS)
+def test_many_random_configurations_equal_the_loop(configuration, dtype, coarse, slices):
+    check_configuration(configuration, dtype, coarse, slices)
 
 
-def test_dynamic_shifting_of_a_flow():
-    """Timesteps that need more than their number are set on the scheduler beforehand."""
+def test_dynamic_shifting_of_a_flow_needs_set_timesteps():
+    """Timesteps that depend on more than their number must be set on the scheduler before."""
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
     scheduler.set_timesteps(20, mu=0.8)
     x, model = noise(SINGLE), network()
@@ -362,8 +363,8 @@ def test_dynamic_shifting_of_a_flow():
 
 
 @pytest.mark.parametrize("name", [*CORE, "LMS"])
-def test_our_own_solvers_go_through_the_public_check(name):
+def test_our_own_solvers_pass_check_solver(name):
     kind, config, options = (CORE | MORE)[name]
-    scheduler = made(kind, **config)
+    scheduler = make_scheduler(kind, **config)
     report = check_solver(DDIM(scheduler, **options) if options else scheduler)
     assert report.ok, str(report)

@@ -1,4 +1,4 @@
-"""`sample` is the loop over the unmodified scheduler."""
+"""`sample` gives the result of the loop over the unmodified DDIM scheduler."""
 
 import copy
 
@@ -46,7 +46,7 @@ def noise(*shape, dtype=torch.float32, seed=0):
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("steps", [25, 50, 100, 196, 961])
-def test_equal_to_the_unmodified_scheduler(spacing, steps):
+def test_the_result_equals_the_unmodified_schedulers(spacing, steps):
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing=spacing)
     model, x = mixture(scheduler), noise(2, 1, 6, 6)
     reference = loop(model, x, scheduler, steps)
@@ -56,7 +56,9 @@ def test_equal_to_the_unmodified_scheduler(spacing, steps):
     assert error(end.final_state, reference) < 1e-6
     assert end.outcome is parareal.Outcome.EXACT
     scheduler.set_timesteps(steps)
-    assert end.stats.sequential_span == len(scheduler.timesteps)  # 962 for trailing 961: the steps really taken
+    assert end.stats.sequential_span == len(
+        scheduler.timesteps
+    )  # the steps that the scheduler makes: 962 for 961 with trailing spacing
     close = sample(model, x, scheduler, num_inference_steps=steps, tolerance=1e-3)
     assert error(close.final_state, reference) < 1e-3
 
@@ -73,7 +75,7 @@ def test_equal_to_the_unmodified_scheduler(spacing, steps):
     dtype=st.sampled_from([torch.float32, torch.float64]),
     coarse=st.sampled_from(["same", "auto", "identity"]),
 )
-def test_every_configuration(steps, spacing, prediction, clip, alpha_one, offset, betas, dtype, coarse):
+def test_every_configuration_equals_the_loop(steps, spacing, prediction, clip, alpha_one, offset, betas, dtype, coarse):
     scheduler = DDIMScheduler(
         clip_sample=clip,
         timestep_spacing=spacing,
@@ -104,16 +106,16 @@ ZERO_SIGNAL = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", resc
 
 
 def test_a_unet_with_labels_and_guidance():
-    """Every sample keeps its own label and finishes as if alone, though rows of all samples share calls."""
+    """Every sample keeps its own label and gets its own result, although rows of all samples share calls."""
     net = tiny_unet(num_class_embeds=4)
     x, labels = noise(3, 1, 8, 8), torch.tensor([0, 2, 1])
     free = Guidance(2.5, {"class_labels": torch.full((3,), 3)})
 
-    def guided(x, t):
+    def guidance_model(x, t):
         unconditional = net(x, t, class_labels=torch.full((len(x),), 3)).sample
         return unconditional + 2.5 * (net(x, t, class_labels=labels).sample - unconditional)
 
-    reference = loop(guided, x, SCHEDULER, 16)
+    reference = loop(guidance_model, x, SCHEDULER, 16)
     options = {"num_inference_steps": 16, "model_kwargs": {"class_labels": labels}, "guidance": free}
     solution = sample(net, x, SCHEDULER, tolerance=0, **options)
     assert error(solution.final_state, reference) < 1e-5
@@ -124,7 +126,7 @@ def test_a_unet_with_labels_and_guidance():
     assert error(other.final_state[0:1], reference[0:1]) > 1e-3
 
 
-def test_nested_conditioning_of_a_text_model():
+def test_nested_conditioning_reaches_a_text_model():
     torch.manual_seed(0)
     net = UNet2DConditionModel(
         block_out_channels=(8, 16),
@@ -161,7 +163,7 @@ def test_a_half_precision_network_keeps_float32_states():
     assert torch.equal(solution.final_state, loop(cast, x, SCHEDULER, 9))
 
 
-def test_presets():
+def test_presets_have_their_slices_and_spans():
     model, x = mixture(SCHEDULER), noise(2, 1, 6, 6)
     reference = loop(model, x, SCHEDULER, 49)
     published = sample(model, x, SCHEDULER, num_inference_steps=49, **srds())
@@ -181,7 +183,7 @@ def test_presets():
 
 
 @pytest.mark.parametrize("schedule", ["pipelined", "synchronous"])
-def test_levels_and_windows(schedule):
+def test_levels_and_windows_reach_the_sequential_result(schedule):
     model, x = mixture(SCHEDULER), noise(3, 1, 6, 6, dtype=torch.float64)
     reference = loop(model, x, SCHEDULER, 60)
     options = {"num_inference_steps": 60, "schedule": schedule}
@@ -191,28 +193,28 @@ def test_levels_and_windows(schedule):
         torch.testing.assert_close(end.final_state, reference, rtol=1e-9, atol=1e-9)
         near = sample(model, x, SCHEDULER, tolerance=1e-2, **choice, **options)
         assert error(near.final_state, reference) < 1e-2
-    given = sample(model, x, SCHEDULER, levels=(3, 4), boundaries=[0, 30, 50, 60], tolerance=1e-3, **options)
-    assert error(given.final_state, reference) < 1e-3
+    uneven = sample(model, x, SCHEDULER, levels=(3, 4), boundaries=[0, 30, 50, 60], tolerance=1e-3, **options)
+    assert error(uneven.final_state, reference) < 1e-3
     with pytest.raises(ValueError, match="leave slices=4 out"):
         sample(model, x, SCHEDULER, levels=(5, 4), slices=4, **options)
 
 
 @pytest.mark.parametrize("levels", [(13, 3), (13, 2, 2), (5, 4)])
-def test_with_levels_it_stops_at_the_first_iterate_estimated_to_do(levels):
-    """The estimate at the end has in it what the last inner solve may have left: nothing else is waited for."""
+def test_a_nested_solve_stops_at_the_first_iterate_whose_estimate_is_within_the_tolerance(levels):
+    """The estimated error includes the error of the last inner solve, so nothing else delays the stop."""
     model, x = mixture(SCHEDULER), noise(2, 1, 6, 6, dtype=torch.float64)
     reference, estimates, errors = loop(model, x, SCHEDULER, 100), [], []
 
-    def show(shown):
-        estimates.append(torch.from_numpy(shown.error_estimate))
+    def record(refinement):
+        estimates.append(torch.from_numpy(refinement.error_estimate))
         errors.append(
-            torch.tensor([error(u[None], r[None]) for u, r in zip(shown.final_state, reference, strict=True)])
+            torch.tensor([error(u[None], r[None]) for u, r in zip(refinement.final_state, reference, strict=True)])
         )
 
     options = {"num_inference_steps": 100, "levels": levels, "coarse": "extrapolated"}
     for tolerance in (1e-2, 1e-3, 1e-4):
         estimates.clear(), errors.clear()
-        solution = sample(model, x, SCHEDULER, tolerance=tolerance, callback=show, **options)
+        solution = sample(model, x, SCHEDULER, tolerance=tolerance, callback=record, **options)
         first = (torch.stack(estimates) <= tolerance).int().argmax(dim=0)
         assert solution.slice_iterations[-1].tolist() == first.tolist()
         ratios = torch.stack(estimates[1:]) / torch.stack(errors[1:])
@@ -239,15 +241,15 @@ def test_the_scheduler_and_the_latents_are_left_alone():
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(7)
     before, x = scheduler.timesteps.clone(), noise(1, 1, 6, 6)
-    kept = x.clone()
+    original = x.clone()
     sample(mixture(scheduler), x, scheduler, num_inference_steps=25)
     assert torch.equal(scheduler.timesteps, before)
-    assert torch.equal(x, kept)
-    steps = sample(mixture(scheduler), x, scheduler, slices="steps")  # the 7 that were set before
+    assert torch.equal(x, original)
+    steps = sample(mixture(scheduler), x, scheduler, slices="steps")  # the 7 steps that set_timesteps chose before
     assert len(steps.boundaries) == 8
 
 
-def test_max_batch():
+def test_max_batch_bounds_the_rows_of_a_call():
     sizes = []
 
     def model(x, t):
@@ -310,7 +312,7 @@ def test_errors_before_any_work(kind, message, change):
         ("structure and shapes", {"labels": None}),
     ],
 )
-def test_guidance_that_does_not_fit(message, free):
+def test_guidance_that_does_not_fit_the_model_is_refused(message, free):
     kwargs = {"labels": torch.tensor([0, 1]), "shared": 1}
     with pytest.raises(ValueError, match=message):
         sample(
@@ -323,19 +325,19 @@ def test_guidance_that_does_not_fit(message, free):
         )
 
 
-def test_guidance_passes_shared_tensors_on_as_they_are():
-    seen = []
+def test_guidance_passes_shared_tensors_on_unchanged():
+    calls = []
 
     def model(x, t, labels, table):
-        seen.append((len(x), len(labels), tuple(table.shape)))
+        calls.append((len(x), len(labels), tuple(table.shape)))
         return x * table[0, 0]
 
     kwargs = {"labels": torch.tensor([0, 1]), "table": torch.full((5, 3), 0.1)}
     free = Guidance(2.0, {"labels": torch.tensor([2, 2])})
     sample(model, noise(2, 1, 4, 4), SCHEDULER, num_inference_steps=4, model_kwargs=kwargs, guidance=free)
-    assert all(rows == labels and shape == (5, 3) for rows, labels, shape in seen)
+    assert all(rows == labels and shape == (5, 3) for rows, labels, shape in calls)
 
 
-def test_a_model_that_returns_no_tensor():
+def test_a_model_must_return_a_tensor():
     with pytest.raises(parareal.PararealError, match="must return a tensor"):
         sample(lambda x, t: {"x": x}, noise(1, 1, 4, 4), SCHEDULER, num_inference_steps=4)

@@ -1,4 +1,4 @@
-"""Jumps that make the fine solver's steps, and where slices begin."""
+"""Coarse jumps that make the fine solver's own steps, and the spacing of slice boundaries."""
 
 import gc
 from itertools import pairwise
@@ -24,8 +24,8 @@ SCHEDULERS = {
 }
 
 
-def straight(scheduler, steps, order):
-    """Return a network whose velocity is a polynomial of that order less one in the node, whatever the state."""
+def polynomial_network(scheduler, steps, order):
+    """Return a network whose velocity is a polynomial of degree `order` - 1 in the node, whatever the state."""
     slope = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
     prepared = type(scheduler).from_config(scheduler.config)
     prepared.set_timesteps(steps)
@@ -43,26 +43,26 @@ def straight(scheduler, steps, order):
     def noise(x, t, **_):
         alpha_cumprod = scheduler.alphas_cumprod.double()[t.long()].reshape(-1, 1, 1, 1)
         alpha, sigma = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
-        return (alpha * velocity(t) + sigma * x.double()).to(x)  # of x and v, as alpha^2 + sigma^2 = 1
+        return (alpha * velocity(t) + sigma * x.double()).to(x)  # noise from x and v, since alpha^2 + sigma^2 = 1
 
     return noise
 
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("name", list(SCHEDULERS))
-def test_a_velocity_it_extrapolates_exactly_takes_one_iteration(name, order):
+def test_a_velocity_that_is_extrapolated_exactly_needs_one_iteration(name, order):
     scheduler, x = SCHEDULERS[name](), torch.randn(2, 1, 3, 3, dtype=torch.float64)
-    model = straight(scheduler, 40, order)
-    found, sketches = [], []
+    model = polynomial_network(scheduler, 40, order)
+    results, iterates = [], []
     for slices in (1, 5):
         solution = sample(
             model, x, scheduler, num_inference_steps=40, slices=slices, coarse=Extrapolated(order=order),
-            criterion=parareal.Iterations(min(slices, 2)), callback=lambda r: sketches.append(r.final_state),
+            criterion=parareal.Iterations(min(slices, 2)), callback=lambda r: iterates.append(r.final_state),
         )  # fmt: skip
-        found.append(solution.final_state)
-    assert relative_errors(found[1], found[0]).max() < 1e-5
-    if order == 1:  # the sketch is the answer
-        assert relative_errors(sketches[-3], found[0]).max() < 1e-5
+        results.append(solution.final_state)
+    assert relative_errors(results[1], results[0]).max() < 1e-5
+    if order == 1:  # the coarse prediction is the solution
+        assert relative_errors(iterates[-3], results[0]).max() < 1e-5
 
 
 @settings(max_examples=15, deadline=None)
@@ -74,7 +74,7 @@ def test_a_velocity_it_extrapolates_exactly_takes_one_iteration(name, order):
     of=st.sampled_from(["velocity", "clean"]),
     seed=st.integers(0, 99),
 )
-def test_the_answer_is_the_loops(name, steps, slices, order, of, seed):
+def test_the_result_is_the_loops(name, steps, slices, order, of, seed):
     scheduler = SCHEDULERS[name]()
     kind = "flow_prediction" if name == "flow" else "epsilon"
     model = GaussianMixture.random(components=3, shape=(1, 3, 3)).model(scheduler, kind)
@@ -90,18 +90,18 @@ def test_it_beats_jumps_that_approximate_the_ode():
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
     model = GaussianMixture.random(components=6, shape=(1, 4, 4)).model(scheduler, "epsilon")
     x = torch.randn(8, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    answer = scheduler_loop(model, x, scheduler, 25)
+    expected = scheduler_loop(model, x, scheduler, 25)
     errors = {}
     for coarse in (Extrapolated(of="clean"), "dpmpp_2m", "ddim"):
         solution = sample(
             model, x, scheduler, num_inference_steps=25, slices=10, coarse=coarse, criterion=parareal.Iterations(0)
         )
-        errors[str(coarse)] = relative_errors(solution.final_state, answer).mean()
+        errors[str(coarse)] = relative_errors(solution.final_state, expected).mean()
     clean, ode, first = errors.values()
     assert 1.3 * clean < ode < first
 
 
-def test_only_two_orders():
+def test_an_order_above_two_is_refused():
     with pytest.raises(ValueError, match="order must be 1 or 2"):
         Extrapolated(order=3)
 
@@ -122,19 +122,19 @@ def test_boundaries_are_closer_where_the_noise_ends():
     assert mixed[-1] - mixed[-2] < 10 < mixed[1] - mixed[0]
 
 
-def test_boundaries_say_what_to_change():
+def test_wrong_arguments_of_boundaries_are_refused():
     with pytest.raises(ValueError, match="at most the 10 steps"):
         boundaries(DDIMScheduler(), 11, num_inference_steps=10)
     with pytest.raises(ValueError, match="between 0 and 1"):
         boundaries(DDIMScheduler(), 5, num_inference_steps=10, log_snr=2)
 
 
-def test_grids_are_let_go_after_a_solve():
-    def grids():
+def test_grids_are_freed_after_a_solve():
+    def count_grids():
         gc.collect()
         return sum(isinstance(x, Grid) for x in gc.get_objects())
 
     scheduler, x = SCHEDULERS["flow"](), torch.zeros(1, 1, 3, 3)
-    before = grids()
-    sample(straight(scheduler, 6, 1), x, scheduler, num_inference_steps=6, slices=3, coarse="extrapolated")
-    assert grids() == before
+    before = count_grids()
+    sample(polynomial_network(scheduler, 6, 1), x, scheduler, num_inference_steps=6, slices=3, coarse="extrapolated")
+    assert count_grids() == before

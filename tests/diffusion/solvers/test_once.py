@@ -1,4 +1,4 @@
-"""Coefficients that are made once for each kind of step are those that are made for every interval."""
+"""Coefficients looked up per kind of step equal those computed for every interval."""
 
 import optree
 import pytest
@@ -32,14 +32,16 @@ SCHEDULERS = {
 }
 
 
-def intervals(grid, history):
-    """Steps and jumps from every node, with every length of history that is evenly spaced, and one that is not."""
+def make_interval(grid, history):
+    """Return steps and jumps from every node, with all even histories, and one jump with an uneven history."""
     rows = []
     for length in (1, 3):
         for start in range(STEPS - length + 1):
             reach = [start - length * (i + 1) for i in range(history)]
-            behind = [[n if i < known and n >= 0 else -1 for i, n in enumerate(reach)] for known in range(history + 1)]
-            rows += [(start, start + length, nodes) for nodes in behind]
+            histories = [
+                [n if i < count and n >= 0 else -1 for i, n in enumerate(reach)] for count in range(history + 1)
+            ]
+            rows += [(start, start + length, nodes) for nodes in histories]
     rows.append((8, 12, [5, 4, 0][:history]))
     start, stop, nodes = (torch.tensor(x) for x in zip(*rows, strict=True))
     state = torch.zeros(len(rows), 2, 3)
@@ -47,30 +49,30 @@ def intervals(grid, history):
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_made_once_is_made_for_every_leg(name):
+def test_looked_up_coefficients_equal_computed_ones(name):
     scheduler, history = SCHEDULERS[name]
     scheduler = copy_with_timesteps(scheduler, STEPS)
     solver, grid = solver_of(scheduler), grid_of(scheduler)
-    interval, nodes = intervals(grid, history or 0)
-    given = [nodes] if history else [None]
-    given += [(1 + (nodes >= 0).sum(dim=1)).clamp(max=history)] if name == "unipc" else []
-    expected, found = (
-        solver._coefficients(interval, *given),
-        look_up_coefficients(interval, solver._coefficients, *given),
+    interval, nodes = make_interval(grid, history or 0)
+    arguments = [nodes] if history else [None]
+    arguments += [(1 + (nodes >= 0).sum(dim=1)).clamp(max=history)] if name == "unipc" else []
+    expected, coefficients = (
+        solver._coefficients(interval, *arguments),
+        look_up_coefficients(interval, solver._coefficients, *arguments),
     )
-    assert optree.tree_structure(expected) == optree.tree_structure(found)
-    for a, b in zip(optree.tree_leaves(expected), optree.tree_leaves(found), strict=True):
+    assert optree.tree_structure(expected) == optree.tree_structure(coefficients)
+    for a, b in zip(optree.tree_leaves(expected), optree.tree_leaves(coefficients), strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a.isfinite(), b.isfinite())
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def test_a_solve_makes_coefficients_for_few_kinds_of_steps(monkeypatch):
-    """Fine steps with and without history, and jumps with and without; and once, to check the grid."""
-    made, of = [], Coefficients.of
-    monkeypatch.setattr(Coefficients, "of", staticmethod(lambda *given: made.append(1) or of(*given)))
+    """At most 5: fine steps and jumps, each with and without history, and the check of the grid."""
+    calls, compute = [], Coefficients.of
+    monkeypatch.setattr(Coefficients, "of", staticmethod(lambda *args: calls.append(1) or compute(*args)))
     scheduler = DPMSolverMultistepScheduler()
     model = GaussianMixture.random(3, (1, 2, 2)).model(scheduler)
     solution = sample(model, torch.randn(1, 1, 2, 2), scheduler, num_inference_steps=60, slices=6, tolerance=0)
     assert solution.stats.work > 120
-    assert len(made) <= 5
+    assert len(calls) <= 5

@@ -1,4 +1,4 @@
-"""Solvers on `Sigmas`: k-diffusion's samplers on bare denoisers, held against loops written down from their papers."""
+"""Solvers on `Sigmas`: k-diffusion's samplers on bare denoisers, compared with loops written from their papers."""
 
 import math
 from itertools import pairwise
@@ -40,7 +40,7 @@ def model(x, sigma):
     return MIXTURE.denoise(x, sigma)
 
 
-def seeded():
+def make_generator():
     return torch.Generator().manual_seed(1)
 
 
@@ -53,7 +53,7 @@ def slope(x, sigma):
 
 
 def towards(x, sigma, target, new):
-    """Go in a straight line to a clean sample."""
+    """Go from sigma to target in a straight line towards a clean sample."""
     return target / sigma * x + (1 - target / sigma) * new
 
 
@@ -111,8 +111,8 @@ def dpmpp_2s_ancestral(x, s, t, draw):
     return x if t == 0 else x + up * draw()
 
 
-class Churned:
-    """Karras et al. (2022), Algorithm 2, by k-diffusion's names; noise is drawn in every step."""
+class WithChurn:
+    """Karras et al. (2022), Algorithm 2, with k-diffusion's option names; noise is drawn in every step."""
 
     def __init__(self, step, churn):
         self.step, self.churn = step, churn
@@ -158,10 +158,10 @@ class DPMPP2M:
 
 
 class DPMPP3M:
-    """SDE-DPM-Solver++(3M) as k-diffusion has it, its integrals by quadrature.
+    """SDE-DPM-Solver++(3M) as in k-diffusion, with integrals by quadrature.
 
-    With v = log(s / sigma) the step over h is exp(-2h) x + the integral of 2 exp(2 (v - h)) D(v); D is a polynomial
-    through the last predictions, but of its term in v^2 only half is taken (docs/reference/upstream.md).
+    With v = log(s / sigma) the step over h is exp(-2h) x + the integral of 2 exp(2 (v - h)) D(v). D is the polynomial
+    through the last predictions, with half of its term in v^2, as in k-diffusion (docs/reference/upstream.md).
     """
 
     def __init__(self):
@@ -172,7 +172,7 @@ class DPMPP3M:
         now = self.before[0][1]
         if t == 0:
             return now
-        h, at = float((s / t).log()), [math.log(float(s) / then) for then, _ in self.before]
+        h, at = float((s / t).log()), [math.log(float(s) / sigma) for sigma, _ in self.before]
 
         def power(n):
             return integrate.quad(lambda v: 2 * math.exp(2 * (v - h)) * v**n, 0, h)[0]
@@ -180,16 +180,16 @@ class DPMPP3M:
         new = math.exp(-2 * h) * x + power(0) * now
         if len(at) > 1:
             slope = (now - self.before[1][1]) / -at[1]
-            bend = 0.0
+            curvature = 0.0
             if len(at) > 2:
                 earlier = (self.before[1][1] - self.before[2][1]) / (at[1] - at[2])
-                bend = (slope - earlier) / -at[2]
-            new = new + power(1) * (slope - at[1] * bend) + power(2) * bend / 2
+                curvature = (slope - earlier) / -at[2]
+            new = new + power(1) * (slope - at[1] * curvature) + power(2) * curvature / 2
         return new + t * math.sqrt(-math.expm1(-2 * h)) * draw()
 
 
 class Fast:
-    """DPM-Solver-fast (2022, Section 3.4): order 3 but for the last steps; Algorithms 1 and 2 in eps and lambda."""
+    """DPM-Solver-fast (2022, Section 3.4): order 3 except in the last steps; Algorithms 1 and 2 in eps and lambda."""
 
     def __init__(self, ending):
         self.ending = ending
@@ -202,7 +202,7 @@ class Fast:
         self.left -= 1
         h, noise = (s / t).log(), slope(x, s)
         if order == 1:
-            return x - (s - t) * noise  # which is t * h.expm1(), also for t = 0
+            return x - (s - t) * noise  # s - t is t * h.expm1(), and is defined for t = 0 too
         if order == 2:
             mid = s * (-h / 2).exp()
             between = slope(x - mid * (h / 2).expm1() * noise, mid)
@@ -215,7 +215,7 @@ class Fast:
 
 
 class Multistep:
-    """Adams-Bashforth on uneven nodes, its coefficients by quadrature (k-diffusion, `sample_lms`)."""
+    """Adams-Bashforth on uneven nodes, with coefficients by quadrature (k-diffusion, `sample_lms`)."""
 
     def __init__(self):
         self.slopes, self.at = [], []
@@ -234,7 +234,7 @@ class Multistep:
 
 
 SDE = {"lower_order_final": False, "algorithm_type": "sde-dpmsolver++"}
-CHURN = Churn(5.0, s_tmin=0.05, s_tmax=8.0, s_noise=1.003)  # not in the first step, nor in the last
+CHURN = Churn(5.0, s_tmin=0.05, s_tmax=8.0, s_noise=1.003)  # only in the steps between the first and the last
 SAMPLERS = {
     "euler": (lambda: euler, Euler, {}),
     "heun": (lambda: heun, Heun, {}),
@@ -253,10 +253,10 @@ SAMPLERS = {
         SDE,
     ),
     "dpmpp_3m_sde": (DPMPP3M, DPMSolver, {"order": 3, "solver_type": "heun", **SDE}),
-    "euler, churned": (lambda: Churned(euler, CHURN), Euler, {"churn": CHURN}),
-    "heun, churned": (lambda: Churned(heun, CHURN), Heun, {"churn": CHURN}),
-    "heun, churned everywhere": (lambda: Churned(heun, Churn(40.0)), Heun, {"churn": Churn(40.0)}),
-    "dpm_2, churned": (lambda: Churned(dpm_2, CHURN), KDPM2, {"churn": CHURN}),
+    "euler, churn": (lambda: WithChurn(euler, CHURN), Euler, {"churn": CHURN}),
+    "heun, churn": (lambda: WithChurn(heun, CHURN), Heun, {"churn": CHURN}),
+    "heun, churn everywhere": (lambda: WithChurn(heun, Churn(40.0)), Heun, {"churn": Churn(40.0)}),
+    "dpm_2, churn": (lambda: WithChurn(dpm_2, CHURN), KDPM2, {"churn": CHURN}),
     "dpm_fast": (lambda: Fast((2, 1)), DPMFast, {}),
     "dpm_fast, ends in order 1": (lambda: Fast((1,)), DPMFast, {"ending": (1,)}),
 }
@@ -277,13 +277,13 @@ def loop(make, sigmas, x, generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_equal_to_the_loop(name, dtype):
-    """Sigmas are float32, whose rounding the multistep methods' weights feel."""
+def test_the_result_equals_the_loops(name, dtype):
+    """Up to the rounding of sigmas to float32, which changes the weights of multistep methods."""
     make, kind, options = SAMPLERS[name]
     exact = dtype is torch.float64 and kind in (Euler, Heun, KDPM2)
     for steps in (2, 7, 20):
         sigmas = Sigmas.karras(steps, 0.02, 10.0)
-        x, solver, generators = latents(sigmas, dtype), kind(sigmas, **options), [seeded() for _ in range(3)]
+        x, solver, generators = latents(sigmas, dtype), kind(sigmas, **options), [make_generator() for _ in range(3)]
         x_before = x.clone()
         expected = loop(make, sigmas, x, generators[0])
         for slices, generator in zip((1, min(4, steps)), generators[1:], strict=True):
@@ -294,7 +294,7 @@ def test_equal_to_the_loop(name, dtype):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
+def test_with_calls_of_one_row_it_equals_our_sequential_run_bit_by_bit(name):
     _, kind, options = SAMPLERS[name]
     sigmas = Sigmas.karras(9, 0.02, 10.0)
     one, end, nested, single = (
@@ -304,7 +304,7 @@ def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
             kind(sigmas, **options),
             max_batch=1,
             tolerance=0,
-            generator=seeded(),
+            generator=make_generator(),
             **way,
         ).final_state
         for way in ({"slices": 1}, {"slices": 4}, {"levels": (2, 2)}, {"slices": "steps"})
@@ -316,16 +316,16 @@ def test_row_by_row_it_is_our_own_sequential_run_bit_by_bit(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_iterations_converge(name):
-    """On one Gaussian, where noise cannot choose another mode."""
+    """On a single Gaussian, where noise cannot change the mode of a sample."""
     _, kind, options = SAMPLERS[name]
     one = GaussianMixture(torch.full((1, 1, 4, 4), 0.3), deviation=0.2)
     sigmas = Sigmas.karras(40, 0.02, 10.0)
     x, solver = latents(sigmas), kind(sigmas, **options)
-    expected = sample(denoised(one.denoise), x, solver, slices=1, generator=seeded()).final_state
+    expected = sample(denoised(one.denoise), x, solver, slices=1, generator=make_generator()).final_state
     errors = [
         relative_error(
             sample(
-                denoised(one.denoise), x, solver, slices=8, criterion=parareal.Iterations(k), generator=seeded()
+                denoised(one.denoise), x, solver, slices=8, criterion=parareal.Iterations(k), generator=make_generator()
             ).final_state,
             expected,
         )
@@ -334,14 +334,14 @@ def test_iterations_converge(name):
     assert errors[1] < max(0.05 * errors[0], 1e-6)
 
 
-@pytest.mark.parametrize("name", ["euler, churned", "heun, churned", "dpm_2, churned", "dpm_fast", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("name", ["euler, churn", "heun, churn", "dpm_2, churn", "dpm_fast", "dpmpp_3m_sde"])
 def test_it_stops_within_the_tolerance(name):
     _, kind, options = SAMPLERS[name]
     one = denoised(GaussianMixture(torch.full((1, 1, 4, 4), 0.3), deviation=0.2).denoise)
     sigmas = Sigmas.exponential(40, 0.02, 10.0)
     x, solver = latents(sigmas), kind(sigmas, **options)
-    expected = sample(one, x, solver, slices=1, generator=seeded()).final_state
-    solution = sample(one, x, solver, slices=8, generator=seeded(), tolerance=1e-2)
+    expected = sample(one, x, solver, slices=1, generator=make_generator()).final_state
+    solution = sample(one, x, solver, slices=8, generator=make_generator(), tolerance=1e-2)
     assert solution.outcome is parareal.Outcome.CONVERGED
     assert relative_error(solution.final_state, expected) < 1e-2
 
@@ -355,48 +355,51 @@ def test_it_stops_within_the_tolerance(name):
     name=st.sampled_from(sorted(SAMPLERS)),
     slices=st.integers(1, 6),
 )
-def test_any_levels(steps, low, high, rho, name, slices):
+def test_any_levels_give_the_sequential_result(steps, low, high, rho, name, slices):
     _, kind, options = SAMPLERS[name]
     sigmas = Sigmas.karras(steps, low, high, rho)
     assert float(sigmas.values[-1]) == 0
     assert bool((sigmas.values.diff() < 0).all())
-    # where a level is a thousandth of the one before, ancestral steps go down to rounding's zero, which is refused
+    # From a level to a thousandth of it, ancestral steps aim at a sigma that rounds to 0, which is refused.
     assume("ancestral" not in name or bool((sigmas.values[1:-1] > 2e-3 * sigmas.values[:-2]).all()))
     solver = kind(sigmas, **options)
     count = solver.grid_on(sigmas).steps
     ends = [
         sample(
-            denoised(model), latents(sigmas), solver, slices=n, tolerance=0, max_batch=1, generator=seeded()
+            denoised(model), latents(sigmas), solver, slices=n, tolerance=0, max_batch=1, generator=make_generator()
         ).final_state
         for n in (1, min(slices, count))
     ]
     assert torch.equal(*ends)
 
 
-@pytest.mark.parametrize("name", ["heun", "dpm_2", "dpmpp_2s", "euler, churned", "heun, churned", "dpm_2, churned"])
-def test_levels_that_end_above_zero(name):
+@pytest.mark.parametrize("name", ["heun", "dpm_2", "dpmpp_2s", "euler, churn", "heun, churn", "dpm_2, churn"])
+def test_levels_may_end_above_zero(name):
     sigmas = Sigmas(torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5]))
     make, kind, options = SAMPLERS[name]
     x, solver = latents(sigmas), kind(sigmas, **options)
-    expected = loop(make, sigmas, x, seeded())
+    expected = loop(make, sigmas, x, make_generator())
     assert (
-        relative_error(sample(denoised(model), x, solver, tolerance=0, generator=seeded()).final_state, expected) < 1e-6
+        relative_error(
+            sample(denoised(model), x, solver, tolerance=0, generator=make_generator()).final_state, expected
+        )
+        < 1e-6
     )
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 3, 4, 5, 6, 19, 20, 21])
-def test_dpm_fast_makes_the_evaluations_that_it_is_given(evaluations):
+def test_dpm_fast_makes_the_requested_number_of_evaluations(evaluations):
     solver = DPMFast.evenly(evaluations, 0.02, 10.0)
     x = latents(solver.scheduler)
     expected = loop(lambda: Fast(solver.ending), solver.scheduler, x, None)
     for slices in (1, min(4, evaluations)):
         solution = sample(denoised(model), x, solver, slices=slices, tolerance=0)
-        assert relative_error(solution.final_state, expected) < 1e-4  # long steps magnify the rounding of sigmas
+        assert relative_error(solution.final_state, expected) < 1e-4  # long steps amplify the rounding of sigmas
         assert solution.stats.sequential_span == evaluations
 
 
 def test_dpm_fast_is_of_third_order():
-    """The error at 0.02, against many steps, falls by about 8 with twice the steps of order 3; more than 6 is asked."""
+    """With twice the steps the error at sigma 0.02 should fall by a factor of 8; the test requires 6."""
     one = denoised(GaussianMixture(torch.full((1, 1, 4, 4), 0.3), deviation=0.5).denoise)
 
     def end(steps):
@@ -421,7 +424,7 @@ def loop_on_a_path(make, sigmas, x, path):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_noise_from_a_noise_sampler(name):
-    """A smooth function of both sigmas, which shows with which it is called."""
+    """The sampler is a smooth function of both sigmas, so that the result shows its arguments."""
     make, kind, options = SAMPLERS[name]
     sigmas = Sigmas.karras(9, 0.02, 10.0)
     x = latents(sigmas)
@@ -443,10 +446,10 @@ def test_noise_from_a_noise_sampler(name):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.filterwarnings("ignore:Should have")  # of levels that float32 has moved over the path's ends
+@pytest.mark.filterwarnings("ignore:Should have")  # float32 rounds levels beyond the path's ends
 @pytest.mark.parametrize("name", PATHS)
 def test_noise_from_a_brownian_path(name):
-    """The tree that k-diffusion's SDE samplers take by default, in the form that diffusers has of it."""
+    """The default of k-diffusion's SDE samplers, as implemented in diffusers."""
     pytest.importorskip("torchsde")
     from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
 
@@ -460,7 +463,7 @@ def test_noise_from_a_brownian_path(name):
         assert (relative_error(solution.final_state, expected) <= 1e-5) == agrees
 
 
-def test_dpmpp_sde_asks_for_both_stages_noise():
+def test_dpmpp_sde_calls_the_noise_sampler_for_both_stages():
     sigmas, calls = Sigmas.karras(5, 0.02, 10.0), []
     x = latents(sigmas)
 
@@ -485,19 +488,19 @@ def test_dpmpp_sde_asks_for_both_stages_noise():
         ([torch.inf, 1.0], "must be finite"),
     ],
 )
-def test_bad_levels(values, message):
+def test_wrong_levels_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Sigmas(values)
 
 
-def test_bad_levels_of_karras():
+def test_wrong_options_of_karras_are_refused():
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         Sigmas.karras(5, 2.0, 1.0)
     with pytest.raises(ValueError, match="steps"):
         Sigmas.karras(0)
 
 
-def test_what_does_not_fit_is_refused_before_any_work():
+def test_unsupported_combinations_are_refused_before_any_work():
     sigmas = Sigmas.karras(5)
     x = latents(sigmas)
     with pytest.raises(ValueError, match="mark a model that takes sigma"):

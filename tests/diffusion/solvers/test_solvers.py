@@ -1,4 +1,4 @@
-"""Coarse solvers of every form, history across slices, and what is refused."""
+"""Coarse solvers of every form, history across slices, and refusals."""
 
 import copy
 
@@ -46,7 +46,7 @@ ODD = {
 @pytest.mark.parametrize("coarse", [*COARSE, "auto", "same", *ODD])
 @pytest.mark.parametrize("fine", FINE)
 def test_any_solver_is_coarse_for_any_other(fine, coarse):
-    """It changes how fast the answer is reached, not which."""
+    """The coarse solver changes the speed of convergence, not the result."""
     expected = run(FINE[fine], slices=1).final_state
     solution = run(FINE[fine], slices=6, coarse=ODD.get(coarse, coarse))
     assert relative_error(solution.final_state, expected) < 1e-6
@@ -55,16 +55,16 @@ def test_any_solver_is_coarse_for_any_other(fine, coarse):
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
 @pytest.mark.parametrize("fine", FINE)
-def test_tolerance_stops_early_and_within(fine, tolerance):
+def test_a_solve_stops_early_and_within_its_tolerance(fine, tolerance):
     expected = run(FINE[fine], slices=1, steps=100).final_state
     solution = run(FINE[fine], steps=100, tolerance=tolerance, slices=20)
-    # an estimate: the share of samples that it holds for is measured by benchmarks/engine/coverage.py
+    # The tolerance holds for an estimate; benchmarks/engine/coverage.py measures its coverage.
     assert relative_error(solution.final_state, expected) < 3 * tolerance
     assert solution.outcome is parareal.Outcome.CONVERGED
     assert solution.iterations < 10
 
 
-def test_names_objects_and_schedulers_mean_the_same():
+def test_coarse_may_be_a_name_an_object_or_a_scheduler():
     for forms in (
         ("dpmpp_2m", DPMSolver(order=2), MULTI),
         ("extrapolated", Extrapolated(), "auto"),
@@ -75,13 +75,13 @@ def test_names_objects_and_schedulers_mean_the_same():
         assert all(torch.equal(first, other) for other in others)
 
 
-def test_what_auto_means():
+def test_auto_selects_the_coarse_solver_by_the_fine_one():
     grid = grid_of(copy_with_timesteps(SCHEDULER, 10))
     sde = DPMSolver(algorithm_type="sde-dpmsolver++")
     assert resolve_coarse_solver("auto", DDIM(), grid) == Extrapolated()  # few steps
     assert resolve_coarse_solver("auto", DDIM(), grid_of(copy_with_timesteps(SCHEDULER, 100))) == DPMSolver(order=2)
     trailing = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-    apart = grid_of(copy_with_timesteps(trailing, 150))  # steps do not meet
+    apart = grid_of(copy_with_timesteps(trailing, 150))  # steps do not start where the ones before end
     assert resolve_coarse_solver("auto", DDIM(), apart) == Extrapolated()
     assert resolve_coarse_solver("auto", DPMSolver(order=3), grid) == DPMSolver(order=2)
     assert resolve_coarse_solver("auto", DDPM(), grid) == DDPM()
@@ -91,7 +91,7 @@ def test_what_auto_means():
     assert resolve_coarse_solver("same", IdentitySolver(), grid) == IdentitySolver()
 
 
-def test_a_coarse_scheduler_is_left_alone():
+def test_a_coarse_scheduler_is_not_changed():
     scheduler = DPMSolverMultistepScheduler()
     before = copy.deepcopy(scheduler.__dict__["timesteps"])
     run(SCHEDULER, 1, coarse=scheduler)
@@ -101,14 +101,14 @@ def test_a_coarse_scheduler_is_left_alone():
 
 @pytest.mark.parametrize("fine", ["2m", "3m", "3s"])
 @pytest.mark.parametrize("options", [{"boundaries": [0, 1, 5, 8, 16, 23, 30, 36]}, {"levels": (3, 4)}])
-def test_history_crosses_slices_wherever_they_are_cut(fine, options):
+def test_history_crosses_any_slice_boundary(fine, options):
     expected = run(FINE[fine], slices=1).final_state
     assert relative_error(run(FINE[fine], **options).final_state, expected) < 1e-6
     errors = [relative_error(run(FINE[fine], k, **options).final_state, expected) for k in (0, 2, 4)]
     assert errors[2] < errors[1] < errors[0] / 3
 
 
-def test_slices_of_a_singlestep_solver_begin_with_a_cycle():
+def test_slices_of_a_singlestep_solver_start_with_a_cycle():
     thirds = FINE["3s"]
     assert run(thirds, 0, steps=30, slices=4).boundaries == [0, 9, 15, 21, 30]
     assert run(thirds, 0, steps=30, slices=30).boundaries == list(range(31))
@@ -117,7 +117,7 @@ def test_slices_of_a_singlestep_solver_begin_with_a_cycle():
 
 @pytest.mark.parametrize("fine", ["2m", "3m"])
 def test_multistep_solvers_converge_like_one_step_solvers(fine):
-    """On the trained model, from iteration 2 on, within a factor five of DDIM."""
+    """On the trained network the error is within 5 times DDIM's from iteration 2 on."""
     net, own = models.load("fashion-mnist")
     x = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(3))
     config = {name: own.config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
@@ -164,7 +164,7 @@ def test_multistep_solvers_converge_like_one_step_solvers(fine):
         ("no finite coefficient", lambda: DPMSolverMultistepScheduler(timestep_spacing="leading")),
     ],
 )
-def test_what_cannot_be_right_is_refused_before_any_work(message, make):
+def test_unsupported_schedulers_and_options_are_refused_before_any_work(message, make):
     def never(x, t):
         raise AssertionError("work was done before the input was checked")
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_right_is_refused_before_any_work(message, make):
         sample(never, X, make(), num_inference_steps=1000)
 
 
-def test_a_coarse_solver_that_does_not_suit_is_refused_before_any_work():
+def test_an_unsupported_coarse_solver_is_refused_before_any_work():
     def never(x, t):
         raise AssertionError("work was done before the input was checked")
 
@@ -186,7 +186,7 @@ def test_a_coarse_solver_that_does_not_suit_is_refused_before_any_work():
 
 
 @pytest.mark.parametrize("coarse", ["auto", "ddim", "same"])
-def test_flows_converge(coarse):
+def test_iterations_on_flows_converge(coarse):
     def velocity(x, t):
         sigma = (t.double() / 1000)[:, None, None, None]
         clean = 0.3 * x / (sigma**2 + 0.3 * (1 - sigma) ** 2).sqrt()

@@ -63,7 +63,7 @@ class DDPM(Solver):
     def _coefficients(self, interval: StepInterval, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the coefficients of clean sample, state and noise; None for the noise if its variance is learned."""
         s, t = interval.s.alpha_cumprod, interval.t.alpha_cumprod
-        alpha = s / t
+        alpha = s / t  # alpha_t of the paper, for a step or a jump; eq. 7
         mean = (t**0.5 * (1 - alpha)) / (1 - s), alpha**0.5 * (1 - t) / (1 - s)
         return *mean, None if self.wants_variance else self._std(interval, None)
 
@@ -91,8 +91,9 @@ class DDPM(Solver):
                 return _posterior(interval) ** 0.5
             case "fixed_small_log":
                 return torch.exp(0.5 * torch.log(_posterior(interval)))
-            case "fixed_large":
+            case "fixed_large":  # beta_t, the other choice of section 3.2
                 return beta**0.5
+        # The channels are counted after the first evaluation only, so this cannot be refused before.
         if predicted is None:
             raise StructureError(
                 f"variance_type '{self.variance_type}' needs a network that predicts the variance in the second half "

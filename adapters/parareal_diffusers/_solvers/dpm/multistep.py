@@ -115,6 +115,7 @@ class DPMSolver(DPM):
                 no_length |= (past[0] == past[1]) & (order == 3)
             order = torch.where(no_length, 1, order)
         second, third = order >= 2, order >= 3
+        # Ones and zeros in rows of lower order keep the unused terms finite.
         r0 = torch.where(second, (interval.s.half_log_snr - past[0]) / h, 1.0)
         plain = c.midpoint if self.solver_type == "midpoint" else c.heun
         d1 = torch.where(third, c.heun, torch.where(second, plain, 0.0))
@@ -147,6 +148,7 @@ class DPMSolver(DPM):
         c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
         coefficients = {"coefficient": c.state + c.d0 + c.noise}
         if self.order > 1:
+            # The scheduler's own run, with full histories.
             nodes = torch.stack([interval.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
             weights = self._weights(c, nodes, interval, guarded=False)
             coefficients |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}

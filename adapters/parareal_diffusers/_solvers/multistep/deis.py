@@ -76,8 +76,9 @@ class DEIS(Solver):
         first = torch.where((t.sigma == 0) & (interval.stop != interval.start + 1), t.alpha * s.sigma / s.alpha, first)
         order = self._orders(nodes, interval)
         weights = torch.zeros(len(h), self.order, device=h.device)
+        # Missing predictions have node -1, clamped for the lookup; the order excludes them.
         rho = [_rho(s), *(_rho(interval.level(nodes[:, k].clamp(min=0))) for k in range(self.order - 1))]
-        for p in range(2, self.order + 1):
+        for p in range(2, self.order + 1):  # rows of one order have the same number of polynomials
             rows = order == p
             weights[rows, :p] = _integrals([x[rows] for x in rho[:p]], _rho(t)[rows])
         return first, weights, order
@@ -102,6 +103,7 @@ class DEIS(Solver):
     def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` if a step has a coefficient that is not finite."""
         super().check_fine(grid)
+        # The scheduler's own run, with full histories.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
         first, weights, order = self._weights(nodes, interval)
@@ -114,6 +116,7 @@ class DEIS(Solver):
 
 
 def _rho(levels: Levels) -> Tensor:
+    """Return rho = sigma / alpha, shape (R,)."""
     return (levels.sigma / levels.alpha).flatten()
 
 

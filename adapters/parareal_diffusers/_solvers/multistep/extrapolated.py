@@ -64,10 +64,10 @@ class Extrapolated(Solver):
         new = factor * x + constant * v
         if memory is None:
             return new, None
-        before = memory.nodes[:, 0]
+        previous = memory.nodes[:, 0]
         # Without a preceding jump v is constant, and a distance of 1 avoids a division by zero.
-        distance = torch.where(before >= 0, interval.start - before, 1)
-        difference = torch.where(interval.rows(before >= 0), v - memory.predictions[:, 0], 0.0)
+        distance = torch.where(previous >= 0, interval.start - previous, 1)
+        difference = torch.where(interval.rows(previous >= 0), v - memory.predictions[:, 0], 0.0)
         slope = difference / interval.rows(distance).to(x)
         return new + linear * slope, PredictionHistory(v[:, None], interval.start[:, None])
 

@@ -68,9 +68,9 @@ class LMS(Solver):
         """Replace the weights of rows that make one of the scheduler's own steps by the scheduler's weights."""
         if self._upstream_weights is None:
             return weights
-        before = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
+        full_history = torch.stack([interval.start - 1 - k for k in range(nodes.shape[1])], dim=1).clamp(min=-1)
         # Not for rows whose history is shorter than the scheduler's, because their slice started without one.
-        own = (interval.stop == interval.start + 1) & (nodes == before).all(dim=1)
+        own = (interval.stop == interval.start + 1) & (nodes == full_history).all(dim=1)
         return torch.where(own[:, None], self._upstream_weights.to(weights)[interval.start], weights)
 
     @cached_property
@@ -78,6 +78,7 @@ class LMS(Solver):
         """LMSDiscreteScheduler's weights of every step, float64 of shape (N, order); None for other schedulers."""
         if not hasattr(self.scheduler, "get_lms_coefficient"):
             return None
+        # Cached, because the scheduler integrates each coefficient by adaptive quadrature.
         steps = len(self.scheduler.timesteps)
         table = torch.zeros(steps, self.order, dtype=torch.float64)
         for i in range(steps):
@@ -94,6 +95,7 @@ class LMS(Solver):
         Returns:
             Weights of the slopes, the latest first, float64 of shape (R, order); zero for slopes not in the history.
         """
+        # Missing slopes have node -1, clamped for the lookup; `available` masks them below.
         at = [interval.s.sigma, *(interval.level(nodes[:, k].clamp(min=0)).sigma for k in range(self.order - 1))]
         sigma = torch.stack([x.flatten().double() for x in at], dim=1)
         available = torch.cat([torch.ones_like(nodes[:, :1]), nodes[:, : self.order - 1] + 1], dim=1) > 0
@@ -126,6 +128,7 @@ class LMS(Solver):
     def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` if a step has a coefficient that is not finite."""
         super().check_fine(grid)
+        # The scheduler's own run, with full histories.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
         check_finite({"coefficient of its history": self._weights(nodes, interval).sum(dim=1)}, grid)

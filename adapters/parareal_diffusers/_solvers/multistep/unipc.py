@@ -108,30 +108,33 @@ class UniPC(Solver):
         """Correct (UniC) and advance (UniP) every row; one evaluation."""
         prediction = yield from interval.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
-        before, after, corrects, order = look_up_coefficients(interval, self._coefficients, memory.nodes, memory.order)
+        corrector, predictor, corrects, order = look_up_coefficients(
+            interval, self._coefficients, memory.nodes, memory.order
+        )
         # The scheduler's order: the corrector redoes the preceding step from its start, with the prediction m at its
         # end. m was evaluated at the uncorrected x; the predictor starts from the corrected x with the same m.
-        x = torch.where(per_row(corrects, x), before.apply(memory.state, memory.predictions, m), x)
+        x = torch.where(per_row(corrects, x), corrector.apply(memory.state, memory.predictions, m), x)
         predictions = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         nodes = torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1)
-        return after.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
+        return predictor.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
 
     def _coefficients(
         self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of corrector and predictor, which rows are corrected, and the orders of the steps."""
-        before, corrects = self._corrector(nodes, order, interval)
-        corrects = corrects & before.finite()
+        # The corrector redoes the preceding step with that step's order; the predictor's history includes this node.
+        corrector, corrects = self._corrector(nodes, order, interval)
+        corrects = corrects & corrector.finite()
         nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
         order = self._orders(nodes, interval)
-        after = self._predictor(nodes, order, interval)
-        first = ~after.finite()  # jumps over nodes that share a level, or to zero noise: order 1
-        after = after._replace(
-            gain=torch.where(first, 0.0, after.gain),
-            ratios=torch.where(first[:, None], 1.0, after.ratios),
-            rhos=torch.where(first[:, None], 0.0, after.rhos),
+        predictor = self._predictor(nodes, order, interval)
+        first = ~predictor.finite()  # jumps over nodes that share a level, or to zero noise: order 1
+        predictor = predictor._replace(
+            gain=torch.where(first, 0.0, predictor.gain),
+            ratios=torch.where(first[:, None], 1.0, predictor.ratios),
+            rhos=torch.where(first[:, None], 0.0, predictor.rhos),
         )
-        return before, after, corrects, torch.where(first, 1, order)
+        return corrector, predictor, corrects, torch.where(first, 1, order)
 
     def _orders(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Return the order of each row's step, int64 of shape (R,); lower with a short history and near the end."""
@@ -147,6 +150,7 @@ class UniPC(Solver):
         weights = self._weights(
             nodes, order, interval.level(nodes[:, 0].clamp(min=0)), interval.s, interval, corrects=True
         )
+        # -1 is the node of a missing prediction: a first step has nothing to correct.
         disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
         return weights, ~torch.isin(nodes[:, 0], disabled)
 
@@ -156,19 +160,20 @@ class UniPC(Solver):
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
         start = s.half_log_snr.flatten()
         h = t.half_log_snr.flatten() - start
+        # Missing predictions have node -1, clamped for the lookup; `available` masks their ratios below.
         past = [interval.level(nodes[:, k].clamp(min=0)).half_log_snr.flatten() for k in range(1, self.order)]
         ratios = torch.stack([*((x - start) / h for x in past), torch.ones_like(h)], dim=1)
         hh = -h if self.predict_x0 else h
         expm1 = torch.expm1(hh)
         b = hh if self.solver_type == "bh1" else expm1
-        rhos = torch.zeros_like(ratios)
+        rhos = torch.zeros_like(ratios)  # the last column is the coefficient of the prediction at the step's end
         for p in order.unique().tolist():  # rows of one order share the size of the linear system
             rows = order == p
             own_ratios = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
-            solved = _rhos(own_ratios, hh[rows], b[rows], corrects)
-            rhos[rows, : p - 1] = solved[:, : p - 1]
+            solution = _rhos(own_ratios, hh[rows], b[rows], corrects)
+            rhos[rows, : p - 1] = solution[:, : p - 1]
             if corrects:
-                rhos[rows, -1] = solved[:, -1]
+                rhos[rows, -1] = solution[:, -1]
         available = torch.arange(1, self.order, device=order.device) < order[:, None]
         s, t = (levels.map(torch.flatten) for levels in (s, t))
         outer, state = (t.alpha, t.sigma / s.sigma) if self.predict_x0 else (t.sigma, t.alpha / s.alpha)
@@ -196,18 +201,19 @@ class UniPC(Solver):
                 "UniPC with predict_x0=False cannot step to zero noise, where the scheduler's own loop returns NaN: "
                 "use final_sigmas_type='sigma_min', or predict_x0=True"
             )
+        # The scheduler's own run: full histories, and the corrector of step i with the history of step i - 1.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - k for k in range(self.order)], dim=1).clamp(min=-1)
         order = self._orders(nodes, interval)
-        steps = self._predictor(nodes, order, interval)
-        before = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
-        ends, corrects = self._corrector(before, torch.cat([order[:1], order[:-1]]), interval)
+        predictor = self._predictor(nodes, order, interval)
+        previous_nodes = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
+        corrector, corrects = self._corrector(previous_nodes, torch.cat([order[:1], order[:-1]]), interval)
         check_finite(
             {
-                "coefficient": steps.state + steps.first + steps.gain,
-                "coefficient of its higher order": (steps.rhos / steps.ratios).sum(dim=1),
+                "coefficient": predictor.state + predictor.first + predictor.gain,
+                "coefficient of its higher order": (predictor.rhos / predictor.ratios).sum(dim=1),
                 "coefficient of its correction": torch.where(
-                    corrects, ends.gain + ends.last + (ends.rhos / ends.ratios).sum(dim=1), 0.0
+                    corrects, corrector.gain + corrector.last + (corrector.rhos / corrector.ratios).sum(dim=1), 0.0
                 ),
             },
             grid,
@@ -246,5 +252,5 @@ def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
     if not corrects:
         matrix, vector = matrix[:, :-1, :-1], vector[:, :-1]
     # solve_ex does not raise for singular systems, as of jumps over nodes that share a level. Callers test the result.
-    solved = torch.linalg.solve_ex(matrix, vector)[0]
-    return solved if corrects else torch.cat([solved, torch.zeros_like(hh)[:, None]], dim=1)
+    solution = torch.linalg.solve_ex(matrix, vector)[0]
+    return solution if corrects else torch.cat([solution, torch.zeros_like(hh)[:, None]], dim=1)

@@ -50,7 +50,7 @@ class Churn:
         """Return N + 1 levels, all but the last raised to the sigma where the step starts (Algorithm 2, line 5)."""
         gamma = min(self.s_churn / (len(sigmas) - 1), 2**0.5 - 1)
         within = (sigmas >= self.s_tmin) & (sigmas <= self.s_tmax)
-        within[-1] = False
+        within[-1] = False  # no step starts from the last level
         return torch.where(within, sigmas * (gamma + 1), sigmas)
 
     def initial_noise_std(self, sigmas: Tensor) -> float:
@@ -72,6 +72,7 @@ class Churn:
     def down_sigma(self, interval: StepInterval) -> Tensor:
         """Return the sigma that each row's step or jump aims at before noise is added, shape (R, 1, ...)."""
         # The noise of a jump is the sum of the noises of its steps, so its variance determines where the jump aims.
+        # `std` ignores its argument in jumps, and the values of single steps are not used.
         jump = _between(interval.std(torch.zeros_like(interval.t.sigma)), interval.t.sigma)
         return torch.where(interval.rows(interval.stop == interval.start + 1), self.target_sigma(interval), jump)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid, Levels
-from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
+from parareal_diffusers._grid.sigmas import ancestral_std, ancestral_targets, with_middles
 from parareal_diffusers._solvers.sigma.two_stage import FirstStage, TwoStage
 
 
@@ -49,8 +49,10 @@ class DPM2S(TwoStage):
 
     def draws(self, grid: Grid) -> Tensor:
         """Return the nodes with noise: ends of steps above zero, and for `noise="sde"` also middles."""
+        # Odd nodes are middles, and the stages from there complete the steps.
         return ((torch.arange(grid.steps) % 2 == 1) | (self.noise == "sde")) & (grid.stop.sigma > 0)
 
     def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the sigmas of the steps' starts and middles."""
-        return with_middles(sigmas, downwards(sigmas) if self.noise == "ancestral" else sigmas[1:])
+        # The middle lies between the start and what the step aims at. k-diffusion's SDE sampler takes the next level.
+        return with_middles(sigmas, ancestral_targets(sigmas) if self.noise == "ancestral" else sigmas[1:])

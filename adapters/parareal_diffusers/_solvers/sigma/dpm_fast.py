@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parareal.driver import Memory, whole_number
 from parareal_diffusers._grid.grid import Grid, per_row
-from parareal_diffusers._grid.sigmas import Sigmas, even
+from parareal_diffusers._grid.sigmas import Sigmas, log_spaced
 from parareal_diffusers._solvers.solver import Shift, Solver, StepGenerator
 from parareal_diffusers._solvers.step_interval import StepInterval
 
@@ -64,7 +64,7 @@ class DPMFast(Solver):
             ValueError: unless 0 < sigma_min < sigma_max and evaluations >= 1.
         """
         whole_number("evaluations", evaluations, 1)
-        levels = Sigmas(even(evaluations // 3 + 2, sigma_min, sigma_max))
+        levels = Sigmas(log_spaced(evaluations // 3 + 2, sigma_min, sigma_max))
         return DPMFast(levels, (evaluations % 3,) if evaluations % 3 else (2, 1))
 
     def begin(self, x: Tensor) -> Memory:
@@ -128,7 +128,7 @@ class DPMFast(Solver):
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Correct the first state and noise of a step in progress with the increments that go with `change`."""
-        if int(memory.node) < 0:
+        if int(memory.node) < 0:  # no step is in progress; the memory has a single row here
             return memory
         return StepStart(memory.base + shift.previous, memory.noise + shift.noise, memory.node)
 

@@ -59,6 +59,7 @@ class Euler(Solver):
         if not self.ancestral:
             return state + slope * (interval.t.sigma - interval.s.sigma), memory
         up = interval.std(self._up(interval.s, interval.t))
+        # `std` is the scale itself for single steps; for jumps it is the deviation of the sum of their steps' noises.
         down = (interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5
         return state + slope * (down - interval.s.sigma) + interval.noise(up), memory
 
@@ -71,6 +72,7 @@ class Euler(Solver):
 
     def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` unless states are clean + sigma * noise or, without ancestral noise, a flow's."""
+        # The ancestral noise formula does not hold for flows, whose signal shrinks as noise is added.
         alpha, sigma = grid.start.alpha, grid.start.sigma
         flow = bool((alpha + sigma - 1).abs().max() < 1e-5)
         if not bool((alpha == 1).all()) and not (flow and not self.ancestral):

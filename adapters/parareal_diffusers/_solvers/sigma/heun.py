@@ -32,7 +32,7 @@ class Heun(TwoStageChurn):
     def check_fine(self, grid: Grid) -> None:
         """Raise `ValueError` unless each step's second node is at its target level."""
         super().check_fine(grid)
-        second = slice(1, None, 2)
+        second = slice(1, None, 2)  # odd nodes: the second stages
         stop = grid.stop.sigma if grid.down is None else grid.down
         if not torch.equal(grid.start.sigma[second], stop[second]):
             raise ValueError(
@@ -42,6 +42,7 @@ class Heun(TwoStageChurn):
 
     def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the sigmas of two nodes per level, but one at the first level and one at a last level of zero."""
+        # At sigma 0 the slope is undefined, so the last step is an Euler step, as in Algorithm 1.
         last = sigmas[-1:] if bool(sigmas[-1] == 0) else sigmas[-1:].repeat(2)
         return torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), last])
 
@@ -50,6 +51,7 @@ class Heun(TwoStageChurn):
         nodes = self.node_sigmas(sigmas)
         if self.churn is None:
             return nodes, None
-        raised = nodes.clone()
-        raised[: 2 * len(sigmas) - 2 : 2] = self.churn.raise_levels(sigmas)[:-1]
-        return raised, nodes[1:]
+        # Even nodes start the steps. Only these are raised; the first stage aims at the level itself.
+        starts = nodes.clone()
+        starts[: 2 * len(sigmas) - 2 : 2] = self.churn.raise_levels(sigmas)[:-1]
+        return starts, nodes[1:]

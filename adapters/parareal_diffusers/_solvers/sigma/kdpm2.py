@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parareal_diffusers._grid.grid import Grid, Levels
-from parareal_diffusers._grid.sigmas import ancestral_std, downwards, with_middles
+from parareal_diffusers._grid.sigmas import ancestral_std, ancestral_targets, with_middles
 from parareal_diffusers._solvers.sigma.two_stage import FirstStage, TwoStageChurn
 
 
@@ -52,17 +52,19 @@ class KDPM2(TwoStageChurn):
         """Return the nodes with noise: the ends of steps above zero; with churn, all ends but the last."""
         if self.churn is not None:
             return super().draws(grid)
+        # Odd nodes are middles, and the stages from there complete the steps.
         return (torch.arange(grid.steps) % 2 == 1) & (grid.stop.sigma > 0)
 
     def node_sigmas(self, sigmas: Tensor) -> Tensor:
         """Return the sigmas of the steps' starts and middles."""
-        return with_middles(sigmas, downwards(sigmas) if self.ancestral else sigmas[1:])
+        return with_middles(sigmas, ancestral_targets(sigmas) if self.ancestral else sigmas[1:])
 
     def node_and_target_sigmas(self, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the sigmas of the nodes, with churn each step's start raised, and the sigmas that steps aim at."""
         if self.churn is None:
             return self.node_sigmas(sigmas), None
         nodes = with_middles(self.churn.raise_levels(sigmas), sigmas[1:])
+        # First stages aim at the middles, and second ones at the next level itself, not at its raised node.
         down = nodes[1:].clone()
         down[1::2] = sigmas[1 : 1 + len(down[1::2])]
         return nodes, down

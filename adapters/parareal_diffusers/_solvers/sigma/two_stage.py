@@ -77,6 +77,7 @@ class TwoStage(Solver):
         clean, _, _ = yield from interval.predict(x, state)
         # A jump over several nodes abandons the step in progress.
         single = interval.stop == interval.start + 1
+        # The second stage follows its own first stage only, not after a jump or in a slice that starts without memory.
         completes = per_row((memory.node >= 0) & single, x)
         s = interval.level(torch.where(completes.flatten(), memory.node, interval.start))
         whole = self.slope(memory, s.sigma, state, clean, interval.s.sigma)
@@ -95,7 +96,7 @@ class TwoStage(Solver):
 
     def correct(self, memory: Memory, change: Tensor, shift: Shift) -> Memory:
         """Correct the first state and prediction of a step in progress with the increments that go with `change`."""
-        if int(memory.node) < 0:
+        if int(memory.node) < 0:  # no step is in progress; the memory has a single row here
             return memory
         return FirstStage(memory.base + shift.previous, memory.clean + shift.clean, memory.node)
 
@@ -106,6 +107,7 @@ class TwoStage(Solver):
     def check_schedule(self, grid: Grid) -> None:
         """Raise `ValueError` unless states are clean + sigma * noise or, without added noise, a flow's."""
         name, (alpha, sigma) = type(self).__name__, grid.start[1:]
+        # The ancestral noise formula holds for states clean + sigma * noise only.
         flow = bool((alpha + sigma - 1).abs().max() < 1e-5) and not self.stochastic
         if not bool((alpha == 1).all()) and not flow:
             raise ValueError(
@@ -115,6 +117,7 @@ class TwoStage(Solver):
 
     def linear(self, interval: StepInterval) -> Linear:
         """Return the steps as linear maps, with the predicted clean sample held fixed."""
+        # Here an interval is a whole step, or its first stage, which ends at an odd node.
         up = self.noise_std(interval.s, interval.t, interval.rows(interval.stop % 2 == 0))
         return Linear((interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5 / interval.s.sigma, up)
 
