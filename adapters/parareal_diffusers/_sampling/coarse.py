@@ -84,7 +84,7 @@ def is_first_order(fine: Solver) -> bool:
 
 
 def default_coarse_solver(fine: Solver, grid: Grid) -> Solver:
-    """Return the coarse solver that converged fastest on the shipped network (docs/results/solvers.md)."""
+    """Return the coarse solver that converged fastest on the shipped network (docs/reference/solvers.md)."""
     if not fine.stochastic:
         # With few steps, or steps that do not meet, the fine solution is far from that of the ODE. Most solvers
         # approximate the ODE; `Extrapolated` approximates the fine steps themselves.

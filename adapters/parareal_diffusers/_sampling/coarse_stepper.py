@@ -22,7 +22,7 @@ class CoarseStepper(parareal.Stepper):
     Args:
         solver, grid, denoiser, random: as of `SolverStepper`.
         embedded: a second solver that is given the same evaluations; the difference of the two results is the embedded
-            difference, from which errors are estimated (docs/explained/estimates.md). With it both solvers must make
+            difference, from which errors are estimated (docs/explained/theory.md). With it both solvers must make
             exactly one evaluation per step.
         records_predictions: store the network's predictions, with which a fine solver corrects its memory.
     """

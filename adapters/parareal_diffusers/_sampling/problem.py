@@ -28,7 +28,7 @@ from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver
 
 LOG_SNR = 0.4
-"""`log_snr` of `boundaries` for automatic slices; errors were smallest with this value (docs/results/extrapolated.md)"""
+"""`log_snr` of `boundaries` for automatic slices; errors were smallest with this value (docs/reference/solvers.md)"""
 
 
 @final
@@ -53,7 +53,7 @@ class SamplingProblem:
         """Return the nodes that bound `count` slices, for a user who did not choose boundaries.
 
         Slices are evenly long, except for extrapolated jumps: they gain by shorter slices at the end, where the noise
-        is small; others do not (docs/results/extrapolated.md).
+        is small; others do not (docs/reference/solvers.md).
         """
         base_nodes = list(self.fine.base_nodes(self.grid))
         even = resolve_boundaries(None, count, None, base_nodes)

@@ -77,7 +77,7 @@ def sample(
         coarse: the solver of the coarse jumps: a name (`"auto"`, `"same"`, `"ddim"`, `"ddpm"`, `"dpmpp_2m"`,
             `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"extrapolated"`, `"identity"`), one of our solvers, or a diffusers
             scheduler with a native solver. It affects the speed, not the result. `"auto"` is the solver that
-            converged fastest on the shipped network for this kind of fine solver (docs/results/solvers.md).
+            converged fastest on the shipped network for this kind of fine solver (docs/reference/solvers.md).
         tolerance: relative error of the final state at which a sample stops, by the estimates that each slice makes
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential result to rounding.
