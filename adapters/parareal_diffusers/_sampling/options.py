@@ -24,8 +24,8 @@ def resolve_batch_sizes(pad_batch: bool | Sequence[int], max_batch: int | None) 
     if pad_batch is True:
         if max_batch is None:
             raise ValueError(
-                "pad_batch=True fills every call up to max_batch rows, but max_batch is None: give max_batch, or the sizes "
-                "as pad_batch"
+                "pad_batch=True fills every call up to max_batch rows, but max_batch is None: give max_batch, or the "
+                "sizes as pad_batch"
             )
         return [whole_number("max_batch", max_batch, 1)]
     if not isinstance(pad_batch, Sequence) or isinstance(pad_batch, str) or not pad_batch:

@@ -287,7 +287,7 @@ def test_max_batch_bounds_the_rows_of_a_call():
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
         (TypeError, "unexpected keyword argument 'tolerence'", {"tolerence": 1}),
         (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
-        (ValueError, "give max_batch, or the sizes", {"pad_batch": True}),
+        (ValueError, "give max_batch, or the sizes as pad_batch", {"pad_batch": True}),
         (TypeError, "pad_batch must be True, False or batch sizes", {"pad_batch": "8"}),
         (ValueError, "is not the largest of", {"pad_batch": (1, 8), "max_batch": 4}),
         (TypeError, "generator must be", {"generator": 3}),
