@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, IdentitySolver, models, sample
 from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
+from parareal_diffusers._schedulers.native import grid_of, copy_with_timesteps
 from parareal_diffusers.testing import GaussianMixture, relative_error
 
 import parareal
@@ -58,7 +58,7 @@ def test_any_solver_is_coarse_for_any_other(fine, coarse):
 def test_a_solve_stops_early_and_within_its_tolerance(fine, tolerance):
     expected = run(FINE[fine], slices=1, steps=100).final_state
     solution = run(FINE[fine], steps=100, tolerance=tolerance, slices=20)
-    # The tolerance holds for an estimate; benchmarks/engine/coverage.py measures its coverage.
+    # The tolerance applies to an estimate; benchmarks/engine/coverage.py measures its coverage.
     assert relative_error(solution.final_state, expected) < 3 * tolerance
     assert solution.outcome is parareal.Outcome.CONVERGED
     assert solution.iterations < 10
@@ -81,8 +81,8 @@ def test_auto_selects_the_coarse_solver_by_the_fine_one():
     assert resolve_coarse_solver("auto", DDIM(), grid) == Extrapolated()  # few steps
     assert resolve_coarse_solver("auto", DDIM(), grid_of(copy_with_timesteps(SCHEDULER, 100))) == DPMSolver(order=2)
     trailing = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-    apart = grid_of(copy_with_timesteps(trailing, 150))  # steps do not start where the ones before end
-    assert resolve_coarse_solver("auto", DDIM(), apart) == Extrapolated()
+    # Here steps do not start where the ones before end.
+    assert resolve_coarse_solver("auto", DDIM(), grid_of(copy_with_timesteps(trailing, 150))) == Extrapolated()
     assert resolve_coarse_solver("auto", DPMSolver(order=3), grid) == DPMSolver(order=2)
     assert resolve_coarse_solver("auto", DDPM(), grid) == DDPM()
     assert resolve_coarse_solver("auto", DDIM(eta=0.5), grid) == DDIM(eta=0.5)
