@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, IdentitySolver, models, sample
 from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
-from parareal_diffusers._schedulers.native import grid_of, copy_with_timesteps
+from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
 from parareal_diffusers.testing import GaussianMixture, relative_error
 
 import parareal
