@@ -20,7 +20,7 @@ from diffusers import schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from parareal_diffusers import AnyScheduler, sample
 from parareal_diffusers._commands.report import markdown
-from parareal_diffusers._schedulers.native import has_native
+from parareal_diffusers._schedulers.native import has_native_solver
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from tqdm.auto import tqdm
 
@@ -71,7 +71,7 @@ def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 def outcome(scheduler: Any, given: dict[str, Any]) -> tuple[str, str]:
     """Return how a scheduler, its step `given` options, is sampled, and how far from its own loop."""
-    how = "native" if has_native(scheduler) and not given else "own step"
+    how = "native" if has_native_solver(scheduler) and not given else "own step"
     errors = []
     for dtype in (torch.float32, torch.float64):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

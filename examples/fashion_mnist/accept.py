@@ -14,7 +14,7 @@ import torch
 from classifier import classifier
 from data import NO_CLASS
 from matplotlib import image
-from parareal_diffusers.models import model_in
+from parareal_diffusers.models import load_folder
 from tqdm import tqdm
 
 
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    net, scheduler = model_in(options.model)
+    net, scheduler = load_folder(options.model)
     judge = classifier()
     saved = torch.load(options.classifier)
     judge.load_state_dict(saved["net"])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mazes import POINTS, SIZE, WALLS, crosses, plans
 from parareal_diffusers import models, sample
-from parareal_diffusers.models import model_in
+from parareal_diffusers.models import load_folder
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--picture", type=Path, help="where to draw some plans")
     given = parser.parse_args()
-    net, scheduler = models.load("maze") if given.model is None else model_in(given.model)
+    net, scheduler = models.load("maze") if given.model is None else load_folder(given.model)
     experts, ends = plans(given.plans, given.seed, seen=False)
     noise = torch.randn(given.plans, POINTS, 2, generator=torch.Generator().manual_seed(given.seed))
     planned = scheduler_loop(lambda x, t: net(x, t, ends=ends), noise, scheduler, given.steps)

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from parareal_diffusers import sample, srds
 from parareal_diffusers._sampling.denoiser import Denoiser
-from parareal_diffusers._schedulers.native import grid_of, prepared
+from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from srds.subject import Subject
 from torch import Tensor
@@ -96,7 +96,7 @@ class Lab:
 
 def network(one: Subject, scheduler: Any, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the network with guidance and conditions, as the loop over the scheduler calls it."""
-    ready = prepared(scheduler, steps)
+    ready = copy_with_timesteps(scheduler, steps)
     denoiser = Denoiser(one.model, grid_of(ready), len(one.latents), one.model_kwargs, one.guidance)
     nodes = {float(t): i for i, t in reversed(list(enumerate(ready.timesteps)))}
     index = torch.arange(len(one.latents))

@@ -8,10 +8,10 @@ from typing import Any, final
 
 import parareal
 from parareal.driver import renamed
+from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
 from parareal_diffusers._pipelines.derived import parallel_class
 from parareal_diffusers._pipelines.families import FAMILIES, find_family, guess_family
-from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.loop import LoopBridge
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
 from parareal_diffusers._pipelines.settings import Settings

@@ -38,7 +38,7 @@ from parareal_diffusers._pipelines.stand_ins.replicas import Replicas
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._pipelines.stand_ins.scheduler import make_stand_in, restore_scheduler
 from parareal_diffusers._pipelines.waiting import WaitingLoop
-from parareal_diffusers._sampling.options import sizes_of
+from parareal_diffusers._sampling.options import resolve_batch_sizes
 
 
 @final
@@ -66,7 +66,7 @@ class LoopBridge:
         self.settings, self.step_options = settings, step_options
         self.doubles_latents, self.indexes_by_pass = doubles_latents, indexes_by_pass
         self.plans = plans if settings.follows_plans else {}
-        self.pad_sizes = sizes_of(settings.pad_batch, settings.max_batch)
+        self.pad_sizes = resolve_batch_sizes(settings.pad_batch, settings.max_batch)
         self.max_rows = max(self.pad_sizes, default=settings.max_batch)
         self.replicas: Replicas | None = None
         self.is_interrupted: Callable[[], bool] = lambda: False

@@ -11,8 +11,8 @@ from parareal_diffusers._pipelines.settings import Settings, set_up_loop
 from parareal_diffusers._pipelines.stand_ins.network import is_compiled
 from parareal_diffusers._pipelines.stand_ins.replicas import check_replicable
 from parareal_diffusers._pipelines.stand_ins.scheduler import copy_with_steps
-from parareal_diffusers._sampling.noise_source import check_own_noise
-from parareal_diffusers._schedulers.native import check_known
+from parareal_diffusers._sampling.noise_source import check_noise_dtype
+from parareal_diffusers._schedulers.native import check_supported_scheduler
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -26,7 +26,7 @@ def check_pipeline(pipe: Any) -> None:
             f"{type(pipe).__name__} has no component called scheduler, whose steps could be made in parallel: give it "
             "one"
         )
-    check_known(pipe.scheduler)
+    check_supported_scheduler(pipe.scheduler)
 
 
 def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices: bool) -> None:
@@ -34,7 +34,7 @@ def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices:
 
     Everything is checked again in each call, because the user may replace components of the pipeline between calls.
     """
-    check_known(pipe.scheduler)
+    check_supported_scheduler(pipe.scheduler)
     for name in family.networks:
         network: Any = getattr(pipe, name, None)
         check_network(name, network)
@@ -87,7 +87,7 @@ def check_scheduler(
     except Exception:
         return
     setup = set_up_loop(settings, step_options, scheduler, 0, len(scheduler.timesteps), one_slice=True)
-    check_own_noise(setup.fine, dtype, torch.promote_types(dtype, torch.float32))
+    check_noise_dtype(setup.fine, dtype, torch.promote_types(dtype, torch.float32))
 
 
 def _has_step_cache(module: torch.nn.Module) -> bool:

@@ -9,10 +9,10 @@ import parareal
 from parareal.driver import SCHEDULES, divide_grid, one_of, optional_whole_number, whole_number
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._pipelines.stand_ins.replicas import check_devices
-from parareal_diffusers._sampling.coarse import COARSE, coarse_solver
-from parareal_diffusers._sampling.options import boundaries_of, criterion_of, sizes_of
+from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
+from parareal_diffusers._sampling.options import resolve_batch_sizes, resolve_boundaries, resolve_criterion
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_known, grid_of, prepared, solver_of
+from parareal_diffusers._schedulers.native import check_supported_scheduler, copy_with_timesteps, grid_of, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
 from parareal_diffusers._solvers.solver import Solver
@@ -54,9 +54,9 @@ class Settings:
         if isinstance(self.coarse, str):
             one_of("coarse", self.coarse, ["auto", "same", *COARSE])
         elif not isinstance(self.coarse, Solver):
-            check_known(self.coarse)
-        criterion_of(self.criterion, self.tolerance, 1)
-        sizes_of(self.pad_batch, self.max_batch)
+            check_supported_scheduler(self.coarse)
+        resolve_criterion(self.criterion, self.tolerance, 1)
+        resolve_batch_sizes(self.pad_batch, self.max_batch)
         check_devices(self.devices)
 
     @property
@@ -106,7 +106,7 @@ def set_up_loop(
     Raises:
         TypeError, ValueError: if the combination is unsupported; the message says what to change.
     """
-    scheduler = prepared(scheduler, None)
+    scheduler = copy_with_timesteps(scheduler, None)
     fine = solver_of(scheduler)
     if isinstance(fine, DDIM):
         ddim_options = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
@@ -121,7 +121,7 @@ def set_up_loop(
             "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
-    coarse = coarse_solver(settings.coarse, fine, grid)
+    coarse = resolve_coarse_solver(settings.coarse, fine, grid)
     fine.check_fine(grid)
     coarse.check_schedule(grid)
     # The node whose state each step starts from. Steps of singlestep methods come in cycles, whose inner steps start
@@ -137,7 +137,7 @@ def set_up_loop(
     if one_slice:
         return LoopSetup(fine, coarse, grid, first, [first, last])
     # Boundaries count from the first step that the loop makes, as documented in `parallelize`.
-    edges = boundaries_of(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
+    edges = resolve_boundaries(settings.boundaries, settings.slices, settings.levels, [b - first for b in bases])
     return LoopSetup(fine, coarse, grid, first, [first + n for n in edges])
 
 

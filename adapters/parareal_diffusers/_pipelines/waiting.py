@@ -13,8 +13,8 @@ from parareal_diffusers._pipelines.running import Listener, RunningLoop
 from parareal_diffusers._pipelines.settings import LoopSetup, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._sampling.coarse_stepper import propagators
-from parareal_diffusers._sampling.noise_source import check_generator, noise_of
-from parareal_diffusers._sampling.options import criterion_of
+from parareal_diffusers._sampling.noise_source import check_generator
+from parareal_diffusers._sampling.options import resolve_criterion
 
 
 @final
@@ -71,7 +71,7 @@ class WaitingLoop:
 
     def _run(self, initial: Tensor, random: NoiseSource | None) -> Run:
         setup, settings = self.setup, self.settings
-        criterion = criterion_of(settings.criterion, settings.tolerance, setup.num_steps)
+        criterion = resolve_criterion(settings.criterion, settings.tolerance, setup.num_steps)
         grid = setup.grid.to(initial.device)
         # The engine yields evaluations and never calls `_network`.
         pair = propagators(setup.fine, setup.coarse, grid, _network, random, initial, criterion)

@@ -1,1 +1,1 @@
-"""Sampling a network without a pipeline."""
+"""Sampling with a network and a scheduler, without a pipeline."""

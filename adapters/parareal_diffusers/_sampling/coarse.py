@@ -1,4 +1,4 @@
-"""Coarse solvers by name."""
+"""Choice of the coarse solver, and of the embedded solver that estimates its errors."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_known, solver_of
+from parareal_diffusers._schedulers.native import check_supported_scheduler, solver_of
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver
@@ -24,30 +24,40 @@ COARSE: dict[str, Solver] = {
     "extrapolated": Extrapolated(),
     "identity": IdentitySolver(),
 }
-
+"""the coarse solvers that have a name"""
 
 FEW_STEPS = 64
-"""up to which steps of first order are further from the ODE than coarse jumps of second order are from them"""
+"""largest number of steps for which first-order steps are further from the ODE than second-order coarse jumps are"""
 
 
-def coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
-    """Return a coarse solver, given by name, as a solver object or as a diffusers scheduler, for a grid."""
+def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
+    """Return the coarse solver for a fine solver on its grid.
+
+    Args:
+        coarse: a name of `COARSE`, `"auto"`, `"same"`, a solver object, or a diffusers scheduler.
+        fine: the fine solver.
+        grid: the grid of the fine solver.
+
+    Raises:
+        ValueError: for an unknown name, or an unsupported scheduler.
+        TypeError: for a solver without a native form, which cannot jump over many nodes.
+    """
     if isinstance(coarse, str):
         one_of("coarse", coarse, ["auto", "same", *COARSE])
-        found = automatic(fine, grid) if coarse == "auto" else fine if coarse == "same" else COARSE[coarse]
+        solver = default_coarse_solver(fine, grid) if coarse == "auto" else fine if coarse == "same" else COARSE[coarse]
     elif isinstance(coarse, Solver):
-        found = coarse
+        solver = coarse
     else:
-        check_known(coarse)
-        found = solver_of(coarse)
-    if isinstance(found, AnyScheduler):
-        name = type(found.scheduler).__name__
-        raise TypeError(f"{name} has no native solver, which a coarse solver must be: use coarse='auto'")
-    return found
+        check_supported_scheduler(coarse)
+        solver = solver_of(coarse)
+    if isinstance(solver, AnyScheduler):
+        name = type(solver.scheduler).__name__
+        raise TypeError(f"coarse: {name} has no native solver, which a coarse solver must be: use coarse='auto'")
+    return solver
 
 
-def embedded_solver(coarse: Solver) -> Solver | None:
-    """Return a solver of another order that makes do with a coarse solver's evaluations; None if none is known."""
+def choose_embedded_solver(coarse: Solver) -> Solver | None:
+    """Return a solver of another order that needs no evaluations but a coarse solver's; None if none is known."""
     match coarse:
         case (
             DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++")
@@ -59,6 +69,7 @@ def embedded_solver(coarse: Solver) -> Solver | None:
             return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]
         case Extrapolated(order=order):
             return replace(coarse, order=3 - order)
+        # From here on solvers add noise. The embedded solver adds the same noise, so it cancels in the difference.
         case DDPM() | DPMSolver(order=1):
             return COARSE["dpmpp_2m_sde"]
         case DPMSolver():
@@ -67,16 +78,19 @@ def embedded_solver(coarse: Solver) -> Solver | None:
             return None
 
 
-def of_first_order(fine: Solver) -> bool:
-    """Return whether a solver makes the steps that `Extrapolated` knows."""
+def is_first_order(fine: Solver) -> bool:
+    """Return whether a solver makes first-order steps, which `Extrapolated` reproduces."""
     return isinstance(fine, DDIM | Euler) or (isinstance(fine, DPMSolver) and fine.order == 1)
 
 
-def automatic(fine: Solver, grid: Grid) -> Solver:
+def default_coarse_solver(fine: Solver, grid: Grid) -> Solver:
     """Return the coarse solver that converged fastest on the shipped network (docs/results/solvers.md)."""
     if not fine.stochastic:
-        far = grid.steps <= FEW_STEPS or not grid.chained  # from the ODE that others approximate
-        return COARSE["extrapolated" if far and of_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]
+        # With few steps, or steps that do not meet, the fine solution is far from that of the ODE. Most solvers
+        # approximate the ODE; `Extrapolated` approximates the fine steps themselves.
+        far_from_ode = grid.steps <= FEW_STEPS or not grid.chained
+        return COARSE["extrapolated" if far_from_ode and is_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]
+    # A scheduler's own step cannot jump, so its noise needs a native solver that suits its schedule.
     if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
         exploding = bool((grid.start.alpha == 1).all())
         return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")

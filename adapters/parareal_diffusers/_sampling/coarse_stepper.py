@@ -1,4 +1,4 @@
-"""The coarse propagator: a solver's jumps over many nodes, and what is learned from them."""
+"""The coarse propagator: jumps of a solver over many nodes, with an embedded solver for error estimates."""
 
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, final
@@ -9,21 +9,22 @@ from torch import Tensor
 import parareal
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import NoiseSource
-from parareal_diffusers._sampling.coarse import embedded_solver
+from parareal_diffusers._sampling.coarse import choose_embedded_solver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import CoarseMemory, Solver, SolverStepper, start_step
 from parareal_diffusers._solvers.step_interval import StepInterval
 
 
 @final
-class Jumps(parareal.Stepper):
-    """A coarse solver on a grid, as the engine runs it.
+class CoarseStepper(parareal.Stepper):
+    """A coarse solver on the fine solver's grid, as a stepper of the engine.
 
     Args:
-        solver, grid, denoiser, random: as of a `SolverStepper`.
-        embedded: another solver, which is given the same evaluations; by what the two disagree by errors are estimated
-            (docs/explained/estimates.md). Both must make one evaluation a step.
-        records: remember what the network said, by which a fine solver corrects its history.
+        solver, grid, denoiser, random: as of `SolverStepper`.
+        embedded: a second solver that is given the same evaluations; the difference of the two results is the embedded
+            difference, from which errors are estimated (docs/explained/estimates.md). With it both solvers must make
+            exactly one evaluation per step.
+        records_predictions: store the network's predictions, with which a fine solver corrects its memory.
     """
 
     per_sample: ClassVar[bool] = True
@@ -35,45 +36,54 @@ class Jumps(parareal.Stepper):
         denoiser: Callable[..., Tensor],
         random: NoiseSource | None = None,
         embedded: Solver | None = None,
-        records: bool = False,
+        records_predictions: bool = False,
     ):
-        self.solver, self.grid, self.random, self.embedded, self.records = solver, grid, random, embedded, records
+        self.solver, self.grid, self.random, self.embedded = solver, grid, random, embedded
+        self.records_predictions = records_predictions
+        # The same object as in the fine stepper, so that the engine shares the first evaluation of F and G.
         self.evaluate = denoiser
 
     def begin(self, state: Tensor) -> Any:
-        """Return what is remembered before the first jump; None for nothing."""
+        """Return the memory before the first jump, or None if neither solver has one and nothing is recorded."""
         memory = self.solver.begin(state)
-        second = None if self.embedded is None else self.embedded.begin(state)
-        if memory is None and second is None and not self.records:
+        embedded_memory = None if self.embedded is None else self.embedded.begin(state)
+        if memory is None and embedded_memory is None and not self.records_predictions:
             return None
-        zero = torch.zeros_like(state) if self.records else None
-        return CoarseMemory(memory, second, zero, zero)
+        zero = torch.zeros_like(state) if self.records_predictions else None
+        return CoarseMemory(memory, embedded_memory, zero, zero)
 
     def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
-        """Jump, by both solvers."""
-        trail = CoarseMemory(None, None, None, None) if memory is None else memory
+        """Jump from `start` to `stop` with both solvers; the engine passes `sample` because of `per_sample`."""
+        memories = CoarseMemory(None, None, None, None) if memory is None else memory
         interval = StepInterval(self.grid, start, stop, sample, state, self.random)
-        step = start_step(self.solver, state, trail.memory, interval)
+        step = start_step(self.solver, state, memories.memory, interval)
         if self.embedded is None:
-            new, own = yield from step
-            return new, self._trail(memory, interval, new, own, None)
+            result, solver_memory = yield from step
+            return result, self._new_memory(memory, interval, result, solver_memory, None)
+        # Both generators are advanced by hand. The evaluation that the coarse solver yields is passed on to the engine,
+        # and its output is sent to both. What the embedded solver yields is the same evaluation, so it is dropped.
         output = yield next(step)
-        new, own = _finished(step, output)
-        other = start_step(
-            self.embedded, state, trail.embedded, StepInterval(self.grid, start, stop, sample, state, self.random)
-        )
-        next(other)
-        second, its = _finished(other, output)
-        return new, self._trail(memory, interval, new, own, its), second
+        result, solver_memory = _finish_step(step, output)
+        # An interval of its own: predictions are appended to an interval, and only the coarse solver's are recorded.
+        embedded_interval = StepInterval(self.grid, start, stop, sample, state, self.random)
+        embedded_step = start_step(self.embedded, state, memories.embedded, embedded_interval)
+        next(embedded_step)
+        embedded_result, embedded_memory = _finish_step(embedded_step, output)
+        return result, self._new_memory(memory, interval, result, solver_memory, embedded_memory), embedded_result
 
-    def _trail(self, before: Any, interval: StepInterval, new: Tensor, own: Any, second: Any) -> CoarseMemory | None:
-        if before is None:
+    def _new_memory(
+        self, previous: Any, interval: StepInterval, result: Tensor, memory: Any, embedded_memory: Any
+    ) -> CoarseMemory | None:
+        """Return the memory after a jump, of the structure that `begin` chose."""
+        if previous is None:
             return None
-        if not self.records:
-            return CoarseMemory(own, second, None, None)
-        if not interval.predictions:  # nothing was asked: all that changes is taken to be the clean sample
-            return CoarseMemory(own, second, new / interval.t.alpha, torch.zeros_like(new))
-        return CoarseMemory(own, second, interval.predictions[0].clean, interval.predictions[0].noise)
+        if not self.records_predictions:
+            return CoarseMemory(memory, embedded_memory, None, None)
+        # A solver without evaluations (the identity) predicts nothing. Its whole state is taken as the signal, so that
+        # increments of the state become increments of the clean sample.
+        if not interval.predictions:
+            return CoarseMemory(memory, embedded_memory, result / interval.t.alpha, torch.zeros_like(result))
+        return CoarseMemory(memory, embedded_memory, interval.predictions[0].clean, interval.predictions[0].noise)
 
 
 def propagators(
@@ -85,22 +95,30 @@ def propagators(
     latents: Tensor,
     criterion: parareal.AbstractCriterion,
 ) -> tuple[parareal.Steps, parareal.Steps]:
-    """Return what the engine is given: the fine solver's steps, and the coarse one's jumps.
+    """Return the engine's two propagators: every step of the fine solver, and one coarse jump per slice.
 
-    `criterion` says whether errors are estimated, for which jumps are made by a second solver, too.
+    Args:
+        fine, coarse: the solvers.
+        grid: the grid of the fine solver, on the device of the latents.
+        evaluate: the network, as both steppers call it: `evaluate(state, node, sample)`.
+        random: the source of noise; None if the fine solver adds none.
+        latents: shape (samples, *sample).
+        criterion: if it estimates errors cumulatively, coarse jumps get an embedded solver.
     """
-    estimates = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-    meet = estimates and (isinstance(coarse, Extrapolated) or grid.chained)  # the former goes where the steps go
-    embedded = embedded_solver(coarse) if meet else None
-    records = fine.begin(latents[:1]) is not None
-    jumps = Jumps(coarse, grid, evaluate, random, embedded, records)
+    estimates_errors = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
+    # Two solvers approximate one flow only if fine steps start where the steps before ended. Otherwise their difference
+    # says nothing about F, except for `Extrapolated`, both of whose orders reproduce the fine steps themselves.
+    comparable = estimates_errors and (isinstance(coarse, Extrapolated) or grid.chained)
+    embedded = choose_embedded_solver(coarse) if comparable else None
+    records_predictions = fine.begin(latents[:1]) is not None
+    jumps = CoarseStepper(coarse, grid, evaluate, random, embedded, records_predictions)
     return parareal.Steps(SolverStepper(fine, grid, evaluate, random)), parareal.Steps(jumps, steps=1)
 
 
-def _finished(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) -> tuple[Tensor, Any]:
-    """Return the result of a step of one evaluation."""
+def _finish_step(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) -> tuple[Tensor, Any]:
+    """Send the output of a step's only evaluation, and return the step's result."""
     try:
         step.send(output)
     except StopIteration as end:
         return end.value
-    raise TypeError("an embedded pair of solvers must make one evaluation a step")
+    raise TypeError("an embedded pair of solvers must make one evaluation per step: another one was requested")

@@ -1,4 +1,4 @@
-"""The noise of a stochastic solver, drawn as the sequential loop draws it, and what may be wrong with its source."""
+"""Sources of noise for stochastic solvers, drawn as the sequential loop draws it, and checks of these sources."""
 
 from typing import Any
 
@@ -14,91 +14,111 @@ from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers._solvers.step_interval import StepInterval
 
 
-def noise_of(
-    solver: Solver, grid: Grid, latents: Tensor, generator: Generators, dtype: torch.dtype, within: range
+def make_noise_source(
+    solver: Solver, grid: Grid, latents: Tensor, generator: Generators, dtype: torch.dtype, steps: range
 ) -> NoiseSource | None:
-    """Return the noise of every step, drawn in the order of the sequential loop; None where there is none.
+    """Return the noise of every step, drawn in the order of the sequential loop; None for a deterministic solver.
 
-    `dtype` is that of the network's output in the loop, and `within` has the steps that it makes.
+    Nothing is drawn until the noise is needed.
+
+    Args:
+        solver: the fine solver.
+        grid: its grid.
+        latents: shape (samples, *sample).
+        generator: one, one per sample, or None for torch's global generator.
+        dtype: of the network's output in the sequential loop.
+        steps: the steps that the sequential loop makes.
     """
     if not solver.stochastic:
         return None
     if isinstance(solver, AnyScheduler):
-        check_own_noise(solver, dtype, latents.dtype)
-        return Replay(solver.scheduler, grid, latents, generator, within, solver.options)
-    steps = [i for i in drawing(solver, grid) if i in within]
+        check_noise_dtype(solver, dtype, latents.dtype)
+        return Replay(solver.scheduler, grid, latents, generator, steps, solver.options)
+    noisy_steps = [i for i in _list_noisy_steps(solver, grid) if i in steps]
     if solver.initial_noise_std(grid) is not None:
-        steps = [-1, *steps]  # the noise of latents comes first
-    record = RecordedNoise(generator, latents.shape, latents.device, solver.noise_dtype(dtype), steps)
-    return noise_on(record, solver, grid)
+        noisy_steps = [-1, *noisy_steps]  # the loop draws the noise of the latents before that of all steps
+    record = RecordedNoise(generator, latents.shape, latents.device, solver.noise_dtype(dtype), noisy_steps)
+    return _scale_noise(record, solver, grid)
 
 
-def drawing(solver: Solver, grid: Grid) -> list[int]:
-    """Return the steps for which noise is drawn."""
+def record_noise_sampler(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: NoiseSampler) -> Noise | None:
+    """Return the noise of every step, from a function of the two sigmas of a step; None for a deterministic solver.
+
+    The function is called for all steps at once, here.
+    """
+    if not solver.stochastic:
+        return None
+    starts, stops, base_nodes = grid.start.sigma, grid.stop.sigma, solver.base_nodes(grid)
+    spans = {i: (starts[base_nodes[i]], stops[i]) for i in _list_noisy_steps(solver, grid)}
+    record = RecordedNoiseSampler(noise_sampler, latents, spans)
+    _ = record.entries  # a cached property: reading it calls the function, and checks its results before any work
+    return _scale_noise(record, solver, grid)
+
+
+def _list_noisy_steps(solver: Solver, grid: Grid) -> list[int]:
+    """Return the steps for which the scheduler draws noise."""
     return torch.nonzero(solver.draws(grid)).flatten().tolist()
 
 
-def noise_on(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, grid: Grid) -> Noise:
-    """Return recorded noise, as a solver adds it."""
-    bases = solver.base_nodes(grid)
-    return Noise(record, solver.linear(StepInterval.of_steps(grid, bases)), bases)
+def _scale_noise(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, grid: Grid) -> Noise:
+    """Return recorded standard noise, scaled as a solver adds it."""
+    base_nodes = solver.base_nodes(grid)
+    return Noise(record, solver.linear(StepInterval.of_steps(grid, base_nodes)), base_nodes)
 
 
-def sampled_noise(solver: Solver, grid: Grid, latents: Tensor, noise_sampler: NoiseSampler) -> Noise | None:
-    """Return the noise of every step, from a function of the sigmas that it goes from and to."""
-    if not solver.stochastic:
-        return None
-    starts, stops, bases = grid.start.sigma, grid.stop.sigma, solver.base_nodes(grid)
-    spans = {i: (starts[bases[i]], stops[i]) for i in drawing(solver, grid)}
-    record = RecordedNoiseSampler(noise_sampler, latents, spans)
-    _ = record.entries  # all of it, before any work
-    return noise_on(record, solver, grid)
-
-
-def entered(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
-    """Return latents as the first step starts from them."""
-    scale = solver.initial_noise_std(grid)
-    if scale is None:
+def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
+    """Return the state from which the first step starts: latents, for a solver with churn raised to its level."""
+    std = solver.initial_noise_std(grid)
+    if std is None:
         return latents
-    assert isinstance(random, Noise)  # solvers that add noise to latents are native
-    return latents + scale * random.step(-1)
+    assert isinstance(random, Noise)  # solvers with churn are native, so their noise is no `Replay`
+    return latents + std * random.step(-1)
 
 
-def check_own_noise(solver: Solver, network: torch.dtype, states: torch.dtype) -> None:
-    """Raise `ValueError` for a scheduler that would draw its noise in another dtype than the sequential loop's."""
-    if isinstance(solver, AnyScheduler) and solver.stochastic and network != states:
+def check_noise_dtype(solver: Solver, output_dtype: torch.dtype, state_dtype: torch.dtype) -> None:
+    """Raise `ValueError` for a scheduler whose own step would draw other noise than in the sequential loop.
+
+    A scheduler that draws noise itself does so in the dtype of the network's output, and in another dtype the same
+    generator gives other numbers. The engine's states are float32 or float64, even if the network is in half precision.
+    """
+    if isinstance(solver, AnyScheduler) and solver.stochastic and output_dtype != state_dtype:
         native = "FlowMatchEulerDiscreteScheduler" if is_flow(solver.scheduler) else "EulerAncestralDiscreteScheduler"
         raise ValueError(
-            f"{type(solver.scheduler).__name__} draws noise in its own step, in {str(network).removeprefix('torch.')} "
-            "for this network, and states are wider: use a network in single precision, or a scheduler with a native "
-            f"solver, as {native}"
+            f"{type(solver.scheduler).__name__} draws noise in its own step, in "
+            f"{str(output_dtype).removeprefix('torch.')} for this network, and states are wider: use a network in "
+            f"single precision, or a scheduler with a native solver, such as {native}"
         )
 
 
 def check_generator(generator: Any, latents: Tensor) -> None:
-    """Raise `TypeError` or `ValueError` unless noise for latents can be drawn from a generator, or several."""
-    given = [generator] if isinstance(generator, torch.Generator) else generator
-    if given is None:
+    """Raise `TypeError` or `ValueError` unless noise like latents can be drawn from a generator or a list of them."""
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    if generators is None:
         return
-    if not isinstance(given, list | tuple) or not all(isinstance(g, torch.Generator) for g in given):
-        raise TypeError("generator must be a torch.Generator, a list of them or None")
-    if len(given) not in (1, len(latents)):
+    if not isinstance(generators, list | tuple) or not all(isinstance(g, torch.Generator) for g in generators):
+        raise TypeError(f"generator must be a torch.Generator, a list of them or None, not {type(generator).__name__}")
+    if len(generators) not in (1, len(latents)):
         raise ValueError(
-            f"generator has {len(given)} entries for {len(latents)} samples: give one for each, or a single one"
+            f"generator has {len(generators)} entries for {len(latents)} samples: give one per sample, or a single one"
         )
-    if any(g.device.type not in ("cpu", latents.device.type) for g in given):
+    if any(g.device.type not in ("cpu", latents.device.type) for g in generators):
         raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
 
 
-def check_sampler(noise_sampler: Any, solver: Solver, generator: Any) -> None:
-    """Raise `TypeError` or `ValueError` unless a noise sampler, if there is any, can be asked for a solver's noise."""
+def check_noise_sampler(noise_sampler: Any, solver: Solver, generator: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless `noise_sampler` is None or a supported source of the solver's noise."""
     if noise_sampler is None:
         return
     if not callable(noise_sampler):
-        raise TypeError("noise_sampler must be a function of two sigmas that returns noise like latents, or None")
+        raise TypeError(
+            "noise_sampler must be a function of two sigmas that returns noise like latents, or None, not "
+            f"{type(noise_sampler).__name__}"
+        )
     if not isinstance(solver.scheduler, Sigmas):
-        raise ValueError("noise_sampler is for solvers on Sigmas: give those on a scheduler's nodes a generator")
+        raise ValueError(
+            "noise_sampler is for solvers on Sigmas: give a solver on a scheduler's nodes a generator instead"
+        )
     if generator is not None:
-        raise ValueError("noise comes from noise_sampler or from generator: leave one of them out")
+        raise ValueError("noise comes either from noise_sampler or from generator: leave one of them out")
     if getattr(solver, "churn", None) is not None:
-        raise ValueError("churn draws its noise from a generator, which k-diffusion does too: leave noise_sampler out")
+        raise ValueError("churn draws its noise from a generator, as in k-diffusion: leave noise_sampler out")

@@ -1,4 +1,4 @@
-"""Options of `sample` and `parallelize`, resolved: when to stop, batch sizes, and boundaries."""
+"""Options of `sample` and `parallelize`, resolved to what the engine takes: criterion, batch sizes and boundaries."""
 
 from collections.abc import Sequence
 
@@ -6,49 +6,60 @@ import parareal
 from parareal.driver import divide_grid, whole_number
 
 
-def criterion_of(
+def resolve_criterion(
     criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
 ) -> parareal.AbstractCriterion:
-    """Return the criterion, by default that for a tolerance; a tolerance of 0 runs all the steps to the end."""
+    """Return `criterion`, or for None the criterion for a tolerance; a tolerance of 0 runs all `steps` to the end."""
     if criterion is not None:
         return criterion
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be positive, or 0 to run to the end, got {tolerance}")
+    if not tolerance >= 0:  # true for NaN, too
+        raise ValueError(f"tolerance must be positive, or 0 to run to the end, but was {tolerance}")
     return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
 
 
-def sizes_of(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
-    """Return the batch sizes that calls are filled up to, rising; none for no filling."""
+def resolve_batch_sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:
+    """Return the batch sizes that calls are filled up to, rising; an empty list if calls are not filled."""
     if pad_batch is False:
         return []
     if pad_batch is True:
         if max_batch is None:
-            raise ValueError("pad_batch=True fills every call up to max_batch rows: give max_batch, or the sizes")
+            raise ValueError(
+                "pad_batch=True fills every call up to max_batch rows, but max_batch is None: give max_batch, or the "
+                "sizes as pad_batch"
+            )
         return [whole_number("max_batch", max_batch, 1)]
     if not isinstance(pad_batch, Sequence) or isinstance(pad_batch, str) or not pad_batch:
-        raise TypeError(f"pad_batch must be True, False or batch sizes as in (1, 8, 32), got {pad_batch!r}")
+        raise TypeError(f"pad_batch must be True, False or batch sizes as in (1, 8, 32), but was {pad_batch!r}")
     sizes = sorted(whole_number("pad_batch: a batch size", size, 1) for size in pad_batch)
     if max_batch is not None and max_batch != max(sizes):
         raise ValueError(f"max_batch={max_batch} is not the largest of pad_batch={tuple(sizes)}: leave it out")
     return sizes
 
 
-def boundaries_of(
-    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, bases: Sequence[int]
+def resolve_boundaries(
+    boundaries: Sequence[int] | None, slices: int | str, levels: Sequence[int] | None, base_nodes: Sequence[int]
 ) -> list[int]:
-    """Return the nodes that bound the slices, or the ends for levels.
+    """Return the nodes that bound the slices; for levels, those of the outermost level.
 
-    Where steps come in cycles, slices begin with a cycle if there are enough: `bases` says where each step's began.
+    Args:
+        boundaries: the user's nodes, or None.
+        slices: the number of slices or its name, as of `sample`.
+        levels: numbers of slices of nested levels, or None.
+        base_nodes: for each step the node whose state it starts from. Where several steps form a cycle (the two
+            evaluations of a Heun step) that is the cycle's first node, and slices begin with a cycle if there are
+            enough cycles.
     """
-    steps = len(bases)
+    steps = len(base_nodes)
     if boundaries is not None:
         if slices != "auto":
-            raise ValueError(f"boundaries already say how many slices there are: leave slices={slices!r} out")
-        given = [whole_number("boundaries: a node", n, 0) for n in boundaries]
-        if len(given) < 2 or given[0] != 0 or given[-1] != steps:
-            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, got {list(boundaries)}")
-        return given
+            raise ValueError(f"boundaries already determine the number of slices: leave slices={slices!r} out")
+        nodes = [whole_number("boundaries: a node", n, 0) for n in boundaries]
+        if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
+            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, but was {list(boundaries)}")
+        return nodes
     edges = divide_grid(slices, levels, steps)
-    starts = [*(i for i, base in enumerate(bases) if i == base), steps]
-    aligned = sorted({min(starts, key=lambda start: abs(start - edge)) for edge in edges})
+    # At the start of a cycle no memory has to cross the boundary. Within a cycle its first state and predictions would,
+    # and would have to be corrected. So boundaries move to the nearest start of a cycle unless two of them meet there.
+    cycle_starts = [*(i for i, base in enumerate(base_nodes) if i == base), steps]
+    aligned = sorted({min(cycle_starts, key=lambda start: abs(start - edge)) for edge in edges})
     return aligned if len(aligned) == len(edges) else edges

@@ -1,4 +1,4 @@
-"""`plan`: measuring a sampling problem on this machine, and the setting that follows."""
+"""`plan`: measurements of a sampling problem on this machine, and the settings chosen from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 import parareal
 from parareal_diffusers._noise import Generators
 from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.prepared import prepare
+from parareal_diffusers._sampling.problem import prepare
 from parareal_diffusers._sampling.sample import sample
 
 FACTORS = (0.7, 1.0, 1.5, 2.4)
@@ -31,54 +31,63 @@ def plan(
     progress: bool = False,
     **options: Any,
 ) -> parareal.Plan:
-    """Measure what `sample` costs here, and choose: by runs with some numbers of slices, timed calls, and simulation.
+    """Choose the settings of `sample` for this machine by measurement and simulation.
 
-    What is learned is kept for the process; `sample(..., slices="auto")` with the same model, solver, steps, coarse
-    solver and tolerance uses it. Costs a few times the sequential solves of the latents.
+    The latents are sampled once with each of some numbers of slices, which shows how many iterations samples need. The
+    network is timed with batches of several sizes. From both, every setting is simulated. What is measured is kept for
+    the life of the process: `sample(..., slices="auto")` with the same model, solver, steps, coarse solver and
+    tolerance uses it. The cost is a few times that of sampling the latents sequentially.
 
     Args:
-        model, latents, solver, num_inference_steps, model_kwargs, tolerance: as for `sample`; a few samples, that are
-            like those to come.
-        slices: numbers to try; by default some around the one of least span.
-        generator: as for `sample`; it is not advanced.
-        progress: show a bar.
-        options: more arguments of `sample`.
+        model, solver, num_inference_steps, model_kwargs: as for `sample`.
+        latents: as for `sample`; a few samples that are typical of those to come.
+        tolerance: as for `sample`, but positive.
+        slices: the numbers of slices to run; by default four around the one of least span.
+        generator: as for `sample`; a generator is copied, not advanced.
+        progress: show a progress bar.
+        options: further arguments of `sample`.
 
     Returns:
-        A `parareal.Plan`, for one sample at a time: `.explain()` says what to do and why.
+        A `parareal.Plan` for one sample at a time; `.explain()` describes the choice and its reasons.
 
     Raises:
+        TypeError: for an option of `sample` that the plan chooses itself, or that rules out a tolerance.
         ValueError, TypeError: as `sample`.
     """
     for name in ("criterion", "boundaries", "levels", "speculate_until", "eager"):
         if name in options:
-            raise TypeError(f"plan has no option {name!r}: it chooses that, or needs a tolerance")
+            raise TypeError(f"plan has no option {name!r}: leave it out, because plan chooses it or needs a tolerance")
     if not tolerance > 0:
-        raise ValueError(f"plan needs a positive tolerance, got {tolerance}: a run to the end never pays on one device")
-    given: dict[str, Any] = {
+        raise ValueError(
+            f"plan needs a positive tolerance, but it was {tolerance}: a run to the end is never faster on one device"
+        )
+    arguments: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "model_kwargs": model_kwargs,
         "tolerance": tolerance,
         **options,
     }
-    problem_options = signature(prepare).parameters
-    ready = prepare(model, latents, solver, **{name: x for name, x in given.items() if name in problem_options})
-    steps = ready.grid.steps
-    counts = slices or sorted({n for f in FACTORS if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
-    advice = SampleAdvice(ready, latents[:1])
-    for count in tqdm(counts, desc="plan", unit="solve", disable=not progress):
-        random = _copy(generator)
-        edges = ready.boundaries(count)
-        advice.learn(sample(model, latents, solver, boundaries=edges, generator=random, speculate_until=1, **given))
+    # `prepare` takes the arguments that define the problem; the others only concern a run of `sample`.
+    problem_names = signature(prepare).parameters
+    problem = prepare(model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names})
+    steps = problem.grid.steps
+    slice_counts = slices or sorted({n for f in FACTORS if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
+    advice = SampleAdvice(problem, latents[:1])
+    for count in tqdm(slice_counts, desc="plan", unit="solve", disable=not progress):
+        # Every run gets the same noise, so that numbers of iterations differ by the slices alone.
+        random = _copy_generators(generator)
+        nodes = problem.boundaries(count)
+        # Speculation would not change the iterations, only cost work.
+        advice.learn(sample(model, latents, solver, boundaries=nodes, generator=random, speculate_until=1, **arguments))
     return advice.plan(1, **{name: options[name] for name in ("schedule", "window") if name in options})
 
 
-def _copy(generator: Generators) -> Generators:
-    """Return generators that stand where these do."""
+def _copy_generators(generator: Generators) -> Generators:
+    """Return new generators in the states of these; None, which stands for the global generator, stays None."""
     if generator is None:
         return None
     if isinstance(generator, torch.Generator):
-        copied = torch.Generator(generator.device)
-        copied.set_state(generator.get_state())
-        return copied
-    return [g for given in generator if isinstance(g := _copy(given), torch.Generator)]
+        copy = torch.Generator(generator.device)
+        copy.set_state(generator.get_state())
+        return copy
+    return [copy for entry in generator if isinstance(copy := _copy_generators(entry), torch.Generator)]

@@ -12,9 +12,15 @@ from parareal_diffusers._noise import Generators, NoiseSampler
 from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.coarse_stepper import propagators
 from parareal_diffusers._sampling.denoiser import Denoised, Guidance
-from parareal_diffusers._sampling.noise_source import check_generator, check_sampler, entered, noise_of, sampled_noise
-from parareal_diffusers._sampling.options import boundaries_of
-from parareal_diffusers._sampling.prepared import prepare
+from parareal_diffusers._sampling.noise_source import (
+    add_initial_noise,
+    check_generator,
+    check_noise_sampler,
+    make_noise_source,
+    record_noise_sampler,
+)
+from parareal_diffusers._sampling.options import resolve_boundaries
+from parareal_diffusers._sampling.problem import prepare
 
 
 def sample(
@@ -44,59 +50,63 @@ def sample(
     throw: bool = True,
     eager: int | None = None,
 ) -> parareal.Solution:
-    """Draw samples from a diffusion model, equal to the scheduler's own loop up to `tolerance`.
+    """Draw samples from a diffusion model, equal to those of the scheduler's own loop up to `tolerance`.
 
     Args:
-        model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets included, whose output has the shape
-            of x, (rows, *sample); t has shape (rows,). It may be in half precision.
-        latents: noise of shape (samples, *sample), float32 or float64, as the scheduler's loop starts from. The
-            network's output is cast to their dtype, in which the scheduler then works and draws noise.
-        solver: a scheduler of diffusers, which is copied, never changed (docs/results/support.md has the list), or
-            one of our solvers with a scheduler whose nodes to step over, as in `DDIM(scheduler, eta=0.5)`. From the
-            scheduler it takes nodes, prediction type, clipping and thresholding; order, algorithm, variance and eta are
-            the object's own.
-        num_inference_steps: steps N, as in `set_timesteps`.
-        model_kwargs: class labels, text embeddings and the like. Tensors whose first dimension is the number of
-            samples are gathered for the rows of each call; give one that is not meant so another leading dimension.
+        model: a network called as `model(x, t, **model_kwargs)`, diffusers' UNets included, that returns a tensor of
+            the shape of x, (rows, *sample); t has shape (rows,). It may be in half precision.
+        latents: noise of shape (samples, *sample), float32 or float64, scaled as the scheduler's loop starts from it.
+            The network's output is cast to their dtype, in which the scheduler then works and draws noise.
+        solver: a scheduler of diffusers, which is copied, never changed (docs/results/support.md lists those that are
+            supported), or one of our solvers with a scheduler, as in `DDIM(scheduler, eta=0.5)`. Such a solver takes
+            nodes, prediction type, clipping and thresholding from its scheduler; order, algorithm, variance and eta
+            are its own.
+        num_inference_steps: the number of steps N, as in `set_timesteps`. None if the scheduler's timesteps are set.
+        model_kwargs: class labels, text embeddings and other keyword arguments of the model. Tensors whose first
+            dimension is the number of samples are gathered for the rows of each call. A tensor that has that size by
+            coincidence needs another leading dimension.
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
-        slices: a number, `"sqrt"`, `"steps"` or `"auto"`. `"auto"` is decided by timing, so results of one program can
-            differ within the tolerance between runs: `"sqrt"`, the rounded root of N, is deterministic. `"auto"` is
-            what an advisor chooses from the times of the network's calls, measured once, and the iterations seen or
-            to expect (`plan`, docs/how-to/plan.md): one slice where more are not predicted to be faster. `"steps"` is one
-            per step.
-        boundaries: nodes between 0 and N to use as boundaries instead, rising, both ends included.
-        levels: nested levels instead, outermost first: `(12, 9)` is 12 slices of 9 slices each (`parareal.Parareal`).
-            `boundaries` may give those of the outermost level.
+        slices: a number, `"auto"`, `"sqrt"` or `"steps"`. `"auto"` chooses from the time of the network's calls,
+            measured once, and from the iterations of earlier calls or else expected ones (`plan`, docs/how-to/plan.md);
+            it chooses one slice if more are not predicted to be faster. Because times vary, so may the results of one
+            program, within the tolerance. `"sqrt"`, the rounded root of N, is deterministic. `"steps"` is one
+            slice per step.
+        boundaries: nodes between 0 and N, rising, both ends included, in place of `slices`.
+        levels: nested levels, outermost first, in place of `slices`: `(12, 9)` is 12 slices of 9 slices each
+            (`parareal.Parareal`). `boundaries` may bound the slices of the outermost level.
         coarse: the solver of the coarse jumps: a name (`"auto"`, `"same"`, `"ddim"`, `"ddpm"`, `"dpmpp_2m"`,
             `"dpmpp_3m"`, `"dpmpp_2m_sde"`, `"extrapolated"`, `"identity"`), one of our solvers, or a diffusers
-            scheduler. It decides how fast the answer is reached, not which. `"auto"` is what converged fastest on the
-            shipped network for this kind of fine solver (docs/results/solvers.md).
-        tolerance: relative error of the final state to stop at, per sample, by estimates that each slice makes
+            scheduler with a native solver. It affects the speed, not the result. `"auto"` is the solver that
+            converged fastest on the shipped network for this kind of fine solver (docs/results/solvers.md).
+        tolerance: relative error of the final state at which a sample stops, by the estimates that each slice makes
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
-            gives the sequential answer to rounding.
-        criterion: another criterion of the engine, instead of `tolerance`.
-        max_iterations, schedule, window, speculate_until, callback, progress, throw: as for `parareal.solve`.
-        max_batch: rows of states in one call, at most; None for no bound. With guidance the network is given twice as
-            many.
-        pad_batch: for a network compiled for fixed batches: True fills every call up to `max_batch` rows; a sequence of
-            sizes, as in (1, 8, 32), fills it up to the next of them; with guidance the network is given twice as many.
-        generator: what a stochastic solver draws its noise from, as in diffusers: one `torch.Generator`, a list of one
-            for each sample, or None for torch's global one. The noise is the sequential loop's, and the generator is
-            left where that loop leaves it.
-        noise_sampler: for a solver on `Sigmas`, what it gets its noise from instead, as in k-diffusion: called as
-            `noise_sampler(sigma, sigma_next)`, once for each step that adds noise, in the loop's order, it returns
-            standard noise like latents; for instance increments of a Brownian path (docs/reference/solvers.md).
+            gives the sequential result to rounding.
+        criterion: another criterion of the engine, in place of `tolerance`.
+        max_iterations, schedule, window, speculate_until, callback, progress, throw: as in `parareal.solve`.
+        max_batch: the largest number of rows of states in one call; None for no bound. With guidance the network is
+            called with twice as many rows.
+        pad_batch: for a network compiled for fixed batch sizes: True fills every call up to `max_batch` rows; a
+            sequence of sizes, as in (1, 8, 32), fills each call up to the next size. With guidance the network is
+            called with twice as many rows.
+        generator: the source of noise of a stochastic solver, as in diffusers: one `torch.Generator`, a list with one
+            per sample, or None for torch's global generator. The noise is that of the sequential loop, and the
+            generator is left in the state in which that loop leaves it.
+        noise_sampler: for a solver on `Sigmas`, the source of noise in place of `generator`, as in k-diffusion. It is
+            called as `noise_sampler(sigma, sigma_next)`, once per step that adds noise, in the order of the loop, and
+            returns standard noise of the latents' shape; for instance increments of a Brownian path
+            (docs/explained/history-and-noise.md).
+        eager: the old name of `speculate_until`, accepted with a warning for one release.
 
     Returns:
         A `parareal.Solution`; its `final_state` has the shape of `latents`.
 
     Raises:
-        TypeError, ValueError: before any work, with a sentence that says what to change. At the network's first
-            output, for one that does not fit.
+        TypeError, ValueError: for wrong arguments, before any work; for an output of the wrong form, at the network's
+            first call.
         parareal.PararealError: as `parareal.solve`.
     """
     speculate_until = renamed("eager", eager, "speculate_until", speculate_until)
-    ready = prepare(
+    problem = prepare(
         model,
         latents,
         solver,
@@ -110,36 +120,43 @@ def sample(
         max_batch=max_batch,
     )
     check_generator(generator, latents)
-    check_sampler(noise_sampler, ready.fine, generator)
-    random = None if noise_sampler is None else sampled_noise(ready.fine, ready.grid, latents, noise_sampler)
+    check_noise_sampler(noise_sampler, problem.fine, generator)
+    # A noise sampler is called for all its noise here, because wrong noise must be reported before any work.
+    random = None if noise_sampler is None else record_noise_sampler(problem.fine, problem.grid, latents, noise_sampler)
     settings = {"schedule": schedule, "window": window, "speculate_until": speculate_until}
-    advice = None
+    plan = None
     if slices == "auto" and boundaries is None and levels is None:
-        advice = SampleAdvice(ready, latents).for_call(max_iterations=max_iterations, **settings)
-    if advice is not None:
-        settings["speculate_until"] = advice.speculate_until if speculate_until is None else speculate_until
-        boundaries = ready.boundaries(advice.slices)
-    edges = boundaries_of(boundaries, slices, levels, ready.fine.base_nodes(ready.grid))
+        plan = SampleAdvice(problem, latents).plan_call(max_iterations=max_iterations, **settings)
+    if plan is not None:
+        settings["speculate_until"] = plan.speculate_until if speculate_until is None else speculate_until
+        boundaries = problem.boundaries(plan.slices)  # spaced for the coarse solver, so they replace the number
+    nodes = resolve_boundaries(boundaries, slices, levels, problem.fine.base_nodes(problem.grid))
+    # The generator is not touched before this line: errors above leave it as it was.
     if noise_sampler is None:
-        random = noise_of(ready.fine, ready.grid, latents, generator, latents.dtype, range(ready.grid.steps))
-    latents = entered(ready.fine, ready.grid, latents, random)
-    grid = ready.grid.to(latents.device)
+        random = make_noise_source(
+            problem.fine, problem.grid, latents, generator, latents.dtype, range(problem.grid.steps)
+        )
+    latents = add_initial_noise(problem.fine, problem.grid, latents, random)
+    # The checks above read single numbers of the grid, so it stays on the CPU until here.
+    grid = problem.grid.to(latents.device)
+    # From here on the engine works; the network is called by `Denoiser`, the steps are made by `SolverStepper`.
     solution = parareal.solve(
-        *propagators(ready.fine, ready.coarse, grid, ready.denoiser, random, latents, ready.criterion),
+        *propagators(problem.fine, problem.coarse, grid, problem.denoiser, random, latents, problem.criterion),
         latents,
-        edges,
+        nodes,
         batch_dims=1,
-        criterion=ready.criterion,
+        criterion=problem.criterion,
         max_iterations=max_iterations,
         levels=levels,
-        executor=parareal.BatchedExecutor(ready.max_batch),
+        executor=parareal.BatchedExecutor(problem.max_batch),
         callback=callback,
         progress=progress,
         throw=throw,
         **settings,
     )
+    # A run that stopped early may not have needed the noise of all steps; the sequential loop draws all of it.
     if random is not None:
         random.finish()
-    if advice is not None and not advice.worthwhile:
+    if plan is not None and not plan.worthwhile:
         return replace(solution, message=f"{solution.message} {SEQUENTIAL_NOTE}")
     return solution

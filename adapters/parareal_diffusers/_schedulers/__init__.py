@@ -1,1 +1,1 @@
-"""Schedulers of diffusers: native solvers for those we know, their own step for the others."""
+"""Schedulers of diffusers as solvers: native ones by a table, all others by their own step."""

@@ -1,4 +1,4 @@
-"""k-diffusion's samplers by name: which solver each is, and which cannot be right."""
+"""k-diffusion's samplers by name: the solver that each one corresponds to, and the unsupported ones."""
 
 from typing import Any
 
@@ -16,21 +16,28 @@ SOLVERS = {
     "dpmpp_2m_sde": "DPMSolver(sigmas, algorithm_type='sde-dpmsolver++', lower_order_final=False)",
     "dpmpp_3m_sde": "DPMSolver(sigmas, 3, 'sde-dpmsolver++', 'heun', lower_order_final=False)",
 }
+"""expressions for the solvers, by the names of samplers without `sample_`"""
+
 _REFUSED = {
-    "dpm_adaptive": "each of its steps is chosen by the error of the one before, so that neither their number nor "
-    "their levels are known beforehand, and slices that chose their own would end elsewhere than its one sequence; use "
-    "DPMFast.evenly(evaluations, sigma_min, sigma_max), the same steps planned beforehand",
+    "dpm_adaptive": "it chooses each step by the error of the step before, so the number and the levels of its steps "
+    "are not known in advance, and slices that chose their own steps would reach another result; use "
+    "DPMFast.evenly(evaluations, sigma_min, sigma_max), which plans the same kind of steps in advance",
 }
 
 
-def check_no_sampler(solver: Any) -> None:
-    """Raise for a function of k-diffusion, or the name of one, with the solver that it is or the reason against it."""
-    called = solver if isinstance(solver, str) else getattr(solver, "__name__", "")
-    name = called.removeprefix("sample_")
+def reject_k_diffusion_sampler(solver: Any) -> None:
+    """Raise an error if `solver` is a sampling function of k-diffusion or the name of one.
+
+    Raises:
+        TypeError: for a supported sampler; the message has the solver to use instead.
+        ValueError: for an unsupported one; the message has the reason.
+    """
+    function_name = solver if isinstance(solver, str) else getattr(solver, "__name__", "")
+    name = function_name.removeprefix("sample_")
     if name in _REFUSED:
         raise ValueError(f"sample_{name} cannot be sampled in parallel in time: {_REFUSED[name]}")
     if name in SOLVERS:
         raise TypeError(
-            f"sample_{name} of k-diffusion is {SOLVERS[name]} here, for instance with sigmas = Sigmas.karras(25), and "
-            "the model marked by denoised(model)"
+            f"sample_{name} of k-diffusion is {SOLVERS[name]} here: use that, for instance with "
+            "sigmas = Sigmas.karras(25), and mark the model by denoised(model)"
         )

@@ -1,4 +1,8 @@
-"""From a diffusers scheduler to a solver and its grid. Schedulers are copied, never changed."""
+"""Native solvers and grids of diffusers schedulers, by tables at the end of this file.
+
+Schedulers are copied, never changed. All levels come from the scheduler's own tables, computed with the same scalar
+operations as its step, so that a native solver agrees with the scheduler to rounding.
+"""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +30,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from parareal.driver import one_of, whole_number
 from parareal_diffusers._grid.grid import Grid, Levels, prediction_type_of
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.k_diffusion import check_no_sampler
+from parareal_diffusers._schedulers.k_diffusion import reject_k_diffusion_sampler
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver
@@ -40,10 +44,15 @@ from parareal_diffusers._solvers.sigma.kdpm2 import KDPM2
 from parareal_diffusers._solvers.solver import Solver
 
 
-def check_known(scheduler: Any) -> None:
-    """Raise `TypeError` for what is no scheduler of diffusers, `ValueError` for one that cannot be right."""
+def check_supported_scheduler(scheduler: Any) -> None:
+    """Raise an error unless a value is a supported scheduler of diffusers.
+
+    Raises:
+        TypeError: for a value that is no scheduler, or has no step from one timestep to the next.
+        ValueError: for a scheduler that would give wrong results.
+    """
     name = type(scheduler).__name__
-    check_no_sampler(scheduler)
+    reject_k_diffusion_sampler(scheduler)
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"solver must be a scheduler of diffusers, or a solver object, not {name}")
     if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
@@ -52,96 +61,111 @@ def check_known(scheduler: Any) -> None:
         raise ValueError(f"{name} cannot be sampled in parallel in time: {_REFUSED[name]}")
 
 
-def check_nodes(scheduler: Any) -> None:
+def check_native_grid(scheduler: Any) -> None:
     """Raise `TypeError` unless a solver object can take its nodes from a scheduler."""
-    check_known(scheduler)
+    check_supported_scheduler(scheduler)
     if type(scheduler) not in _GRIDS:
-        known = ", ".join(kind.__name__ for kind in _GRIDS)
-        raise TypeError(f"a solver object takes its nodes from one of {known}, not {type(scheduler).__name__}")
+        supported = ", ".join(kind.__name__ for kind in _GRIDS)
+        raise TypeError(f"a solver object takes its nodes from one of {supported}, not {type(scheduler).__name__}")
 
 
-def prepared(scheduler: Any, num_inference_steps: int | None) -> Any:
-    """Return a copy of a scheduler with its timesteps set.
+def copy_with_timesteps(scheduler: Any, num_inference_steps: int | None) -> Any:
+    """Return a copy of a scheduler whose timesteps are set.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        num_inference_steps: the number of steps; None to keep the timesteps that are set.
 
     Raises:
-        TypeError: for what is no scheduler.
-        ValueError: if the number of steps is not known, or the scheduler refuses it.
+        TypeError: for a value that is no scheduler.
+        ValueError: if the number of steps is unknown, or the scheduler does not accept it.
     """
-    check_known(scheduler)
+    check_supported_scheduler(scheduler)
     scheduler = copy.deepcopy(scheduler)
     if num_inference_steps is not None:
         whole_number("num_inference_steps", num_inference_steps, 1)
         _set_timesteps(scheduler, num_inference_steps)
     elif getattr(scheduler, "num_inference_steps", None) is None and not getattr(scheduler, "custom_timesteps", False):
         raise ValueError("num_inference_steps is needed: pass it, or call set_timesteps on the scheduler before")
+    # Image-to-image pipelines set a later start; only `parallelize` supports that.
     if getattr(scheduler, "begin_index", None):
         raise ValueError(
-            f"the scheduler is set to begin at step {scheduler.begin_index}: only whole grids are sampled yet"
+            f"the scheduler is set to begin at step {scheduler.begin_index}, but only whole grids are supported: call "
+            "its set_begin_index(0)"
         )
     return scheduler
 
 
 def _set_timesteps(scheduler: Any, steps: int) -> None:
+    """Call `set_timesteps`, and turn any error of it into a `ValueError` that says what to change."""
     try:
         scheduler.set_timesteps(steps)
-    except Exception as error:  # what a scheduler's own code raises
+    except Exception as error:  # the scheduler's own code may raise anything
         raise ValueError(
             f"{type(scheduler).__name__} does not take num_inference_steps={steps}: {type(error).__name__}: {error}; "
             "use another number of steps, other options, or another scheduler (docs/results/support.md)"
         ) from error
 
 
-def has_native(scheduler: Any) -> bool:
-    """Return whether a scheduler has a native solver; only its own step knows flows that are noised again."""
+def has_native_solver(scheduler: Any) -> bool:
+    """Return whether a scheduler has a native solver.
+
+    With `stochastic_sampling` a flow's scheduler adds noise to the predicted clean sample in every step, which only the
+    scheduler's own step does.
+    """
     return type(scheduler) in _GRIDS and not scheduler.config.get("stochastic_sampling", False)
 
 
 def grid_of(scheduler: Any) -> Grid:
-    """Return the grid of a prepared scheduler.
+    """Return the grid of a scheduler whose timesteps are set.
 
     Raises:
-        ValueError: for a prediction type that the scheduler refuses too, or timesteps that were changed.
+        ValueError: for a prediction type that the scheduler does not support, or timesteps that were edited.
     """
-    if not has_native(scheduler):
+    if not has_native_solver(scheduler):
         return AnyScheduler(scheduler).grid()
     config = scheduler.config
-    clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
-    flows = config.get("use_flow_sigmas", False) and clean
-    kinds = _PREDICTIONS.get(type(scheduler), ("epsilon", "v_prediction", "sample"))
-    one_of("prediction_type", config.get("prediction_type", "flow"), [*kinds, *(["flow_prediction"] if flows else [])])
+    # Flow sigmas need a solver that works on the predicted clean sample, as the schedulers themselves require.
+    predicts_clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
+    supports_flows = config.get("use_flow_sigmas", False) and predicts_clean
+    types = _PREDICTION_TYPES.get(type(scheduler), ("epsilon", "v_prediction", "sample"))
+    types = [*types, *(["flow_prediction"] if supports_flows else [])]
+    one_of("prediction_type", config.get("prediction_type", "flow"), types)
     return _GRIDS[type(scheduler)](scheduler)
 
 
 def solver_of(scheduler: Any) -> Solver:
-    """Return the solver that a scheduler is.
+    """Return the solver that makes a scheduler's steps: its native one, or else `AnyScheduler`.
 
     Raises:
-        ValueError: for options that cannot be right (docs/reference/upstream.md).
+        ValueError: for options that would give wrong results (docs/reference/upstream.md).
     """
-    if not has_native(scheduler):
+    if not has_native_solver(scheduler):
         return AnyScheduler(scheduler)
     return _SOLVERS[type(scheduler)](scheduler)
 
 
-def _multistep(scheduler: Any) -> Solver:
+def _multistep_solver(scheduler: Any) -> Solver:
     config = scheduler.config
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
 
 
-def _singlestep(scheduler: Any) -> Solver:
+def _singlestep_solver(scheduler: Any) -> Solver:
     config = scheduler.config
     if config["thresholding"] and config["algorithm_type"] == "dpmsolver":
         raise ValueError(
-            "DPMSolverSinglestepScheduler with algorithm_type='dpmsolver' cannot threshold: its own loop looks levels "
-            "up at a timestep that it is not given (docs/reference/upstream.md); use 'dpmsolver++' or thresholding=False"
+            "DPMSolverSinglestepScheduler with algorithm_type='dpmsolver' cannot threshold: its own loop looks up "
+            "levels at a timestep that it does not have (docs/reference/upstream.md); use 'dpmsolver++' or "
+            "thresholding=False"
         )
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     return DPMSolverSinglestep(*common, config["lower_order_final"])
 
 
-def _unipc(scheduler: Any) -> Solver:
+def _unipc_solver(scheduler: Any) -> Solver:
     config = scheduler.config
+    # That scheduler keeps a state of its own, which would have to cross slices.
     if scheduler.solver_p is not None:
         raise ValueError(
             "UniPCMultistepScheduler with another scheduler as predictor (solver_p) cannot be carried from step to "
@@ -151,24 +175,30 @@ def _unipc(scheduler: Any) -> Solver:
     return UniPC(scheduler, *options, tuple(scheduler.disable_corrector))
 
 
-def _deis(scheduler: Any) -> Solver:
+def _deis_solver(scheduler: Any) -> Solver:
     return DEIS(scheduler, scheduler.config["solver_order"], scheduler.config["lower_order_final"])
 
 
 def _ddim_grid(scheduler: Any) -> Grid:
+    # DDIM's step goes down by a fixed distance, which need not lead to the next entry of `timesteps`.
     timesteps = scheduler.timesteps.to("cpu", torch.int64)
     targets = timesteps - scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
     return _cumprod_grid(scheduler, timesteps, targets, scheduler.final_alpha_cumprod)
 
 
 def _ddpm_grid(scheduler: Any) -> Grid:
+    # DDPM's step goes to the next entry of `timesteps`; -1, which is below all of them, stands for the clean sample.
     timesteps = scheduler.timesteps.to("cpu", torch.int64)
     targets = torch.cat([timesteps[1:], torch.tensor([-1])])
     return _cumprod_grid(scheduler, timesteps, targets, scheduler.one)
 
 
 def _cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor, final: torch.Tensor) -> Grid:
-    """Look levels up by timestep, as DDIM and DDPM do; a negative one counts from the end on departure only."""
+    """Return the grid of steps from `timesteps` to `targets`, with levels looked up by timestep as DDIM and DDPM do.
+
+    A negative target stands for the level `final`. A negative start is not treated, so that it counts from the end, as
+    in the schedulers.
+    """
     alphas = scheduler.alphas_cumprod.cpu()
     start, stop = alphas[timesteps], torch.where(targets >= 0, alphas[targets], final.cpu())
     levels = Levels.of_alpha_cumprod(start), Levels.of_alpha_cumprod(stop)
@@ -183,8 +213,8 @@ def _sigma_grid(scheduler: Any) -> Grid:
     start, stop = (Levels.of_sigma(x, config["use_flow_sigmas"]) for x in (sigmas[:-1], sigmas[1:]))
     if len(timesteps) != len(sigmas) - 1:
         raise ValueError(
-            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: leave its timesteps "
-            "as set_timesteps made them"
+            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: do not edit its "
+            "timesteps after set_timesteps"
         )
     return Grid(timesteps, start, stop, config["prediction_type"], None, _threshold(config))
 
@@ -192,20 +222,22 @@ def _sigma_grid(scheduler: Any) -> Grid:
 def _euler_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
-    scale = (sigmas[:-1] ** 2 + 1) ** 0.5
+    scale = (sigmas[:-1] ** 2 + 1) ** 0.5  # as in the scheduler's scale_model_input
     return Grid(scheduler.timesteps.cpu(), start, stop, prediction_type_of(scheduler), input_scale=scale)
 
 
 def _heun_grid(scheduler: Any) -> Grid:
+    # Heun's scheduler repeats each inner sigma and timestep, so both stages of a step are nodes of their own.
     config, grid = scheduler.config, _euler_grid(scheduler)
     return replace(grid, clip=config["clip_sample_range"] if config["clip_sample"] else None)
 
 
 def _kdpm2_grid(scheduler: Any) -> Grid:
-    """Nodes with odd numbers are the middles of steps."""
-    count = len(scheduler.timesteps) + 1  # sigmas has more entries
+    """Return the grid of KDPM2, whose nodes with odd numbers are the middles of steps."""
+    count = len(scheduler.timesteps) + 1  # the scheduler's tables have further entries at their ends
     sigmas, middle = scheduler.sigmas.cpu()[:count], scheduler.sigmas_interpol.cpu()[:count]
     start, stop = sigmas[:-1].clone(), middle[1:].clone()
+    # Even steps go from a sigma to the middle, odd ones from the middle to the next sigma.
     start[1::2], stop[1::2] = middle[1:-1:2], sigmas[1:-1:2]
     levels = Levels.exploding(start), Levels.exploding(stop)
     return Grid(scheduler.timesteps.cpu(), *levels, prediction_type_of(scheduler), input_scale=(start**2 + 1) ** 0.5)
@@ -220,25 +252,29 @@ def _flow_heun_grid(scheduler: Any) -> Grid:
 def _flow_grid(scheduler: Any) -> Grid:
     config, sigmas = scheduler.config, scheduler.sigmas.cpu()
     if config["invert_sigmas"]:
-        raise ValueError("FlowMatchEulerDiscreteScheduler with invert_sigmas=True is not covered: set it to False")
+        raise ValueError("FlowMatchEulerDiscreteScheduler with invert_sigmas=True is unsupported: set it to False")
     start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
     return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
 
 
 def _threshold(config: Any) -> tuple[float, float] | None:
+    """Return ratio and largest value of dynamic thresholding, or None."""
     return (config["dynamic_thresholding_ratio"], config["sample_max_value"]) if config["thresholding"] else None
 
 
 _REFUSED = {
     "PNDMScheduler": "it repeats its first timesteps; use DPMSolverMultistepScheduler",
 }
-_PREDICTIONS = {
+"""reasons against schedulers that would give wrong results"""
+_PREDICTION_TYPES = {
     EulerDiscreteScheduler: ("epsilon", "v_prediction", "sample", "original_sample"),
     EulerAncestralDiscreteScheduler: ("epsilon", "v_prediction"),
     KDPM2DiscreteScheduler: ("epsilon", "v_prediction"),
     FlowMatchEulerDiscreteScheduler: ("flow",),
     FlowMatchHeunDiscreteScheduler: ("flow",),
 }
+"""prediction types that a scheduler supports, where they are not the usual three; "flow" if it has no such option"""
+# Keyed by exact type: a subclass may have another step, so it is run by its own step (`AnyScheduler`).
 _GRIDS: dict[type, Callable[[Any], Grid]] = {
     DDIMScheduler: _ddim_grid,
     DDIMParallelScheduler: _ddim_grid,
@@ -261,10 +297,10 @@ _SOLVERS: dict[type, Callable[[Any], Solver]] = {
     DDIMParallelScheduler: DDIM,
     DDPMScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
     DDPMParallelScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
-    DPMSolverMultistepScheduler: _multistep,
-    DPMSolverSinglestepScheduler: _singlestep,
-    UniPCMultistepScheduler: _unipc,
-    DEISMultistepScheduler: _deis,
+    DPMSolverMultistepScheduler: _multistep_solver,
+    DPMSolverSinglestepScheduler: _singlestep_solver,
+    UniPCMultistepScheduler: _unipc_solver,
+    DEISMultistepScheduler: _deis_solver,
     EulerDiscreteScheduler: Euler,
     EulerAncestralDiscreteScheduler: lambda scheduler: Euler(scheduler, ancestral=True),
     LMSDiscreteScheduler: LMS,

@@ -1,4 +1,4 @@
-"""For authors of solvers: what tells whether a solver is right, and a problem with an exact score to try it on."""
+"""Tools for authors of solvers: tests of an implementation, error measures, and a problem with an exact score."""
 
 from parareal_diffusers.testing._check_solver import check_solver as check_solver
 from parareal_diffusers.testing._errors import relative_error as relative_error

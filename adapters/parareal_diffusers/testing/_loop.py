@@ -1,4 +1,4 @@
-"""The reference: the loop over an unmodified scheduler."""
+"""The sequential loop over an unmodified scheduler: the reference of all comparisons."""
 
 import copy
 from collections.abc import Callable
@@ -18,22 +18,23 @@ def scheduler_loop(
     generator: Any = None,
     **step_options: Any,
 ) -> Tensor:
-    """Sample one `scheduler.step` after the other, from the first node on.
+    """Sample sequentially with `scheduler.step`, as the documentation of diffusers shows.
 
     Args:
         model: called as `model(x, t)` with t of shape (samples,), on the device of x.
-        latents: of shape (samples, *sample), of the scheduler's initial scale.
+        latents: shape (samples, *sample), scaled as the scheduler starts from it (`init_noise_sigma`).
         scheduler: any diffusers scheduler; it is copied, never changed.
-        num_inference_steps: as in `set_timesteps`.
-        generator: handed to `step` by those that draw noise.
-        step_options: for `step`, as `eta`.
+        num_inference_steps: the number of steps, as in `set_timesteps`.
+        generator: passed to `step` if it takes one; a generator, a list with one per sample, or None.
+        step_options: further keyword arguments of `step`, such as `eta`.
 
     Returns:
-        The final sample, of the shape of `latents`.
+        The final samples, of the shape of `latents`.
     """
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_inference_steps)
-    if hasattr(scheduler, "set_begin_index"):  # as many pipelines do; a repeated first timestep is looked up wrongly
+    # As many pipelines do. Without it the first step is looked up by its timestep, wrongly if that is repeated.
+    if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     if "generator" in signature(scheduler.step).parameters:
         step_options["generator"] = generator

@@ -1,4 +1,4 @@
-"""Networks of all kinds: transformers, k-diffusion's convention, half precision, fixed batches."""
+"""Kinds of networks: transformers, k-diffusion's convention, half precision, fixed batch sizes."""
 
 import pytest
 import torch
@@ -31,19 +31,19 @@ def transformer():
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler])
 def test_a_transformer_with_labels_guidance_and_a_predicted_variance(kind):
-    net, x, labels = transformer(), latents(2, 2, 8, 8), torch.tensor([3, 5])
+    network, x, labels = transformer(), latents(2, 2, 8, 8), torch.tensor([3, 5])
     scheduler = kind(**({} if kind is DPMSolverMultistepScheduler else {"clip_sample": False}))
     if kind is DDPMScheduler:
         scheduler = DDPMScheduler(clip_sample=False, variance_type="learned_range")
 
-    def guided(x, t):
-        free = net(x, t, class_labels=torch.tensor([9, 9])).sample
-        output = free + 1.5 * (net(x, t, class_labels=labels).sample - free)
-        return output if kind is DDPMScheduler else output[:, :2]
+    def guide(x, t):
+        unconditional = network(x, t, class_labels=torch.tensor([9, 9])).sample
+        output = unconditional + 1.5 * (network(x, t, class_labels=labels).sample - unconditional)
+        return output if kind is DDPMScheduler else output[:, :2]  # the others do not use the predicted variance
 
-    expected = scheduler_loop(guided, x, scheduler, 12, torch.Generator().manual_seed(1))
+    expected = scheduler_loop(guide, x, scheduler, 12, torch.Generator().manual_seed(1))
     solution = sample(
-        net,
+        network,
         x,
         scheduler,
         num_inference_steps=12,
@@ -57,11 +57,11 @@ def test_a_transformer_with_labels_guidance_and_a_predicted_variance(kind):
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler])
 def test_a_network_in_k_diffusions_convention(kind):
-    """`model(x, sigma)` on x = clean + sigma * noise is the scheduler's own loop with the same network."""
+    """Sampling with `model(x, sigma)` gives the result of the scheduler's loop with a network that predicts x0."""
     scheduler = kind(**({} if kind is DPMSolverMultistepScheduler else {"clip_sample": False}))
     x = latents(2, 1, 4, 4, dtype=torch.float64)
-    told = kind.from_config(scheduler.config, prediction_type="sample")
-    expected = scheduler_loop(MIXTURE.model(scheduler, "sample"), x, told, 20, torch.Generator().manual_seed(1))
+    clean = kind.from_config(scheduler.config, prediction_type="sample")
+    expected = scheduler_loop(MIXTURE.model(scheduler, "sample"), x, clean, 20, torch.Generator().manual_seed(1))
     sigmas = []
 
     def model(x, sigma):
@@ -76,7 +76,7 @@ def test_a_network_in_k_diffusions_convention(kind):
     assert max(sigmas) > 50
 
 
-def test_k_diffusions_convention_has_no_state_at_zero_signal():
+def test_a_denoised_model_at_zero_signal_is_refused():
     zero = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="sigma would be infinite"):
         sample(denoised(MIXTURE.denoise), latents(1, 1, 4, 4), zero, num_inference_steps=10)
@@ -90,63 +90,63 @@ def test_k_diffusions_convention_has_no_state_at_zero_signal():
         ({"pad_batch": [12], "max_batch": 12}, {12}),
     ],
 )
-def test_fixed_batches(options, sizes):
-    model, x, seen = MIXTURE.model(SCHEDULER), latents(1, 1, 4, 4, dtype=torch.float64), set()
+def test_calls_are_filled_up_to_fixed_sizes(options, sizes):
+    model, x, sizes_called = MIXTURE.model(SCHEDULER), latents(1, 1, 4, 4, dtype=torch.float64), set()
 
-    def fixed(x, t):
-        seen.add(len(x))
+    def network(x, t):
+        sizes_called.add(len(x))
         return model(x, t)
 
-    solution = sample(fixed, x, SCHEDULER, num_inference_steps=25, tolerance=0, **options)
-    assert seen <= sizes
+    solution = sample(network, x, SCHEDULER, num_inference_steps=25, tolerance=0, **options)
+    assert sizes_called <= sizes
     assert relative_error(solution.final_state, scheduler_loop(model, x, SCHEDULER, 25)) < 1e-10
     assert solution.stats.work == sample(model, x, SCHEDULER, num_inference_steps=25, tolerance=0).stats.work
 
 
-def test_fixed_batches_with_conditioning_and_guidance():
-    seen = set()
+def test_filled_calls_with_conditioning_and_guidance():
+    sizes_called = set()
 
     def model(x, t, bias):
-        seen.add(len(x))
+        sizes_called.add(len(x))
         return x * 0.5 + bias[:, None, None, None]
 
     x, bias = latents(3, 1, 4, 4), torch.tensor([0.1, 0.2, 0.3])
     options = {"model_kwargs": {"bias": bias}, "guidance": Guidance(2.0, {"bias": bias * 0})}
     options |= {"num_inference_steps": 16, "tolerance": 0}
-    one = sample(model, x, SCHEDULER, **options).final_state
-    seen.clear()
-    padded = sample(model, x, SCHEDULER, pad_batch=True, max_batch=5, **options).final_state
-    assert seen == {10}
-    assert relative_error(padded, one) < 1e-6
+    expected = sample(model, x, SCHEDULER, **options).final_state
+    sizes_called.clear()
+    result = sample(model, x, SCHEDULER, pad_batch=True, max_batch=5, **options).final_state
+    assert sizes_called == {10}
+    assert relative_error(result, expected) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_networks_and_stochastic_solvers(dtype):
     torch.manual_seed(0)
-    net = torch.nn.Conv2d(1, 1, 3, padding=1).to(dtype)
+    convolution = torch.nn.Conv2d(1, 1, 3, padding=1).to(dtype)
 
-    def cast(x, t):
-        return net(x.to(dtype)).float()
+    def reference(x, t):
+        return convolution(x.to(dtype)).float()
 
-    class Network(torch.nn.Module):
+    class HalfPrecisionNetwork(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = net
+            self.inner = convolution
 
         def forward(self, x, t):
             assert x.dtype is dtype
             return self.inner(x)
 
     x, scheduler = latents(2, 1, 6, 6), DDPMScheduler()
-    expected = scheduler_loop(cast, x, scheduler, 10, torch.Generator().manual_seed(1))
+    expected = scheduler_loop(reference, x, scheduler, 10, torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1)
-    solution = sample(Network(), x, scheduler, num_inference_steps=10, slices=1, generator=generator)
+    solution = sample(HalfPrecisionNetwork(), x, scheduler, num_inference_steps=10, slices=1, generator=generator)
     assert solution.final_state.dtype is torch.float32
     assert torch.equal(solution.final_state, expected)
 
 
-def test_a_compiled_network_is_asked_for_two_batch_sizes_only():
-    """What `pad_batch` is for: torch.compile with static shapes makes one graph for each."""
+def test_a_compiled_network_is_called_with_two_batch_sizes_only():
+    """The purpose of `pad_batch`: torch.compile with static shapes compiles one graph per batch size."""
     graphs = []
 
     def backend(graph, example_inputs):
@@ -159,8 +159,8 @@ def test_a_compiled_network_is_asked_for_two_batch_sizes_only():
     assert len(graphs) <= 2
 
 
-def test_the_mixture_knows_its_score():
-    """Its noise prediction is - sigma times the gradient of log p."""
+def test_the_mixture_has_the_exact_score():
+    """Its predicted noise is -sigma times the gradient of log p."""
     alpha, sigma = torch.tensor([0.8, 0.3]).double(), torch.tensor([0.6, 0.9539392]).double()
     x = latents(2, 1, 4, 4, dtype=torch.float64).requires_grad_()
     variance = (alpha * MIXTURE.deviation) ** 2 + sigma**2
@@ -175,10 +175,10 @@ def test_the_mixture_knows_its_score():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 5), (3, 4, 4)])
 def test_an_output_that_would_broadcast_is_refused(shape):
-    with pytest.raises(ValueError, match="must return the like"):
+    with pytest.raises(ValueError, match="must return the same shape"):
         sample(lambda x, t: x.new_zeros(len(x), *shape), latents(2, 1, 4, 4), SCHEDULER, num_inference_steps=5)
 
 
-def test_eta_needs_ddim():
+def test_eta_above_one_is_refused():
     with pytest.raises(ValueError, match="eta must be between 0"):
         DDIM(SCHEDULER, eta=1.5)

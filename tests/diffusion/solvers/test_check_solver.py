@@ -123,7 +123,7 @@ class ReturnsInsteadOfYields(Solver):
     ("solver", "reference", "name", "message"),
     [
         (WrongFactor(SCHEDULER), reference_loop(SCHEDULER), "sequential", "is off by"),
-        (MixesRows(SCHEDULER), reference_loop(SCHEDULER), "rows", "let rows not influence each other"),
+        (MixesRows(SCHEDULER), reference_loop(SCHEDULER), "rows", "rows must not influence each other"),
         (StopsShort(SCHEDULER), reference_loop(SCHEDULER), "jumps", "from level interval.s to level interval.t"),
         (DrawsItself(SCHEDULER), reference_loop(SCHEDULER), "noise", "interval.noise"),
         (DrawsItself(SCHEDULER), reference_loop(SCHEDULER), "finish", "bit by bit"),
@@ -140,11 +140,11 @@ def test_mistakes_are_named(solver, reference, name, message):
 @pytest.mark.parametrize(
     ("message", "solver"),
     [
-        ("does not know what AnotherDDIM must be equal to", AnotherDDIM(SCHEDULER)),
-        ("it is not what a DDIMScheduler does", DPMSolver(SCHEDULER)),
-        ("it is not what a DPMSolverMultistepScheduler does", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
-        ("it is not what a DDPMScheduler does", DDPM(DDPMScheduler(variance_type="fixed_large"))),
-        ("it is not what a DPMSolverMultistepScheduler does", DDIM(DPMSolverMultistepScheduler())),
+        ("has no reference for AnotherDDIM", AnotherDDIM(SCHEDULER)),
+        ("its steps are not those of a DDIMScheduler", DPMSolver(SCHEDULER)),
+        ("its steps are not those of a DPMSolverMultistepScheduler", DPMSolver(DPMSolverMultistepScheduler(), order=3)),
+        ("its steps are not those of a DDPMScheduler", DDPM(DDPMScheduler(variance_type="fixed_large"))),
+        ("its steps are not those of a DPMSolverMultistepScheduler", DDIM(DPMSolverMultistepScheduler())),
         ("needs the nodes to step over", DDIM()),
         ("no model that predicts variances", DDPMScheduler(variance_type="learned_range")),
     ],

@@ -287,7 +287,7 @@ def test_max_batch_bounds_the_rows_of_a_call():
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
         (TypeError, "unexpected keyword argument 'tolerence'", {"tolerence": 1}),
         (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
-        (ValueError, "give max_batch, or the sizes", {"pad_batch": True}),
+        (ValueError, "give max_batch, or the sizes as pad_batch", {"pad_batch": True}),
         (TypeError, "pad_batch must be True, False or batch sizes", {"pad_batch": "8"}),
         (ValueError, "is not the largest of", {"pad_batch": (1, 8), "max_batch": 4}),
         (TypeError, "generator must be", {"generator": 3}),
@@ -306,7 +306,7 @@ def test_errors_before_any_work(kind, message, change):
 @pytest.mark.parametrize(
     ("message", "free"),
     [
-        ("names label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
+        ("name label, which the model_kwargs of sample do not", {"label": torch.tensor([3, 3])}),
         ("structure and shapes", {"labels": torch.tensor([3])}),
         ("a row for each of the 2 samples", {"shared": 9}),
         ("structure and shapes", {"labels": None}),

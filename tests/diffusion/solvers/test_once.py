@@ -12,7 +12,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from parareal_diffusers import sample
-from parareal_diffusers._schedulers.native import grid_of, prepared, solver_of
+from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of, solver_of
 from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.dpm.coefficients import Coefficients
 from parareal_diffusers._solvers.step_interval import StepInterval
@@ -51,7 +51,7 @@ def make_interval(grid, history):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_looked_up_coefficients_equal_computed_ones(name):
     scheduler, history = SCHEDULERS[name]
-    scheduler = prepared(scheduler, STEPS)
+    scheduler = copy_with_timesteps(scheduler, STEPS)
     solver, grid = solver_of(scheduler), grid_of(scheduler)
     interval, nodes = make_interval(grid, history or 0)
     arguments = [nodes] if history else [None]

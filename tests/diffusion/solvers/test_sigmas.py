@@ -503,7 +503,7 @@ def test_wrong_options_of_karras_are_refused():
 def test_unsupported_combinations_are_refused_before_any_work():
     sigmas = Sigmas.karras(5)
     x = latents(sigmas)
-    with pytest.raises(ValueError, match="mark a model that is told sigma"):
+    with pytest.raises(ValueError, match="mark a model that takes sigma"):
         sample(model, x, Euler(sigmas))
     with pytest.raises(ValueError, match="leave num_inference_steps out"):
         sample(denoised(model), x, Euler(sigmas), num_inference_steps=5)

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from parareal_diffusers._sampling.denoiser import _tensor
+from parareal_diffusers._sampling.denoiser import extract_tensor
 
 
 @final
@@ -31,7 +31,7 @@ class Remembering(torch.nn.Module):
         new = [i for i, key in enumerate(keys) if key not in self.known]
         if new:
             given = {name: v[new] if name in rows else v for name, v in kwargs.items()}
-            for i, output in zip(new, _tensor(self.model(x[new], t[new], **given)), strict=True):
+            for i, output in zip(new, extract_tensor(self.model(x[new], t[new], **given)), strict=True):
                 self.known[keys[i]] = output.clone()
         return torch.stack([self.known[key] for key in keys])
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from parareal_diffusers import models
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._sampling.denoiser import Denoiser, Guidance
-from parareal_diffusers._sampling.prepared import prepare
-from parareal_diffusers._schedulers.native import grid_of, prepared
+from parareal_diffusers._sampling.problem import prepare
+from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing import GaussianMixture
 
@@ -57,7 +57,7 @@ class Problem:
 
     def scheduler_for(self, steps: int) -> Any:
         """Return the scheduler; with "leading" timesteps where its own spacing adds a step (docs/reference/upstream.md)."""
-        if len(prepared(self.scheduler, steps).timesteps) == steps:
+        if len(copy_with_timesteps(self.scheduler, steps).timesteps) == steps:
             return self.scheduler
         return type(self.scheduler).from_config(self.scheduler.config, timestep_spacing="leading")
 
@@ -74,7 +74,7 @@ class Problem:
 
     def network(self, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network with its guidance and conditioning, as the loop over the unmodified scheduler calls it."""
-        scheduler = prepared(self.scheduler_for(steps), steps)
+        scheduler = copy_with_timesteps(self.scheduler_for(steps), steps)
         grid = grid_of(scheduler).to(self.latents.device)
         denoiser = Denoiser(self.model, grid, self.samples, self.model_kwargs, self.guidance)
         node = torch.zeros(int(scheduler.timesteps.max()) + 1, dtype=torch.long)
