@@ -25,9 +25,9 @@ def test_methods_of_the_bench_take_the_same_on_the_device(name, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     method, found = METHODS[name], []
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
-        problem = PROBLEMS["fashion-mnist-1"](1).on(device)
+        problem = PROBLEMS["fashion-mnist-1"](1).to(device)
         scheduler = problem.scheduler_for(25)
-        target = Target(scheduler_loop(problem.network(25), problem.latents, scheduler, 25))
+        target = Target(scheduler_loop(problem.build_network(25), problem.latents, scheduler, 25))
         found.append(method.run(problem, 25, target, Stop(method.rule, 1e-2))[-1])
     assert (found[0].span, found[0].work, found[0].peak) == (found[1].span, found[1].work, found[1].peak)
     assert found[0].error == pytest.approx(found[1].error, abs=1e-5)
