@@ -163,7 +163,7 @@ def load_classifier(cache: Path, folder: Path, epochs: int) -> tuple[nn.Sequenti
     if not file.exists():
         net, accuracy = judge.train(folder, epochs, 0)
         torch.save({"net": net.state_dict(), "accuracy": accuracy}, file)
-    saved, net = torch.load(file), judge.classifier()
+    saved, net = torch.load(file), judge.build_classifier()
     net.load_state_dict(saved["net"])
     return net, saved["accuracy"]
 

@@ -34,21 +34,21 @@ def task(mazes, count, seed=3):
     """Return the shipped network, its scheduler, noise and ends that were kept from training."""
     net, scheduler = models.load("maze")
     noise = torch.randn(count, mazes.POINTS, 2, generator=torch.Generator().manual_seed(seed))
-    return net, scheduler, noise, mazes.plans(count, seed, seen=False)[1]
+    return net, scheduler, noise, mazes.build_plans(count, seed, training=False)[1]
 
 
 def test_experts_walk_past_no_wall_and_ends_are_kept_from_training(example):
     import mazes
 
-    seen, ends = mazes.plans(200, 0)
-    unseen, others = mazes.plans(200, 0, seen=False)
+    seen, ends = mazes.build_plans(200, 0)
+    unseen, others = mazes.build_plans(200, 0, training=False)
     assert seen.shape == (200, mazes.POINTS, 2)
-    assert not mazes.crosses(torch.cat([seen, unseen]).double().numpy()).any()
+    assert not mazes.touches_wall(torch.cat([seen, unseen]).double().numpy()).any()
     assert torch.equal(ends[:, :2], seen[:, 0])
     assert not {tuple(e) for e in ends.tolist()} & {tuple(e) for e in others.tolist()}
     through = np.linspace([-0.65, -0.65], [0.65, -0.65], mazes.POINTS)[None]  # straight through the walls between
-    assert mazes.crosses(through).all()
-    assert mazes.crosses(through - 1).all()  # and out of the maze
+    assert mazes.touches_wall(through).all()
+    assert mazes.touches_wall(through - 1).all()  # and out of the maze
 
 
 def test_the_model_is_small_and_finds_its_way(example):
@@ -60,8 +60,8 @@ def test_the_model_is_small_and_finds_its_way(example):
     assert next(net.parameters()).dtype is torch.float32
     assert (models.FOLDERS["maze"] / "diffusion_pytorch_model.safetensors").stat().st_size < 4e6
     planned = scheduler_loop(lambda x, t: net(x, t, ends=ends), noise, scheduler, 25)
-    assert accept.succeed(planned, ends).mean() > 0.8
-    assert accept.succeed(planned, ends.roll(1, 0)).mean() < 0.1  # the ends matter
+    assert accept.judge(planned, ends).mean() > 0.8
+    assert accept.judge(planned, ends.roll(1, 0)).mean() < 0.1  # the ends matter
 
 
 @pytest.mark.parametrize("settings", [{"slices": 12}, {"levels": (10, 3)}, {"slices": 14, "coarse": "ddim"}])
