@@ -48,6 +48,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         images = images * scheduler.init_noise_sigma
         bar: Any = self.progress_bar
         for t in bar(scheduler.timesteps):
+            # Unconditional and conditional rows in one call.
             rows = scheduler.scale_model_input(torch.cat([images, images]), t)
             output = unet(rows, t, class_labels=labels).sample
             unconditional, conditional = output.chunk(2)
@@ -81,6 +82,7 @@ def main() -> None:
     expected = draw()
     sequential = time.perf_counter() - start_time
     iterates: list[torch.Tensor] = []
+    # Within the block the call of the pipeline stays the same; afterwards the pipeline is unmodified again.
     with parallelize(pipe, tolerance=options.tolerance, verify=True, callback=lambda r: iterates.append(r.final_state)):
         draw()  # the first call is verified, which takes time of its own
         iterates.clear()

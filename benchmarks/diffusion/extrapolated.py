@@ -54,6 +54,7 @@ def format_row(problem: Any, steps: int, mix: float, name: str) -> Row:
     """Return the row of one problem, number of steps, spacing and kind of jump."""
     model, scheduler, latents, kwargs = problem
     named: dict[str, Any] = {"num_inference_steps": steps, "model_kwargs": kwargs}
+    # One slice is the sequential solution.
     reference = sample(model, latents, scheduler, slices=1, tolerance=0, **named).final_state
     errors: list[torch.Tensor] = []
     sample(

@@ -141,7 +141,7 @@ def measure(
             for run in runs:
                 if run.threads == count and i >= 0:
                     run.add(task, i, reference)
-                elif run.threads == count:
+                elif run.threads == count:  # warms up without a record
                     task.solve_in_parallel(0, run.setting)
         bar.update()
     return loop, runs
@@ -149,6 +149,7 @@ def measure(
 
 def format_row(steps: int, run: SettingRuns, loop: dict[int, list[float]]) -> dict[str, str]:
     """Return one row of the table."""
+    # Speed-ups are over the best sequential time, whatever the number of threads of the parallel run.
     best, same = min(statistics.median(x) for x in loop.values()), statistics.median(loop[run.threads])
     median = statistics.median(run.seconds)
     ratios = sorted(best / x for x in run.seconds)
@@ -196,6 +197,7 @@ def main() -> None:
     candidate_rows, rows = [], []
     with tqdm(total=len(options.steps) * (4 + 1 + options.runs + 1)) as bar:
         for steps in options.steps:
+            # Chosen on other trajectories than those reported, so that the choice cannot flatter the result.
             loop, runs = measure(PlanningTask.of(net, scheduler, steps, 4, 100), SETTINGS[steps], options.threads, bar)
             candidate_rows += [format_row(steps, run, loop) for run in runs]
             accurate = [run for run in runs if max(run.errors) <= TOLERANCE]

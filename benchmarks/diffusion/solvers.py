@@ -65,6 +65,7 @@ class SamplingTask:
         """Sample from the task's latents, with a new generator of the same seed."""
         generator = torch.Generator().manual_seed(1)
         options = {"num_inference_steps": steps, "generator": generator, "model_kwargs": self.kwargs} | options
+        # Schedulers in sigma coordinates start from noise of their largest sigma.
         latents = self.latents * float(getattr(solver, "init_noise_sigma", 1.0))
         return sample(self.model, latents, solver, throw=False, **options)
 
@@ -165,6 +166,7 @@ def format_errors(errors: torch.Tensor) -> str:
 
 def count_iterations(errors: list[torch.Tensor], tolerance: float) -> str:
     """Return the number of iterations after which the worst error stays within a tolerance."""
+    # Errors can rise again after an iteration within the tolerance, so the last one above it counts.
     good = [bool(e.max() <= tolerance) for e in errors]
     if not good[-1]:
         return f"> {len(good) - 1}"

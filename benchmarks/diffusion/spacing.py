@@ -120,6 +120,7 @@ def descend(search: SpacingErrors, sizes: Sizes, most: int, by: int, minutes: fl
                 if time.monotonic() > end:
                     return sizes
                 bar.update()
+                # Take the first improvement and list the moves from there again.
                 if search.compute_loss(other) < search.compute_loss(sizes):
                     sizes, better = other, True
                     bar.set_postfix_str(f"{search.compute_loss(sizes):.2e} {sizes}")

@@ -62,6 +62,7 @@ def plan_setting(net, scheduler, steps: int, threads: int) -> PlannedSetting:
 def measure(setting: PlannedSetting, net, scheduler, runs: int) -> None:
     """Draw samples sequentially and in parallel in time, in turn."""
     torch.set_num_threads(setting.threads)
+    # In turn, so that a slow phase of the machine meets both.
     for run in range(runs):
         x, labels = draw_latents(1, run), torch.tensor([run % 10])
 

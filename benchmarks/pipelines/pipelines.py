@@ -67,6 +67,7 @@ def format_solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any
             with parallelize(pipe, tolerance=0.0):
                 row[task] = f"{abs(draw(pipe, call) - expected).max():.0e}"
         except ValueError as error:
+            # Only the part before the colon: the remedy is in the table of refusals.
             row[task] = f"refused: {str(error).split(':')[0]}"
     return row
 

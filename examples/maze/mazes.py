@@ -77,6 +77,7 @@ class Expert:
         index = np.full((side, side), -1)
         index[tuple(self.nodes.T)] = np.arange(len(self.nodes))
         heads, tails, lengths = [], [], []
+        # Half of the eight directions: the graph is undirected.
         for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
             neighbours = self.nodes + step
             other = index[tuple(neighbours.T)]  # -1 where the neighbour is no node
@@ -90,10 +91,12 @@ class Expert:
 
     def plan(self, start: int, goal: int) -> np.ndarray:
         """Return the smoothed path from one node to another, x and y, shape (POINTS, 2)."""
+        # Predecessors lead from the goal back to the start.
         tree, steps = self._tree[start], [goal]
         while steps[-1] != start:
             steps.append(tree[steps[-1]])
         path = (self.nodes[steps[::-1]][:, ::-1] + 0.5) / FINE * 2 / SIZE - 1  # x, y
+        # Way points are evenly spaced by length: dense ones are smoothed, then every fourth is kept.
         length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
         at = np.linspace(0, length[-1], 4 * POINTS)
         dense = np.stack([np.interp(at, length, path[:, i]) for i in (0, 1)], 1)

@@ -61,6 +61,7 @@ def load_subject(name: str, samples: int, seed: int, prompts: Sequence[str]) -> 
     """
     if name in models.FOLDERS:
         net, own = models.load(name)
+        # The shipped scheduler's own spacing adds a step with 961 steps (docs/reference/upstream.md).
         leading = DDIMScheduler.from_config(own.config, timestep_spacing="leading")
         labels = {"class_labels": torch.arange(samples) % 10}
         return Subject(name, "shipped", net, leading, draw_noise(samples, (1, 28, 28), seed), labels)

@@ -28,6 +28,7 @@ def solve(problem: BenchProblem, steps: int, target: Target, stop: Stop, options
     if stop.rule == "oracle":
         return _list_iterates(problem, steps, target, stop.tolerance, options)
     positional, named = problem.build_arguments(steps)
+    # No absolute tolerance: the rule is relative to the RMS of each state, as it is for the baselines.
     criterion = (
         parareal.Increment(stop.tolerance, 0.0) if stop.rule == "increment" else parareal.Tolerance(stop.tolerance)
     )
@@ -64,11 +65,12 @@ def _list_iterates(
     # One iteration less than the outermost level has slices: a complete run of that level would at once run the levels
     # within to their ends, too.
     most = options["levels"][0] - 1 if "levels" in options else steps
+    # The callback ends the run, which is no failure here, so nothing is raised.
     sample(*positional, **named, criterion=parareal.Iterations(most), callback=record_state, throw=False, **options)
     iterates = []
     for iteration, state in enumerate(states):
         # The run above speculated beyond each iterate, so its own counts cannot be used.
-        stats = count_costs(steps, iteration, tuple(options.items()))
+        stats = count_costs(steps, iteration, tuple(options.items()))  # a tuple can be hashed for the cache
         iterates.append(target.record(state, iteration, stats.span, stats.work, stats.calls, stats.peak_batch))
     return iterates
 

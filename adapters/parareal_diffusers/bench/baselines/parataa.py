@@ -38,7 +38,7 @@ class Equations:
         offsets = offsets / per_row(scale[1:], offsets)
         total = torch.cat([torch.zeros_like(offsets[:1]), offsets.cumsum(0)])
         n = torch.arange(1, len(total), device=total.device)
-        r = (n - self.order).clamp(min=0)
+        r = (n - self.order).clamp(min=0)  # relative to the head: an equation does not reach beyond the window
         return (x[r] + total[n] - total[r]) * per_row(scale[n], x)
 
 
@@ -66,6 +66,7 @@ class Anderson:
 
     def __call__(self, current: WindowIterate) -> Tensor:
         """Store an iteration's states and return their correction (dX + dR) g."""
+        # The window's x is a copy (`slide`), so stored iterates do not change.
         self.iterates = [*self.iterates, current][-self.memory :]
         if len(self.iterates) < 2:
             return torch.zeros_like(current.residual)

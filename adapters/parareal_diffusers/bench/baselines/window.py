@@ -28,6 +28,7 @@ class CountingSampler:
         """Return the network's output for states of shape (R, *sample) at nodes of shape (R,)."""
         self.calls, self.work, self.peak = self.calls + 1, self.work + len(x), max(self.peak, len(x))
         with torch.no_grad():
+            # The last argument is the sample of each row; the baselines run one sample at a time.
             return self.parts.denoiser(x, node, torch.zeros_like(node))
 
     def step(self, x: Tensor, start: Tensor, stop: Tensor, output: Tensor) -> Tensor:
@@ -85,6 +86,7 @@ def slide(
     because the states from which it was computed are settled (ParaDiGMS, arXiv 2305.16317, Algorithm 1).
     """
     counter, steps = CountingSampler(parts), parts.grid.steps
+    # Nothing is evaluated for the initial guess: all states are the initial noise.
     x = parts.latents.double().repeat(steps + 1, *[1] * (parts.latents.ndim - 1))
     head, iteration = 0, 0
     yield target.record(x[-1:], 0, 0, 0, 0, 0)

@@ -27,8 +27,9 @@ class CachingNetwork(torch.nn.Module):
 
         A keyword argument is part of a row's key if it is a tensor with one entry per row.
         """
-        t = t.expand(len(x))
+        t = t.expand(len(x))  # the timestep may be one number for all rows
         rows = {name: v for name, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(x)}
+        # One transfer per tensor, not per row, from a device.
         inputs = [tensor.detach().cpu() for tensor in (x, t, *rows.values())]
         keys = [_hash(*(tensor[i] for tensor in inputs)) for i in range(len(x))]
         new = [i for i, key in enumerate(keys) if key not in self.outputs]

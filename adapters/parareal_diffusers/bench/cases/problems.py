@@ -147,6 +147,7 @@ def build_mixture(samples: int) -> BenchProblem:
 def build_fashion(samples: int, scale: float) -> BenchProblem:
     """Return the shipped Fashion-MNIST network with a guidance scale; samples go through the ten classes in turn."""
     net, scheduler = _load_fashion()
+    # Class 10 is the unconditional one. With scale 1 guidance is the conditional prediction itself.
     guidance = Guidance(scale, {"class_labels": torch.full((samples,), 10)}) if scale != 1 else None
     name = f"fashion-mnist-{scale:g}"
     kwargs = {"class_labels": torch.arange(samples) % 10}
@@ -157,6 +158,7 @@ def build_fashion(samples: int, scale: float) -> BenchProblem:
 def build_maze(samples: int) -> BenchProblem:
     """Return the shipped diffusion policy, between random starts and goals in the maze."""
     net, scheduler = models.load("maze")
+    # Seeded per sample, as the noise is.
     ends = torch.stack(
         [2 * torch.rand(4, generator=torch.Generator().manual_seed(121 + i)) - 1 for i in range(samples)]
     )

@@ -55,6 +55,7 @@ class Target:
 
     def record(self, state: Tensor, iteration: int, span: float, work: float, calls: int, peak: int) -> Iterate:
         """Return the record of an iterate of shape (1, *sample), with its error."""
+        # Iterates may be float64 or on a device; targets are in the dtype of the scheduler's loop, on the CPU.
         error = relative_error(state.to(self.state), self.state)
         return Iterate(iteration, float(span), float(work), int(calls), int(peak), error)
 

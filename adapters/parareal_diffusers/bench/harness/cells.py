@@ -78,6 +78,7 @@ def summarize_oracle(result: MethodRuns, tolerance: float, samples: int) -> list
     for stop in result.method.oracle_stops:
         first = [find_first_within(result.runs[i, stop], tolerance) for i in range(samples)]
         good = [x for x in first if x is not None]
+        # A mean over only those samples that came within the tolerance would hide the others.
         summaries += [RunSummary.of(good)] if len(good) == samples else []
     return summaries
 
@@ -85,6 +86,7 @@ def summarize_oracle(result: MethodRuns, tolerance: float, samples: int) -> list
 def find_frontier(summaries: Sequence[RunSummary]) -> list[RunSummary]:
     """Return the Pareto frontier of span and work, by rising span."""
     frontier: list[RunSummary] = []
+    # By rising span, a point is on the frontier if it has less work than every point before it.
     for summary in sorted(summaries, key=lambda c: (c.span, c.work)):
         if not frontier or summary.work < frontier[-1].work:
             frontier.append(summary)
@@ -103,6 +105,7 @@ def find_dominations(results: Sequence[MethodRuns], rule: str, tolerance: float,
             summaries[result.method.name] = summarize_oracle(result, tolerance, samples)
         else:
             run = summarize(result, result.method.rule, tolerance, samples)
+            # A run that stopped short of the tolerance has less span and work for the wrong reason.
             summaries[result.method.name] = [run] if run is not None and run.worst <= tolerance else []
     names = [result.method.name for result in results if result.method.family == "ours"]
     best = find_frontier([c for name in names for c in summaries[name]])

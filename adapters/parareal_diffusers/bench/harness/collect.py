@@ -46,6 +46,7 @@ class RunStore:
 
     def path(self, key: TableKey, name: str) -> Path:
         """Return the path of a method's or another file, without its suffix."""
+        # Method names have commas and spaces.
         safe = "".join(c if c.isalnum() else "-" for c in name)
         return self.folder / key.problem / str(key.steps) / safe
 
@@ -55,6 +56,7 @@ class RunStore:
         content = json.loads(path.read_text()) if path.exists() else {}
         if content.get("settings") != str(method.settings(key.steps)):
             return MethodRuns(method)
+        # JSON has no tuples as keys, so runs are a list of sample, rule, tolerance and iterates.
         runs = {}
         for sample, rule, tolerance, iterates in content["runs"]:
             runs[sample, Stop(rule, tolerance)] = [Iterate(*numbers) for numbers in iterates]
@@ -156,6 +158,6 @@ def collect(selection: RunSelection, store: RunStore, run: bool = True) -> dict[
                 bar.set_description(f"{key.problem}, {key.steps} steps, {sample}, {method.name}", refresh=False)
                 result = results[key][method.name]
                 result.runs[sample, stop] = list(method.run(single, key.steps, target, stop))
-                store.save(key, result)
+                store.save(key, result)  # after every run, so that an interruption loses at most one
                 bar.update()
     return {key: list(methods.values()) for key, methods in results.items()}

@@ -96,6 +96,7 @@ class BenchOutcome:
         """Draw one figure per problem and return the files; none without matplotlib."""
         if find_spec("matplotlib") is None:
             return []
+        # Matplotlib is an optional requirement of the package.
         from parareal_diffusers.bench.harness.frontier import plot_frontiers
 
         files = []

@@ -174,6 +174,7 @@ METHODS: dict[str, BenchMethod] = {
         build_srds("SRDS, pipelined"),
         build_windowed("ParaDiGMS, all steps", "ParaDiGMS", paradigms, wide=True),
         build_windowed("ParaDiGMS, window", "ParaDiGMS", paradigms, wide=False),
+        # Order 1000 is at least the number of steps, so every equation starts at the window's head.
         build_windowed("ParaTAA, all steps", "ParaTAA", parataa, wide=True, order=1000, memory=2),
         build_windowed("ParaTAA, window", "ParaTAA", parataa, wide=False, order=1000, memory=2),
         build_chords(4),

@@ -23,6 +23,7 @@ RULES = {
 @cache
 def problem_title(problem: str) -> str:
     """Return a problem's title, by its name."""
+    # Titles belong to the problems, so a problem with one sample is built. Cached, because that loads a network.
     return PROBLEMS[problem](1).title
 
 

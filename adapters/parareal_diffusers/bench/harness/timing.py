@@ -69,6 +69,7 @@ def _time_methods(
     errors = dict.fromkeys(ratios, 0.0)
     with tqdm(total=(RUNS + 1) * len(methods), desc=f"timing {key.problem}, {key.steps} steps", unit="run") as bar:
         for run in range(RUNS + 1):
+            # Another sample in each run, because the number of iterations depends on the sample.
             index, baseline, measured_at = run % problem.samples, 0.0, float("-inf")
             single, target = problem.select_sample(index), Target(targets[index : index + 1])
             loop = partial(scheduler_loop, single.build_network(key.steps), single.latents, scheduler, key.steps)
