@@ -218,9 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     samples = options.samples or (1 if options.quick else 2)
     if samples < 1:
-        parser.error(f"--samples must be at least 1, got {samples}")
+        parser.error(f"--samples must be at least 1, but was {samples}")
     if options.real is not None and not options.real.is_dir():
-        parser.error(f"--real must be a folder of images, but {options.real} is none")
+        parser.error(f"--real must be a folder of images, but {options.real} is not one")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prompts = PROMPTS if options.prompts is None else options.prompts.read_text().splitlines()

@@ -87,7 +87,7 @@ def write(results: dict[str, list[Row]]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--samples", type=int, default=8, help="samples of the network; the mixture has four times more"
+        "--samples", type=int, default=8, help="samples of the network; the mixture has four times that number"
     )
     parser.add_argument(
         "--write",

@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the table into docs/results/benchmarks.md")
     options = parser.parse_args()
     if options.samples < 1 or options.samples % CHUNK:
-        parser.error(f"--samples must be a multiple of {CHUNK}, got {options.samples}")
+        parser.error(f"--samples must be a multiple of {CHUNK}, but was {options.samples}")
     options.cache.mkdir(parents=True, exist_ok=True)
     chunks = options.samples // CHUNK
     requested = [Chunk(s, mode, n) for s in options.solvers for n in range(chunks) for mode in MODES]

@@ -112,7 +112,7 @@ def chords(parts: SamplerParts, target: Target, stop: Stop, fractions: Sequence[
         ValueError: if `fractions` do not rise from 0 to a number below 1.
     """
     if list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] >= 1:
-        raise ValueError(f"fractions must rise from 0 and stay below 1, got {list(fractions)}")
+        raise ValueError(f"fractions must rise from 0 and stay below 1, but were {list(fractions)}")
     hierarchy, iterates, previous = _Hierarchy(parts, _start_nodes(parts.grid.steps, fractions)), [], None
     while hierarchy.cores:
         x = hierarchy.tick()

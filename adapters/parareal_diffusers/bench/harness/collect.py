@@ -45,7 +45,7 @@ class RunStore:
     folder: Path
 
     def path(self, key: TableKey, name: str) -> Path:
-        """Return the path of a method's or another file, without its suffix."""
+        """Return the path of a file in the table's folder, without its suffix."""
         # Method names have commas and spaces.
         safe = "".join(c if c.isalnum() else "-" for c in name)
         return self.folder / key.problem / str(key.steps) / safe

@@ -145,7 +145,7 @@ def _parse_selection(options: argparse.Namespace) -> RunSelection:
     if any(not 8 <= n <= 1000 for n in options.steps):
         raise ValueError(f"--steps must be between 8 and 1000, but were {options.steps}")
     if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {options.samples}")
+        raise ValueError(f"--samples must be at least 1, but was {options.samples}")
     methods = [name for name in METHODS if any(part in name for part in options.methods)]
     if not methods:
         raise ValueError(f"--methods must be parts of {', '.join(METHODS)}, but were {options.methods}")
