@@ -34,8 +34,8 @@ class Evidence(NamedTuple):
     previous: float = float("inf")
     """norm of the previous iteration's increment, U(k-1, n) - U(k-2, n); infinite where there is none"""
     error: float = float("inf")
-    """estimated norm of U(k, n) - u(n), where u is the sequential solution (docs/explained/estimates.md); infinite where
-    there is no estimate"""
+    """estimated norm of U(k, n) - u(n), where u is the sequential solution (docs/explained/estimates.md); infinite
+    where there is no estimate"""
     last: bool = False
     """whether this is the last boundary"""
 

@@ -1,11 +1,12 @@
-"""The least span and work of our settings on the trained network, over eight samples and every number of steps.
+"""Least span and work of our settings on the trained network, over eight samples and every number of steps.
 
     python benchmarks/diffusion/records.py            # an hour of one core without a cache; resumes
-    python benchmarks/diffusion/records.py --write    # and puts the table into docs/results/benchmarks.md
+    python benchmarks/diffusion/records.py --no-run   # only tabulate cached runs
+    python benchmarks/diffusion/records.py --write    # also writes the table into docs/results/benchmarks.md
 
-The comparison (`compare.py`) runs all methods on as many samples as its slowest can be afforded; this runs the settings
-of ours with little work and with the least span on eight, on which they were chosen, and on eight others, in the same
-store, with the same problems, noise and stops.
+The comparison (`compare.py`) can afford fewer samples where its slowest method takes long. This script runs only two of
+our settings, the one with little work and the one with the least span, on the eight samples for which they were chosen
+and on eight others. It uses the same store, problems, noise and stop rules.
 """
 
 import argparse
@@ -13,63 +14,68 @@ from pathlib import Path
 
 from parareal_diffusers._commands.report import markdown
 from parareal_diffusers.bench.cases.problems import STEPS
-from parareal_diffusers.bench.harness.cells import Cell, cell, complete
-from parareal_diffusers.bench.harness.collect import Choice, Found, Store, collect
-from parareal_diffusers.bench.harness.tables import iterations
+from parareal_diffusers.bench.harness.cells import RunSummary, count_complete_samples, summarize
+from parareal_diffusers.bench.harness.collect import MethodRuns, RunSelection, RunStore, collect
+from parareal_diffusers.bench.harness.tables import format_iterations
 
 from benchmarks.tools.pages import DOCS, put
 
 PROBLEM = "fashion-mnist-1"
 SETTINGS = {1e-2: ("", ", least span"), 1e-3: (", speculating",)}
-"""by tolerance, the ends of their names"""
+"""suffixes of the names of the settings, by tolerance"""
 
 
-def row(steps: int, tolerance: float, found: Found, first: int, more: int) -> dict[str, str]:
-    """Return a line of the table: of the first samples, and of others."""
-    oracle, run = (cell(found, rule, tolerance, first) for rule in ("oracle", "estimate"))
-    rest = Found(found.method, {(i - first, stop): runs for (i, stop), runs in found.runs.items() if i >= first})
-    others = cell(rest, "estimate", tolerance, more) if more else None
+def format_row(steps: int, tolerance: float, result: MethodRuns, first: int, more: int) -> dict[str, str]:
+    """Return one row of the table, for the first samples and for `more` others."""
+    oracle, run = (summarize(result, rule, tolerance, first) for rule in ("oracle", "estimate"))
+    # The others get the numbers from 0 on, because `summarize` reads the first samples of a result.
+    rest = MethodRuns(result.method, {(i - first, stop): runs for (i, stop), runs in result.runs.items() if i >= first})
+    others = summarize(rest, "estimate", tolerance, more) if more else None
     return {
         "tolerance": f"{tolerance:g}",
         "steps": f"{steps}",
-        "setting": found.method.name.removeprefix("ours: "),
+        "setting": result.method.name.removeprefix("ours: "),
         "samples": f"{first} and {more}",
-        "oracle: span, work/N": _told(oracle, steps),
-        "as run: span, work/N": _told(run, steps),
-        "iterations": "-" if run is None else iterations(run),
+        "oracle: span, work/N": _format_costs(oracle, steps),
+        "as run: span, work/N": _format_costs(run, steps),
+        "iterations": "-" if run is None else format_iterations(run),
         "worst error": "-" if run is None else f"{run.worst:.1e}",
-        "as run on the others": _told(others, steps),
-        "worst error there": "-" if others is None else f"{others.worst:.1e}",
+        "as run, other samples": _format_costs(others, steps),
+        "worst error, other samples": "-" if others is None else f"{others.worst:.1e}",
     }
 
 
-def _told(found: Cell | None, steps: int) -> str:
-    return "-" if found is None else f"{found.span:.1f}, {found.work / steps:.2f}"
+def _format_costs(summary: RunSummary | None, steps: int) -> str:
+    return "-" if summary is None else f"{summary.span:.1f}, {summary.work / steps:.2f}"
 
 
 def main() -> None:
-    """Run what is missing, print, write."""
+    """Make the missing runs, print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--samples", type=int, default=8, help="and as many others")
-    parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="where runs are kept")
-    parser.add_argument("--no-run", action="store_true", help="only show what the cache has")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results/benchmarks.md")
-    given = parser.parse_args()
-    lines = []
-    for tolerance, ends in SETTINGS.items():
-        names = [f"ours: own steps extrapolated{end}" for end in ends]
-        choice = Choice([PROBLEM], given.steps, names, 2 * given.samples, (tolerance,))
-        tables = collect(choice, Store(given.cache), run=not given.no_run)
-        done = [(w.steps, one, complete([one], (tolerance,))) for w, found in tables.items() for one in found]
-        lines += [
-            row(steps, tolerance, one, min(count, given.samples), max(0, count - given.samples))
-            for steps, one, count in done
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of DDIM steps")
+    parser.add_argument("--samples", type=int, default=8, help="samples; the same number of others is run, too")
+    parser.add_argument("--cache", type=Path, default=Path("build/bench"), help="folder of the cached runs")
+    parser.add_argument("--no-run", action="store_true", help="only show cached runs")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/benchmarks.md")
+    options = parser.parse_args()
+    rows = []
+    for tolerance, suffixes in SETTINGS.items():
+        names = [f"ours: own steps extrapolated{suffix}" for suffix in suffixes]
+        selection = RunSelection([PROBLEM], options.steps, names, 2 * options.samples, (tolerance,))
+        tables = collect(selection, RunStore(options.cache), run=not options.no_run)
+        complete = [
+            (key.steps, result, count_complete_samples([result], (tolerance,)))
+            for key, results in tables.items()
+            for result in results
+        ]
+        rows += [
+            format_row(steps, tolerance, result, min(count, options.samples), max(0, count - options.samples))
+            for steps, result, count in complete
             if count
         ]
-    table = markdown(lines)
+    table = markdown(rows)
     print(table)
-    if given.write:
+    if options.write:
         put(DOCS / "results/benchmarks.md", "records", table)
 
 

@@ -1,11 +1,11 @@
-"""What `sample` makes of every scheduler of diffusers: native, its own step row by row, or refused, and how exact.
+"""Support of every scheduler of diffusers by `sample`: native, by its own step, or refused; and the error.
 
     python benchmarks/diffusion/support.py            # prints the table, in half a minute
-    python benchmarks/diffusion/support.py --write    # and puts it into docs/results/support.md
+    python benchmarks/diffusion/support.py --write    # also writes it into docs/results/support.md
 
-Each is run to the end over five slices of 25 steps and held against the loop over the unmodified scheduler, from the
-same latents and generator, with a smooth function as network: the relative error of the worse of two samples. The
-schedulers of Brownian paths are there only where torchsde is installed.
+Each scheduler is run to the end, 25 steps in five slices, and compared with the loop over the unmodified scheduler from
+the same latents and generator, with a smooth function as network. The error is the relative error of the worse of two
+samples. Schedulers with Brownian paths need torchsde and are missing without it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 import parareal
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "support.md"
-OPTIONS: dict[str, list[dict[str, Any]]] = {
+OPTIONS: dict[str, list[dict[str, Any]]] = {  # of the schedulers; those that are not listed have their defaults
     "DDPMScheduler": [{}, {"variance_type": "fixed_large"}, {"variance_type": "fixed_large_log"}],
     "DDIMScheduler": [{}, {"timestep_spacing": "trailing"}, {"thresholding": True, "clip_sample": False}],
     "DPMSolverMultistepScheduler": [
@@ -56,7 +56,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SASolverScheduler": [{}, {"predictor_order": 3, "corrector_order": 4}],
     "DPMSolverSDEScheduler": [{}, {"noise_sampler_seed": 7, "use_karras_sigmas": True}],
 }
-STEP_OPTIONS: dict[str, dict[str, Any]] = {  # of `step`, which `AnyScheduler` passes on
+STEP_OPTIONS: dict[str, dict[str, Any]] = {  # keyword arguments of `step`, which `AnyScheduler` passes on
     "EulerDiscreteScheduler": {"s_churn": 40.0},
     "EDMEulerScheduler": {"s_churn": 40.0},
     "FlowMatchHeunDiscreteScheduler": {"s_churn": 40.0},
@@ -65,14 +65,20 @@ STEP_OPTIONS: dict[str, dict[str, Any]] = {  # of `step`, which `AnyScheduler` p
 
 
 def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Return something smooth."""
+    """Return a smooth function of state and timestep."""
     return 0.8 * x - 0.3 * x.tanh() * (t.reshape(-1, *[1] * (x.ndim - 1)).float() / 1000)
 
 
-def outcome(scheduler: Any, given: dict[str, Any]) -> tuple[str, str]:
-    """Return how a scheduler, its step `given` options, is sampled, and how far from its own loop."""
-    how = "native" if has_native_solver(scheduler) and not given else "own step"
+def evaluate(scheduler: Any, step_options: dict[str, Any]) -> tuple[str, str]:
+    """Return the kind of support of a scheduler, and its errors against its own loop or the reason of the refusal.
+
+    Args:
+        scheduler: a scheduler of diffusers.
+        step_options: keyword arguments for its `step`; empty for a pipeline's.
+    """
+    support = "native" if has_native_solver(scheduler) and not step_options else "own step"
     errors = []
+    # In float64 an error of the method shows that rounding in float32 would hide.
     for dtype in (torch.float32, torch.float64):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         x = (x * float(getattr(scheduler, "init_noise_sigma", 1.0))).to(dtype)
@@ -80,53 +86,59 @@ def outcome(scheduler: Any, given: dict[str, Any]) -> tuple[str, str]:
         def model(x: torch.Tensor, t: torch.Tensor, dtype: torch.dtype = dtype) -> torch.Tensor:
             return network(x, t).to(dtype)  # some schedulers scale the input of float32 networks in float64
 
-        ends = []
+        final_states = []
         try:
             options = {"num_inference_steps": 25, "slices": 5, "tolerance": 0.0}
             generator = torch.Generator().manual_seed(1)
-            torch.manual_seed(2)  # of what seeds a Brownian path
-            solver = AnyScheduler(scheduler, given) if given else scheduler
-            ends.append(sample(model, x, solver, generator=generator, **options).final_state)
+            torch.manual_seed(2)  # the global generator may seed a Brownian path
+            solver = AnyScheduler(scheduler, step_options) if step_options else scheduler
+            final_states.append(sample(model, x, solver, generator=generator, **options).final_state)
         except (ValueError, TypeError, parareal.PararealError) as error:
             return "refused", str(error)
-        torch.manual_seed(2)
-        ends.append(scheduler_loop(model, x, scheduler, 25, torch.Generator().manual_seed(1), **given))
-        errors.append(relative_error(*ends))
-    return how, f"{errors[0]:.0e}, {errors[1]:.0e}"
+        torch.manual_seed(2)  # the loop gets the same global state
+        final_states.append(scheduler_loop(model, x, scheduler, 25, torch.Generator().manual_seed(1), **step_options))
+        errors.append(relative_error(*final_states))
+    return support, f"{errors[0]:.0e}, {errors[1]:.0e}"
 
 
-def rows() -> list[dict[str, str]]:
-    """Return the table."""
-    found = []
-    kinds = sorted(n for n in dir(schedulers) if n.endswith("Scheduler") and not n.startswith("Flax"))
-    for name in tqdm(kinds):
-        kind = getattr(diffusers, name, None)
-        if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
+def build_rows() -> list[dict[str, str]]:
+    """Return the rows of the table, by name of the scheduler."""
+    rows = []
+    names = sorted(n for n in dir(schedulers) if n.endswith("Scheduler") and not n.startswith("Flax"))
+    for name in tqdm(names):
+        scheduler_class = getattr(diffusers, name, None)
+        # Without an optional library diffusers exports a placeholder that is no scheduler.
+        if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
             continue
         cases = [(options, {}) for options in OPTIONS.get(name, [{}])]
-        for options, given in [*cases, *([({}, STEP_OPTIONS[name])] if name in STEP_OPTIONS else [])]:
-            shown = ", ".join(f"{k}={v!r}" for k, v in (options | given).items()) or "as it comes"
-            shown = f"step({shown})" if given else shown
+        for options, step_options in [*cases, *([({}, STEP_OPTIONS[name])] if name in STEP_OPTIONS else [])]:
+            listing = ", ".join(f"{k}={v!r}" for k, v in (options | step_options).items()) or "defaults"
+            listing = f"step({listing})" if step_options else listing
             try:
-                how, error = outcome(kind(**options), given)
-            except Exception as broken:  # of the scheduler itself: another kind of model, or a library that is missing
-                how, error = "not a sampler of this kind", f"{type(broken).__name__}: {broken}"
-            error = " ".join(error.split())
-            found.append(
-                {"scheduler": name, "options": shown, "how": how, "error in float32, float64; or why not": error}
+                support, error = evaluate(scheduler_class(**options), step_options)
+            except Exception as failure:  # the scheduler is for another kind of model, or a library is missing
+                support, error = "not applicable", f"{type(failure).__name__}: {failure}"
+            error = " ".join(error.split())  # messages with line breaks would break the table
+            rows.append(
+                {
+                    "scheduler": name,
+                    "options": listing,
+                    "support": support,
+                    "error in float32, float64; or reason": error,
+                }
             )
-    return found
+    return rows
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results/support.md")
-    given = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/support.md")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    text = markdown(rows())
+    text = markdown(build_rows())
     print(text)
-    if given.write:
+    if options.write:
         head = PAGE.read_text().split("| scheduler")[0]
         PAGE.write_text(f"{head}{text}\n")
 

@@ -1,13 +1,14 @@
 """Wall time of every method of the comparison against the sequential loop, on any device.
 
     python benchmarks/diffusion/walls.py --device cuda          # with an accelerator: some minutes
-    python benchmarks/diffusion/walls.py --device cuda --write  # and puts the table into docs/results/benchmarks.md
+    python benchmarks/diffusion/walls.py --device cuda --write  # also writes the table into docs/results/benchmarks.md
+    python benchmarks/diffusion/walls.py --device cuda --no-run # only shows cached times, on any machine
 
-Each method as run, with 1e-2, five times after one to warm up, each on another sample, against the loop over the
-unmodified scheduler at most ten seconds before. float32 throughout: with TF32, calls of different sizes differ by 1e-3.
-On an accelerator the network is first called once with every batch size, for there the first call of a size plans its
-kernels; what that takes is printed. What was timed is kept in `--cache`, with the machine's name, and can be shown
-elsewhere with `--no-run`.
+Each method is run with its stop rule and tolerance 1e-2, once to warm up and then five times, each time on another
+sample. The time of the loop over the unmodified scheduler is at most ten seconds older. All numbers are float32: with
+TF32, calls of different sizes differ by 1e-3. On an accelerator the network is first called once with every batch size,
+because the first call of a size plans its kernels; the time that this takes is printed. Times are kept in `--cache`,
+with the machine's name.
 """
 
 import argparse
@@ -15,60 +16,68 @@ import statistics
 from pathlib import Path
 
 import torch
-from parareal_diffusers.bench.cases.problems import PROBLEMS, STEPS, Problem
-from parareal_diffusers.bench.harness.collect import Choice, Store, collect
-from parareal_diffusers.bench.harness.command import about, device_named
+from parareal_diffusers.bench.cases.problems import PROBLEMS, STEPS, BenchProblem
+from parareal_diffusers.bench.harness.collect import RunSelection, RunStore, collect
+from parareal_diffusers.bench.harness.command import describe_machine, resolve_device
 from parareal_diffusers.bench.harness.methods import METHODS
-from parareal_diffusers.bench.harness.tables import wall_ratios
-from parareal_diffusers.bench.harness.timing import RUNS, TOLERANCE, measure, took
+from parareal_diffusers.bench.harness.tables import format_speedups
+from parareal_diffusers.bench.harness.timing import RUNS, TOLERANCE, measure_speedups, time_call
 
 from benchmarks.tools.pages import DOCS, put
 
 WIDEST = 196
-"""rows of the largest batch that is warmed up for"""
+"""the largest batch size with which the network is warmed up, in rows"""
 
 
-def warmed(problem: Problem, steps: int) -> str:
-    """Call the network with every batch size up to the widest, and say what a first call takes, and a second."""
-    network, device = problem.sample(0).parts(steps).denoiser, problem.latents.device
+def warm_up(problem: BenchProblem, steps: int) -> str:
+    """Call the network with every batch size up to the widest.
+
+    Returns:
+        A sentence with the times of a first and of a second call.
+    """
+    network, device = problem.select_sample(0).build_parts(steps).denoiser, problem.latents.device
     first, second = [], []
     for size in range(1, WIDEST + 1):
         index = torch.zeros(size, dtype=torch.long, device=device)
         x = problem.latents[:1].expand(size, *problem.latents.shape[1:])
         with torch.no_grad():
-            times = [took(lambda x=x, index=index: network(x, index, index), device)[0] for _ in range(2)]
+            times = [time_call(lambda x=x, index=index: network(x, index, index), device)[0] for _ in range(2)]
         first.append(1e3 * times[0])
         second.append(1e3 * times[1])
-    told = "A call with a batch size that is new takes {:.0f} ms (median of sizes 2 to {}), later {:.1f} ms."
-    return told.format(statistics.median(first[1:]), WIDEST, statistics.median(second[1:]))
+    # The very first call also initialises the device, so size 1 is left out of the median of first calls.
+    sentence = "The first call with a batch size takes {:.0f} ms (median of sizes 2 to {}), later calls {:.1f} ms."
+    return sentence.format(statistics.median(first[1:]), WIDEST, statistics.median(second[1:]))
 
 
 def main() -> None:
-    """Time what has not been timed, print, write."""
+    """Time what has not been timed yet, print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="device of networks and states")
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["fashion-mnist-1"])
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--methods", nargs="+", default=[""], help="parts of methods' names")
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of DDIM steps")
+    parser.add_argument("--methods", nargs="+", default=[""], help="methods, by parts of their names")
     parser.add_argument("--cache", type=Path, default=None, help="by default build/walls-DEVICE")
-    parser.add_argument("--no-run", action="store_true", help="only show what the cache has")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results/benchmarks.md")
-    given = parser.parse_args()
-    store = Store(given.cache or Path("build") / f"walls-{given.device}")
-    names = [name for name in METHODS if any(part in name for part in given.methods)]
-    if not given.no_run:
+    parser.add_argument("--no-run", action="store_true", help="only show cached times")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/benchmarks.md")
+    options = parser.parse_args()
+    store = RunStore(options.cache or Path("build") / f"walls-{options.device}")
+    names = [name for name in METHODS if any(part in name for part in options.methods)]
+    if not options.no_run:
         torch.set_num_threads(1)
-        choice = Choice(given.problems, given.steps, names, RUNS, [TOLERANCE], device_named(given.device))
-        store.note("machine", {"name": about(choice.device)})
-        if choice.device.type != "cpu":
-            store.note("machine", {p: warmed(choice.problem(p), min(given.steps)) for p in given.problems})
-        measure(choice, store, max(given.steps))
-    tables = collect(Choice(given.problems, given.steps, names, 1, [TOLERANCE]), store, run=False)
-    parts = wall_ratios(tables, given.problems, store.note("walls"))
-    text = "\n\n".join([*parts, " ".join(store.note("machine").values())])
+        device = resolve_device(options.device)
+        selection = RunSelection(options.problems, options.steps, names, RUNS, [TOLERANCE], device)
+        store.update_notes("machine", {"name": describe_machine(selection.device)})
+        if selection.device.type != "cpu":
+            sentences = {p: warm_up(selection.build_problem(p), min(options.steps)) for p in options.problems}
+            store.update_notes("machine", sentences)
+        measure_speedups(selection, store, max(options.steps))
+    # Without a device, so that times of an accelerator can be tabulated on a machine that has none.
+    tables = collect(RunSelection(options.problems, options.steps, names, 1, [TOLERANCE]), store, run=False)
+    parts = format_speedups(tables, options.problems, store.update_notes("walls"))
+    text = "\n\n".join([*parts, " ".join(store.update_notes("machine").values())])
     print(text)
-    if given.write:
-        put(DOCS / "results/benchmarks.md", f"walls {given.device}", text)
+    if options.write:
+        put(DOCS / "results/benchmarks.md", f"walls {options.device}", text)
 
 
 if __name__ == "__main__":

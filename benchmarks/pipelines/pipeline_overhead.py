@@ -1,15 +1,18 @@
-"""What `parallelize` costs where it gains nothing: one slice, against the unmodified pipeline.
+"""Overhead of `parallelize` with one slice, against the unmodified pipeline.
 
     python benchmarks/pipelines/pipeline_overhead.py
-    python benchmarks/pipelines/pipeline_overhead.py --runs 9 --write    # into docs/results/benchmarks.md
+    python benchmarks/pipelines/pipeline_overhead.py --runs 9 --write    # also writes docs/results/benchmarks.md
 
-With one slice the engine makes the very steps of the sequential loop, one evaluation after the other, so that all that
-is added shows. The pipeline is the class-conditional one of examples/pipeline.py on the shipped network (2.7 million
-parameters, 28 x 28), guided, which is small: a step of a larger network takes longer, and what is added does not. The
-two are called in turn; of each call, the processor time outside the network is taken (that within is the same work in
-both, and its noise on a busy machine is larger than what is looked for). The figure is the difference of the medians
-over the unmodified pipeline's whole processor time. The median ratio of the wall times of neighbouring calls stands
-beside it, with its middle half.
+With one slice the engine makes exactly the steps of the sequential loop, one evaluation after another, so any
+difference is overhead. The pipeline is the class-conditional one of examples/pipeline.py with guidance, on the shipped
+network (2.7 million parameters, 28 x 28). This network is small: a larger one takes longer per step, and the overhead
+stays the same.
+
+The two pipelines are called in turn. The processor time outside the network is measured for each call. The time within
+the network is left out, because it is the same work in both, and its noise on a busy machine exceeds the overhead. The
+overhead is the difference of the medians, per step and relative to the unmodified pipeline's whole processor time. Also
+printed is the median ratio of the wall times of neighbouring calls, with the interquartile range. Takes about two
+minutes on one core.
 """
 
 import argparse
@@ -35,68 +38,69 @@ STEPS = 50
 OPTIONS = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
-class Clock:
-    """Wall and processor time of calls of a pipeline, and the processor time within its network."""
+class PipelineClock:
+    """Wall and processor times of a pipeline's calls, and the processor time within its network."""
 
     def __init__(self, pipe: ClassConditionalPipeline):
-        self.pipe, self.within, self.began = pipe, 0.0, 0.0
+        self.pipe, self.network_time, self.start_time = pipe, 0.0, 0.0
         network: torch.nn.Module = pipe.unet
         network.register_forward_pre_hook(self._start)
         network.register_forward_hook(self._stop)
 
     def _start(self, *_: Any) -> None:
-        self.began = time.process_time()
+        self.start_time = time.process_time()
 
     def _stop(self, *_: Any) -> None:
-        self.within += time.process_time() - self.began
+        self.network_time += time.process_time() - self.start_time
 
     def call(self) -> tuple[float, float, float]:
-        """Return wall time, processor time, and processor time outside the network of a call."""
-        self.within = 0.0
-        began = time.perf_counter(), time.process_time()
+        """Call the pipeline; return wall time, processor time, and processor time outside the network, in seconds."""
+        self.network_time = 0.0
+        wall_start, processor_start = time.perf_counter(), time.process_time()
         self.pipe([4, 7], num_inference_steps=STEPS, generator=torch.Generator().manual_seed(0))
-        whole = time.process_time() - began[1]
-        return time.perf_counter() - began[0], whole, whole - self.within
+        processor_time = time.process_time() - processor_start
+        return time.perf_counter() - wall_start, processor_time, processor_time - self.network_time
 
 
-def measure(clock: Clock, runs: int) -> dict[str, str]:
-    """Return what one slice adds."""
-    plain, ours = [], []
+def measure(clock: PipelineClock, runs: int) -> dict[str, str]:
+    """Return the columns of the overhead of one slice."""
+    plain, ours = [], []  # the first calls warm up
     for _ in range(runs + 1):
         plain.append(clock.call())
         with parallelize(clock.pipe, slices=1, verify=True) as handle:
-            handle._verifier = None  # has its own time
+            handle._verifier = None  # the pipeline is accepted with verify=True, but verification is not timed
             ours.append(clock.call())
+    # Columns: wall time, processor time, processor time outside the network.
     plain, ours = (np.array(x[1:]) for x in (plain, ours))
     added = np.median(ours[:, 2]) - np.median(plain[:, 2])
     share, wall = added / np.median(plain[:, 1]), np.median(ours[:, 0] / plain[:, 0]) - 1
     step = np.median(plain[:, 1]) / STEPS
     low, high = (100 * (np.quantile(ours[:, 0] / plain[:, 0], q) - 1) for q in (0.25, 0.75))
     return {
-        "a step": f"{1e3 * step:.1f} ms",
-        "added, processor time": f"{1e3 * added / STEPS:.2f} ms, {100 * share:.1f} %",
+        "time per step": f"{1e3 * step:.1f} ms",
+        "added processor time per step": f"{1e3 * added / STEPS:.2f} ms, {100 * share:.1f} %",
         "wall time": f"{100 * wall:+.1f} %",
-        "middle half of calls": f"{low:+.1f} % to {high:+.1f} %",
+        "interquartile range": f"{low:+.1f} % to {high:+.1f} %",
     }
 
 
 def main() -> None:
-    """Print a row for each scheduler."""
+    """Print one row per scheduler, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results/benchmarks.md")
-    given = parser.parse_args()
+    parser.add_argument("--runs", type=int, default=9, help="timed calls per pipeline and scheduler")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/results/benchmarks.md")
+    options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     pipe = build()
     pipe.set_progress_bar_config(disable=True)
-    clock, own = Clock(pipe), pipe.scheduler
+    clock, own = PipelineClock(pipe), pipe.scheduler
     config = {name: own.config[name] for name in OPTIONS}
     rows = []
     for scheduler in (own, DPMSolverMultistepScheduler(**config), EulerDiscreteScheduler(**config)):
         pipe.scheduler = scheduler
-        rows.append({"scheduler": type(scheduler).__name__, **measure(clock, given.runs)})
+        rows.append({"scheduler": type(scheduler).__name__, **measure(clock, options.runs)})
         print(rows[-1], flush=True)
-    if given.write:
+    if options.write:
         put(DOCS / "results/benchmarks.md", "pipeline overhead", markdown(rows))
 
 

@@ -1,10 +1,11 @@
-"""What `parallelize` makes of pipelines, tasks, features and solvers: the tables of docs/how-to/pipelines.md.
+"""Errors of `parallelize` by pipeline, task, feature and solver: the tables of docs/how-to/pipelines.md.
 
-    python benchmarks/pipelines/pipelines.py            # prints the tables, in a minute or two
-    python benchmarks/pipelines/pipelines.py --write    # and puts them into docs/how-to/pipelines.md
+    python benchmarks/pipelines/pipelines.py            # prints the tables; one or two minutes
+    python benchmarks/pipelines/pipelines.py --write    # also writes them into docs/how-to/pipelines.md
 
-The cases are those that the tests hold to 1e-5 (tests/pipelines/cases.py): tiny networks with random weights in real
-pipelines, 12 steps, float32. They prove equality and say nothing of how fast a trained network converges.
+The cases are those for which the tests require errors below 1e-5 (tests/pipelines/cases.py): tiny networks with random
+weights in real pipelines, 12 steps, float32. They show equality to the unmodified pipeline. They do not show how fast a
+trained network converges.
 """
 
 import argparse
@@ -29,21 +30,21 @@ import cases  # noqa: E402
 PAGE = DOCS / "how-to/pipelines.md"
 
 
-def drawn(pipe: Any, call: dict[str, Any], kind: str = "np") -> np.ndarray:
-    """Return pictures, or latents."""
+def draw(pipe: Any, call: dict[str, Any], kind: str = "np") -> np.ndarray:
+    """Return the images of a pipeline's call, or its latents with `kind="latent"`."""
     pipe.set_progress_bar_config(disable=True)
-    torch.manual_seed(0)  # Stable Diffusion 3 encodes control images with noise of the global generator
+    torch.manual_seed(0)  # Stable Diffusion 3 encodes control images with noise from the global generator
     return np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0), output_type=kind).images)
 
 
-def row(case: cases.Case) -> dict[str, str]:
-    """Return a row of the table of features."""
+def format_row(case: cases.Case) -> dict[str, str]:
+    """Return one row of the table of features."""
     pipe = case.build()
-    expected = drawn(pipe, case.call)
+    expected = draw(pipe, case.call)
     with parallelize(pipe, tolerance=0.0, **case.options):
-        exact = abs(drawn(pipe, case.call) - expected).max()
+        exact = abs(draw(pipe, case.call) - expected).max()
     with parallelize(pipe, **case.options) as handle:
-        error = abs(drawn(pipe, case.call) - expected).max()
+        error = abs(draw(pipe, case.call) - expected).max()
     solution = handle.solution
     assert solution is not None
     return {
@@ -56,47 +57,48 @@ def row(case: cases.Case) -> dict[str, str]:
     }
 
 
-def solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any]) -> dict[str, str]:
-    """Return a row of a table of solvers."""
-    found = {"solver": name}
+def format_solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any]) -> dict[str, str]:
+    """Return one row of a table of solvers: the error per task, or the beginning of a refusal."""
+    row = {"solver": name}
     for task, (build, call) in tasks.items():
         pipe = build(scheduler=solver())
-        expected = drawn(pipe, call)
+        expected = draw(pipe, call)
         try:
             with parallelize(pipe, tolerance=0.0):
-                found[task] = f"{abs(drawn(pipe, call) - expected).max():.0e}"
+                row[task] = f"{abs(draw(pipe, call) - expected).max():.0e}"
         except ValueError as error:
-            found[task] = f"refused: {str(error).split(':')[0]}"
-    return found
+            # Only the part before the colon: the remedy is in the table of refusals.
+            row[task] = f"refused: {str(error).split(':')[0]}"
+    return row
 
 
-def refused() -> list[dict[str, str]]:
-    """Return the table of what is refused, each with the error's own words."""
+def list_refusals() -> list[dict[str, str]]:
+    """Return the rows of the table of refusals, with the error messages."""
     rows = []
-    for what, pipe, call in cases.refusals():
+    for name, pipe, call in cases.refused():
         try:
             with parallelize(pipe):
-                drawn(pipe, call)
+                draw(pipe, call)
         except (ValueError, TypeError) as error:
-            rows.append({"what": what, "the error": str(error)})
+            rows.append({"case": name, "error message": str(error)})
         else:
-            raise AssertionError(f"{what} was not refused")
+            raise AssertionError(f"{name} was not refused")
     return rows
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/how-to/pipelines.md")
-    given = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/how-to/pipelines.md")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    features = markdown([row(case) for case in tqdm(cases.CASES)])
-    solvers = markdown([solver_row(*item, cases.TASKS) for item in tqdm(cases.LATENT_SOLVERS.items())])
-    flows = markdown([solver_row(*item, cases.FLOW_TASKS) for item in tqdm(cases.FLOW_SOLVERS.items())])
-    refusals = markdown(refused())
+    features = markdown([format_row(case) for case in tqdm(cases.CASES)])
+    solvers = markdown([format_solver_row(*item, cases.TASKS) for item in tqdm(cases.LATENT_SOLVERS.items())])
+    flows = markdown([format_solver_row(*item, cases.FLOW_TASKS) for item in tqdm(cases.FLOW_SOLVERS.items())])
+    refusals = markdown(list_refusals())
     text = f"{features}\n\n### Solvers\n\n{solvers}\n\n{flows}\n\n### Refused\n\n{refusals}"
     print(text)
-    if given.write:
+    if options.write:
         put(PAGE, "pipelines", text)
 
 

@@ -1,15 +1,15 @@
-"""Train the class-conditional networks that the package ships.
+"""Training of the class-conditional networks that the package ships.
 
-    python examples/fashion_mnist/train.py --out runs/fashion
-    python examples/fashion_mnist/train.py --out runs/flow --objective flow --steps 1200 --batch 96
+    python examples/fashion_mnist/train.py --out runs/fashion    # 77 minutes on two cores
+    python examples/fashion_mnist/train.py --out runs/flow --objective flow --steps 1200 --batch 96    # 47 on one core
 
-The first predicts noise. The second, a smaller network, predicts the velocity of a rectified flow, and starts from the
-weights of the first where it has the same layers.
+The first network predicts noise. The second, a smaller one, predicts the velocity of a rectified flow; it starts from
+the weights of the first in the layers that both have.
 
-The run is a function of its seed alone: what a step draws depends on the seed and the step's number,
-so a run that was stopped and resumed draws the same batches as one that was not. A checkpoint is
-written every `--every` steps and picked up again by the same command. At the end the averaged
-weights are saved as float16 in diffusers' folder format.
+The result is a function of the seed alone: the random numbers of a step depend on the seed and the step's number, so an
+interrupted run that is resumed draws the same batches. A checkpoint is written every `--every` steps, and the same
+command continues from it. Writes the averaged weights as float16, in the folder format of diffusers, and prints the
+smoothed training loss.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from parareal_diffusers import models
 from tqdm import trange
 
 
-def denoiser(objective: str = "noise") -> UNet2DModel:
-    """Return the network on 28 x 28 grey images, untrained: of 2.74 million parameters, or 1.91 for a flow."""
+def build_network(objective: str = "noise") -> UNet2DModel:
+    """Return the untrained network for 28 x 28 grey images: 2.74 million parameters, or 1.91 million for a flow."""
     small = objective == "flow"
     return UNet2DModel(
         sample_size=28,
@@ -43,9 +43,12 @@ def denoiser(objective: str = "noise") -> UNet2DModel:
     )
 
 
-def begun(objective: str) -> UNet2DModel:
-    """Return the network as training begins: a flow's with what it shares with the shipped one that predicts noise."""
-    net = denoiser(objective)
+def initialise(objective: str) -> UNet2DModel:
+    """Return the network at the start of training.
+
+    A flow's network starts from the weights of the shipped network that predicts noise, where it has the same layers.
+    """
+    net = build_network(objective)
     if objective == "flow":
         weights, own = models.load("fashion-mnist")[0].state_dict(), net.state_dict()
         net.load_state_dict({name: weights[name] for name in own})
@@ -53,17 +56,23 @@ def begun(objective: str) -> UNet2DModel:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine down to zero."""
+    """Return the learning rate of a step: linear warm-up, then a cosine down to zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def noised(scheduler, clean, noise, share):
-    """Return states at a share (rows,) of all times, the network's timesteps, and what it is to predict there.
+def add_noise(scheduler, clean, noise, share):
+    """Return noisy states, their timesteps, and the target of the network's prediction.
 
-    Noise (Ho, Jain, Abbeel 2020, eq. 14), or the velocity of the straight line from noise to clean (Liu, Gong, Liu
-    2023, eq. 1; Lipman et al. 2023), whose time is not rounded to whole timesteps.
+    The target is the noise (Ho, Jain, Abbeel 2020, eq. 14), or the velocity of the straight line from noise to clean
+    (Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023), whose time is not rounded to whole timesteps.
+
+    Args:
+        scheduler: the scheduler, which determines the objective.
+        clean: training images, shape (rows, 1, 28, 28).
+        noise: standard noise, of the same shape.
+        share: times as shares of the whole interval, shape (rows,).
     """
     if isinstance(scheduler, DDIMScheduler):
         timesteps = (share * scheduler.config["num_train_timesteps"]).long()
@@ -72,14 +81,15 @@ def noised(scheduler, clean, noise, share):
     return (1 - sigma) * clean + sigma * noise, share * scheduler.config["num_train_timesteps"], noise - clean
 
 
-def batch_loss(net, scheduler, images, labels, generator, batch, drop):
-    """Return the mean squared error of the prediction on one drawn batch."""
+def compute_loss(net, scheduler, images, labels, generator, batch, drop):
+    """Return the mean squared error of the prediction on one random batch."""
     rows = torch.randint(len(images), (batch,), generator=generator)
     clean = images[rows].contiguous(memory_format=torch.channels_last)
     noise = torch.randn(clean.shape, generator=generator)
-    # one time from each of `batch` equal strata: the same expectation, a smaller variance
+    # One time from each of `batch` equal strata: the same expectation as independent ones, a smaller variance.
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    state, timesteps, target = noised(scheduler, clean, noise, share)
+    state, timesteps, target = add_noise(scheduler, clean, noise, share)
+    # Labels that are dropped train the unconditional prediction, which guidance needs.
     dropped = torch.rand(batch, generator=generator) < drop
     classes = torch.where(dropped, NO_CLASS, labels[rows])
     with torch.autocast("cpu", torch.bfloat16):
@@ -88,21 +98,21 @@ def batch_loss(net, scheduler, images, labels, generator, batch, drop):
 
 
 def main() -> None:
-    """Train, resume, and export."""
+    """Train the network, from a checkpoint if there is one, and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and of the exported model")
-    parser.add_argument("--data", type=Path, default=FOLDER)
-    parser.add_argument("--objective", choices=["noise", "flow"], default="noise")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--drop", type=float, default=0.1, help="share of labels replaced by 'any'")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of Fashion-MNIST's four .gz files")
+    parser.add_argument("--objective", choices=["noise", "flow"], default="noise", help="prediction")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps")
+    parser.add_argument("--batch", type=int, default=128, help="images per step")
+    parser.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
+    parser.add_argument("--drop", type=float, default=0.1, help="share of labels that are dropped")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    net = begun(options.objective)
+    net = initialise(options.objective)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload], torch's stubs want a dtype first
     average = EMAModel(net.parameters(), decay=0.9995, use_ema_warmup=True, power=3 / 4)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=0.01, fused=True)
@@ -122,10 +132,11 @@ def main() -> None:
 
     progress = trange(first, options.steps, initial=first, total=options.steps, mininterval=5)
     for step in progress:
+        # A generator per step, not one for the run: a resumed run then draws the same batches.
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        loss = batch_loss(net, scheduler, images, labels, generator, options.batch, options.drop)
+        loss = compute_loss(net, scheduler, images, labels, generator, options.batch, options.drop)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
@@ -135,6 +146,7 @@ def main() -> None:
         progress.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (step + 1) % options.every == 0 or step + 1 == options.steps:
             state = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            # Renamed when complete, so that an interruption cannot leave a broken checkpoint.
             partial = checkpoint.with_suffix(".partial")
             torch.save(state | {"step": step + 1, "loss": smooth}, partial)
             partial.rename(checkpoint)

@@ -1,4 +1,4 @@
-"""Runs of a method on a subject, one sample at a time, made once."""
+"""Runs of the methods on a subject, one sample at a time; each run is made once and shared by all tables."""
 
 import statistics
 import time
@@ -21,20 +21,24 @@ SRDS: dict[str, dict[str, Any]] = {
     "SRDS, pipelined": srds(),
 }
 WINDOW = 100
-"""steps that ParaDiGMS and ParaTAA have under way, at most"""
+"""the largest number of steps in the window of ParaDiGMS and ParaTAA"""
 
 
 @final
 @dataclass(frozen=True)
-class Run:
-    """One sample by one method: evaluations as the engine counts them, seconds on this machine."""
+class SampleRun:
+    """One sample by one method: its final state, wall time, cost and error."""
 
     state: Tensor
+    """shape (1, *sample)"""
     seconds: float
     iterations: float
     span: float
+    """evaluations on the critical path; the paper's effective serial evaluations"""
     work: float
+    """all evaluations"""
     error: float
+    """relative error against the sequential solution"""
 
 
 def scheduler_of(solver: str, ddim: Any) -> Any:
@@ -48,87 +52,116 @@ def scheduler_of(solver: str, ddim: Any) -> Any:
 
 @final
 @dataclass
-class Lab:
-    """Makes runs, and remembers them."""
+class RunCache:
+    """Makes runs on one subject, and stores them."""
 
     subject: Subject
     progress: Callable[[str], Any]
-    """told before each run what it is"""
-    made: dict[Any, list[Run]] = field(default_factory=dict)
+    """called before each run, with its description"""
+    cache: dict[Any, list[SampleRun]] = field(default_factory=dict)
 
-    def runs(self, method: str, steps: int, solver: str = "DDIM", threshold: float | None = None) -> list[Run]:
-        """Return the runs of all samples."""
+    def runs(self, method: str, steps: int, solver: str = "DDIM", threshold: float | None = None) -> list[SampleRun]:
+        """Return the runs of a method on all samples, from the cache if they have been made.
+
+        Args:
+            method: `"sequential"`, a key of `SRDS`, `"ParaDiGMS"` or `"ParaTAA"`.
+            steps: number of steps.
+            solver: `"DDIM"`, `"DDPM"` or `"DPM-Solver"`.
+            threshold: of ParaDiGMS and ParaTAA.
+        """
         key = (method, steps, solver, threshold)
-        if key not in self.made:
+        if key not in self.cache:
             references = None if method == "sequential" else self.runs("sequential", steps, solver)
-            found = []
+            runs = []
             for i in range(len(self.subject.latents)):
                 self.progress(f"{solver} {steps}, {method}" + (f" {threshold:g}" if threshold else ""))
                 reference = None if references is None else references[i].state
-                found.append(self._run(self.subject.sample(i), i, method, steps, solver, threshold, reference))
-            self.made[key] = found
-        return self.made[key]
+                runs.append(self._run(self.subject.select_sample(i), i, method, steps, solver, threshold, reference))
+            self.cache[key] = runs
+        return self.cache[key]
 
     def _run(
-        self, one: Subject, i: int, method: str, steps: int, solver: str, threshold: float | None, answer: Tensor | None
-    ) -> Run:
-        scheduler, generator = scheduler_of(solver, one.scheduler), torch.Generator().manual_seed(i)
-        began = time.perf_counter()
+        self,
+        subject: Subject,
+        i: int,
+        method: str,
+        steps: int,
+        solver: str,
+        threshold: float | None,
+        reference: Tensor | None,
+    ) -> SampleRun:
+        scheduler, generator = scheduler_of(solver, subject.scheduler), torch.Generator().manual_seed(i)
+        start_time = time.perf_counter()
         if method == "sequential":
-            state = scheduler_loop(network(one, scheduler, steps), one.latents, scheduler, steps, generator)
-            return Run(state, time.perf_counter() - began, 0, steps, steps, 0.0)
-        assert answer is not None
+            state = scheduler_loop(
+                build_network(subject, scheduler, steps), subject.latents, scheduler, steps, generator
+            )
+            return SampleRun(state, time.perf_counter() - start_time, 0, steps, steps, 0.0)
+        assert reference is not None
         if method in SRDS:
-            found = sample(
-                one.model,
-                one.latents,
+            solution = sample(
+                subject.model,
+                subject.latents,
                 scheduler,
                 num_inference_steps=steps,
-                model_kwargs=one.model_kwargs,
-                guidance=one.guidance,
+                model_kwargs=subject.model_kwargs,
+                guidance=subject.guidance,
                 generator=generator,
                 **SRDS[method],
             )
-            took, stats, state = time.perf_counter() - began, found.stats, found.final_state
-            return Run(state, took, found.iterations, stats.span, stats.work, relative_error(state, answer))
-        return peer(method, one, steps, threshold or 1e-3, answer)
+            seconds, stats, state = time.perf_counter() - start_time, solution.stats, solution.final_state
+            return SampleRun(
+                state, seconds, solution.iterations, stats.span, stats.work, relative_error(state, reference)
+            )
+        return run_peer(method, subject, steps, threshold or 1e-3, reference)
 
 
-def network(one: Subject, scheduler: Any, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the network with guidance and conditions, as the loop over the scheduler calls it."""
+def build_network(subject: Subject, scheduler: Any, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the network with guidance and conditioning, with the signature that `scheduler_loop` expects."""
     ready = copy_with_timesteps(scheduler, steps)
-    denoiser = Denoiser(one.model, grid_of(ready), len(one.latents), one.model_kwargs, one.guidance)
+    denoiser = Denoiser(subject.model, grid_of(ready), len(subject.latents), subject.model_kwargs, subject.guidance)
+    # The denoiser takes nodes. Where timesteps repeat, the first node stands for all.
     nodes = {float(t): i for i, t in reversed(list(enumerate(ready.timesteps)))}
-    index = torch.arange(len(one.latents))
+    index = torch.arange(len(subject.latents))
     return lambda x, t: denoiser(x, torch.full((len(x),), nodes[float(t[0])]), index)
 
 
-def peer(method: str, one: Subject, steps: int, threshold: float, answer: Tensor) -> Run:
-    """Run ParaDiGMS or ParaTAA, with the rule of its paper, a threshold, and a window over as many steps as pay.
+def run_peer(method: str, subject: Subject, steps: int, threshold: float, reference: Tensor) -> SampleRun:
+    """Run ParaDiGMS or ParaTAA with the stop rule of its paper.
+
+    The state of the result is the reference, because the baselines do not return theirs.
 
     Raises:
-        ImportError: where the module that has them is not there.
+        ImportError: if `parareal_diffusers.bench` is not installed.
     """
-    from parareal_diffusers.bench import Problem, paradigms, parataa  # pyright: ignore[reportMissingImports]
+    from parareal_diffusers.bench import BenchProblem, paradigms, parataa  # pyright: ignore[reportMissingImports]
     from parareal_diffusers.bench.cases.record import Stop, Target  # pyright: ignore[reportMissingImports]
 
     window = min(WINDOW, steps)
-    problem = Problem(one.name, one.name, one.model, one.scheduler, one.latents, one.model_kwargs, one.guidance)
-    target, stop = Target(answer), Stop("own", threshold)
-    began = time.perf_counter()
+    problem = BenchProblem(
+        subject.name,
+        subject.name,
+        subject.model,
+        subject.scheduler,
+        subject.latents,
+        subject.model_kwargs,
+        subject.guidance,
+    )
+    target, stop = Target(reference), Stop("own", threshold)
+    start_time = time.perf_counter()
     if method == "ParaDiGMS":
-        iterates = paradigms(problem.parts(steps), target, stop, window=window)
+        iterates = paradigms(problem.build_parts(steps), target, stop, window=window)
     else:
-        iterates = parataa(problem.parts(steps), target, stop, window=window, order=20, memory=2)
+        iterates = parataa(problem.build_parts(steps), target, stop, window=window, order=20, memory=2)
     last = iterates[-1]
-    return Run(answer, time.perf_counter() - began, last.iteration, last.span, last.work, last.error)
+    return SampleRun(reference, time.perf_counter() - start_time, last.iteration, last.span, last.work, last.error)
 
 
-def mean(runs: Sequence[Run], name: str) -> float:
-    """Return the mean of a number over runs."""
+def mean(runs: Sequence[SampleRun], name: str) -> float:
+    """Return the mean of a field over runs."""
     return statistics.fmean(getattr(run, name) for run in runs)
 
 
-def median(runs: Sequence[Run], name: str) -> float:
-    """Return the median of a number over runs."""
+def median(runs: Sequence[SampleRun], name: str) -> float:
+    """Return the median of a field over runs."""
     return statistics.median(getattr(run, name) for run in runs)

@@ -1,4 +1,4 @@
-"""What is sampled: the shipped model, a pixel model or a Stable Diffusion, from a hub id or a folder."""
+"""Subjects of the reproduction: the shipped model, a pixel model or a Stable Diffusion, from a folder or a hub id."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import Guidance, models
-from parareal_diffusers.bench.cases.problems import alone
+from parareal_diffusers.bench.cases.problems import select_sample
 from torch import Tensor
 
 PROMPTS = ("a cat on a sofa", "two people ride bicycles along a beach", "a bowl of fruit on a wooden table")
@@ -18,7 +18,7 @@ SCALE = 7.5  # the paper's guidance
 @final
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network with its DDIM scheduler, and noise for some samples."""
+    """A network with its DDIM scheduler, and noise and conditioning for some samples."""
 
     name: str
     kind: str
@@ -33,49 +33,58 @@ class Subject:
     vae: Any = None
     prompts: Sequence[str] = ()
 
-    def sample(self, i: int) -> "Subject":
-        """Return the subject of sample i alone."""
-        return alone(self, i)
+    def select_sample(self, i: int) -> "Subject":
+        """Return the subject with sample i alone."""
+        return select_sample(self, i)
 
     @torch.no_grad()
-    def pictures(self, state: Tensor) -> Tensor:
-        """Return pictures, uint8 of shape (samples, 3, height, width)."""
+    def decode_images(self, state: Tensor) -> Tensor:
+        """Return the images of states, uint8 of shape (samples, 3, height, width)."""
         if self.vae is not None:
             state = self.vae.decode(state.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         rgb = state.float().expand(-1, 3, -1, -1)
         return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def subject(name: str, samples: int, seed: int, prompts: Sequence[str]) -> Subject:
-    """Load what is to be sampled: `"fashion-mnist"`, a folder of diffusers' format, or a hub id.
+def load_subject(name: str, samples: int, seed: int, prompts: Sequence[str]) -> Subject:
+    """Load a model, and draw noise for some samples.
+
+    Args:
+        name: name of a shipped model, a folder in the format of diffusers, or a hub id.
+        samples: number of samples.
+        seed: seed of the noise.
+        prompts: prompts of a Stable Diffusion, repeated in turn; unused by other models.
 
     Raises:
-        OSError: where it cannot be had.
-        ValueError: for a pipeline that is neither of pixels nor a Stable Diffusion.
+        OSError: if the folder does not exist or the model cannot be downloaded.
+        ValueError: if the pipeline is unsupported: not of pixels and no Stable Diffusion 1 or 2.
     """
     if name in models.FOLDERS:
         net, own = models.load(name)
+        # The shipped scheduler's own spacing adds a step with 961 steps (docs/reference/upstream.md).
         leading = DDIMScheduler.from_config(own.config, timestep_spacing="leading")
         labels = {"class_labels": torch.arange(samples) % 10}
-        return Subject(name, "shipped", net, leading, noise(samples, (1, 28, 28), seed), labels)
+        return Subject(name, "shipped", net, leading, draw_noise(samples, (1, 28, 28), seed), labels)
     pipe: Any = DiffusionPipeline.from_pretrained(name)
     net, scheduler = pipe.unet, DDIMScheduler.from_config(pipe.scheduler.config)
     shape = (net.config.in_channels, net.config.sample_size, net.config.sample_size)
-    latents = noise(samples, shape, seed)
+    latents = draw_noise(samples, shape, seed)
     if not hasattr(pipe, "vae"):
         return Subject(name, "pixel", net, scheduler, latents)
     if not (hasattr(pipe, "encode_prompt") and hasattr(pipe, "text_encoder")) or hasattr(pipe, "text_encoder_2"):
         raise ValueError(
-            f"{name} is a {type(pipe).__name__}: give a DDPM or DDIM pipeline, or a Stable Diffusion 1 or 2"
+            f"the model {name} is a {type(pipe).__name__}, which is unsupported: use a DDPM or DDIM pipeline, or a "
+            "Stable Diffusion 1 or 2"
         )
-    told = [prompts[i % len(prompts)] for i in range(samples)]
+    sample_prompts = [prompts[i % len(prompts)] for i in range(samples)]
     with torch.no_grad():
-        own, free = pipe.encode_prompt(told, "cpu", 1, True)
-    guidance = Guidance(SCALE, {"encoder_hidden_states": free})
-    return Subject(name, "text", net, scheduler, latents, {"encoder_hidden_states": own}, guidance, pipe.vae, told)
+        conditional, unconditional = pipe.encode_prompt(sample_prompts, "cpu", 1, True)
+    guidance = Guidance(SCALE, {"encoder_hidden_states": unconditional})
+    kwargs = {"encoder_hidden_states": conditional}
+    return Subject(name, "text", net, scheduler, latents, kwargs, guidance, pipe.vae, sample_prompts)
 
 
-def noise(samples: int, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Return standard noise; a sample's does not depend on how many there are."""
-    draws = (torch.randn(shape, generator=torch.Generator().manual_seed(1000 * seed + i)) for i in range(samples))
-    return torch.stack(list(draws))
+def draw_noise(samples: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return standard noise, seeded per sample, so that it does not depend on the number of samples."""
+    noise = (torch.randn(shape, generator=torch.Generator().manual_seed(1000 * seed + i)) for i in range(samples))
+    return torch.stack(list(noise))

@@ -64,7 +64,7 @@ class WaitingLoop:
         check_generator(generator, initial)
         # Noise is drawn for the steps that the loop makes, in its order, so that the generator ends in the same state.
         steps = range(setup.first, setup.edges[-1])
-        random = noise_of(setup.fine, setup.grid, initial, generator, output_dtype, steps)
+        random = make_noise_source(setup.fine, setup.grid, initial, generator, output_dtype, steps)
         run = self._run(initial, random)
         timesteps = self.scheduler.timesteps.to(latents.device)
         return RunningLoop(run, setup, timesteps, initial, latents.dtype, random, listeners, self.note)

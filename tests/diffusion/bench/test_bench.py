@@ -1,4 +1,4 @@
-"""The harness: baselines against the sequential loop, the engine and diffusers' own pipeline; the short form."""
+"""The comparison: baselines against the sequential loop and the engine, tables, cached runs, and the short form."""
 
 import argparse
 import functools
@@ -6,15 +6,15 @@ import functools
 import pytest
 import torch
 from parareal_diffusers import picard, sample
-from parareal_diffusers.bench import METHODS, Problem, chords, paradigms, parataa
-from parareal_diffusers.bench.baselines.ours import costs
-from parareal_diffusers.bench.cases.memory import Remembering
-from parareal_diffusers.bench.cases.problems import mixture
+from parareal_diffusers.bench import METHODS, BenchProblem, chords, paradigms, parataa
+from parareal_diffusers.bench.baselines.ours import count_costs
+from parareal_diffusers.bench.cases.memory import CachingNetwork
+from parareal_diffusers.bench.cases.problems import build_mixture
 from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
-from parareal_diffusers.bench.harness.cells import Cell, beaten, cell, frontier
-from parareal_diffusers.bench.harness.collect import Choice, Found, Store, Where, collect
+from parareal_diffusers.bench.harness.cells import RunSummary, find_dominations, find_frontier, summarize
+from parareal_diffusers.bench.harness.collect import MethodRuns, RunSelection, RunStore, TableKey, collect
 from parareal_diffusers.bench.harness.command import command
-from parareal_diffusers.bench.harness.tables import wall_ratios
+from parareal_diffusers.bench.harness.tables import format_speedups
 from parareal_diffusers.bench.harness.timing import wall_key
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
@@ -24,26 +24,25 @@ STEPS = 20
 END = Stop("oracle", 0.0)
 
 
-class Keeping(Target):
-    """A target that keeps the iterates themselves."""
+class StoringTarget(Target):
+    """A target that also stores the iterates themselves, in `ITERATES`."""
 
-    def iterate(self, state, *numbers):
-        KEPT.append(state.clone())
-        return super().iterate(state, *numbers)
+    def record(self, state, *numbers):
+        ITERATES.append(state.clone())
+        return super().record(state, *numbers)
 
 
-KEPT: list[torch.Tensor] = []
+ITERATES: list[torch.Tensor] = []
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
-    return mixture(1)
+def problem() -> BenchProblem:
+    return build_mixture(1)
 
 
 @pytest.fixture(scope="module")
 def target(problem):
-    KEPT.clear()
-    network = problem.network(STEPS)
+    network = problem.build_network(STEPS)
     return Target(scheduler_loop(network, problem.latents, problem.scheduler_for(STEPS), STEPS))
 
 
@@ -57,8 +56,8 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("window", [7, STEPS])
-def test_run_to_the_end_baselines_equal_the_unmodified_scheduler(name, window, problem, target):
-    iterates = RUNS[name](window)(problem.parts(STEPS), target, END)
+def test_baselines_that_run_to_the_end_equal_the_unmodified_scheduler(name, window, problem, target):
+    iterates = RUNS[name](window)(problem.build_parts(STEPS), target, END)
     assert iterates[-1].error < 1e-6  # the scheduler's coefficients are float32
     assert iterates[-1].span <= STEPS
     assert iterates[0].error > 1e-2  # the target is not met from the start
@@ -66,84 +65,84 @@ def test_run_to_the_end_baselines_equal_the_unmodified_scheduler(name, window, p
 
 @pytest.mark.parametrize("name", ["ParaDiGMS", "ParaTAA"])
 def test_a_window_of_one_is_the_sequential_sampler(name, problem, target):
-    last = RUNS[name](1)(problem.parts(STEPS), target, Stop("increment", 1e-1))[-1]
+    last = RUNS[name](1)(problem.build_parts(STEPS), target, Stop("increment", 1e-1))[-1]
     assert (last.span, last.work, last.peak) == (STEPS, STEPS, 1)
     assert last.error < 1e-6
 
 
-def test_picard_on_the_engine_makes_the_iterates_of_the_loop(problem, target):
+def test_picard_on_the_engine_has_the_iterates_of_the_paradigms_loop(problem, target):
     states: list[torch.Tensor] = []
-    given, named = problem.arguments(STEPS)
+    positional, named = problem.build_arguments(STEPS)
     stop = parareal.Iterations(8)
-    found = sample(*given, **named, **picard(), criterion=stop, callback=lambda r: states.append(r.final_state))
-    KEPT.clear()
-    paradigms(problem.parts(STEPS), Keeping(target.state), END, STEPS)
+    solution = sample(*positional, **named, **picard(), criterion=stop, callback=lambda r: states.append(r.final_state))
+    ITERATES.clear()
+    paradigms(problem.build_parts(STEPS), StoringTarget(target.state), END, STEPS)
     assert len(states) == 9
-    for state, kept in zip(states, KEPT, strict=False):
-        assert relative_error(kept, state) < 1e-9
-    records = paradigms(problem.parts(STEPS), target, END, STEPS)
-    assert found.stats.span == records[8].span
+    for state, iterate in zip(states, ITERATES, strict=False):
+        assert relative_error(iterate, state) < 1e-9
+    records = paradigms(problem.build_parts(STEPS), target, END, STEPS)
+    assert solution.stats.span == records[8].span
 
 
-def test_parataa_without_memory_and_of_full_order_is_picard_iteration_in_its_own_coordinates(problem, target):
-    KEPT.clear()
-    parataa(problem.parts(STEPS), Keeping(target.state), END, STEPS, order=STEPS, memory=1)
-    grid = problem.parts(STEPS).grid
+def test_parataa_of_full_order_without_memory_is_picard_iteration_in_scaled_coordinates(problem, target):
+    ITERATES.clear()
+    parataa(problem.build_parts(STEPS), StoringTarget(target.state), END, STEPS, order=STEPS, memory=1)
+    grid = problem.build_parts(STEPS).grid
     ratio = grid.stop.alpha.double() / grid.start.alpha.double()
     x = [problem.latents] * (STEPS + 1)
-    for state in KEPT[:4]:
+    for state in ITERATES[:4]:
         assert relative_error(state, x[-1]) < 1e-9
-        stepped = [_step(problem, n, x[n]) for n in range(STEPS)]
+        next_states = [_step(problem, n, x[n]) for n in range(STEPS)]
         new = [x[0]]
-        for n in range(STEPS):  # x' = a x + d, with d from the iterate before
-            new.append(ratio[n] * new[-1] + stepped[n] - ratio[n] * x[n])
+        for n in range(STEPS):  # x' = a x + d, with d from the previous iterate
+            new.append(ratio[n] * new[-1] + next_states[n] - ratio[n] * x[n])
         x = new
 
 
 def _step(problem, n, x):
-    from parareal_diffusers.bench.baselines.window import Counted
+    from parareal_diffusers.bench.baselines.window import CountingSampler
 
-    counted, node = Counted(problem.parts(STEPS)), torch.tensor([n])
-    return counted.step(x, node, node + 1, counted.evaluate(x, node))
+    sampler, node = CountingSampler(problem.build_parts(STEPS)), torch.tensor([n])
+    return sampler.step(x, node, node + 1, sampler.evaluate(x, node))
 
 
-def test_anderson_solves_a_linear_problem_in_as_many_iterations_as_it_has_unknown_directions():
-    from parareal_diffusers.bench.baselines.parataa import Anderson, Seen
+def test_anderson_solves_a_linear_problem_with_one_unknown_direction_in_two_iterations():
+    from parareal_diffusers.bench.baselines.parataa import Anderson, WindowIterate
 
     anderson = Anderson(memory=3)
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64) * 1e3  # large beside the ridge
+    direction = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64) * 1e3  # large compared with the ridge
     fixed, x = torch.zeros(4, 1, 8, 8, dtype=torch.float64), direction.clone()
-    for _ in range(2):  # R = -x / 2 along one direction: one difference says all
+    for _ in range(2):  # R = -x / 2 along one direction: one difference determines it
         residual = -0.5 * (x - fixed)
-        correction = anderson(Seen(3, 7, x, residual))
+        correction = anderson(WindowIterate(3, 7, x, residual))
         x = x + residual - correction
     assert x.norm() < 1e-3 * direction.norm()
 
 
-def test_chords_streams_ever_better_results_when_it_says(problem, target):
+def test_chords_results_improve_and_come_at_the_predicted_spans(problem, target):
     fractions = (0.0, 0.2, 0.5)
-    found = chords(problem.parts(STEPS), target, END, fractions)
+    iterates = chords(problem.build_parts(STEPS), target, END, fractions)
     starts = [0, 4, 10]
-    # core i is started i ticks late, and has its way to go
-    assert [x.span for x in found[1:]] == [STEPS - s + i for i, s in reversed(list(enumerate(starts)))]
-    assert found[0].span == len(starts)
-    assert [x.error for x in found] == sorted((x.error for x in found), reverse=True)
+    # core i starts after i ticks and has STEPS - start steps to make
+    assert [x.span for x in iterates[1:]] == [STEPS - s + i for i, s in reversed(list(enumerate(starts)))]
+    assert iterates[0].span == len(starts)
+    assert [x.error for x in iterates] == sorted((x.error for x in iterates), reverse=True)
     with pytest.raises(ValueError, match="rise from 0"):
-        chords(problem.parts(STEPS), target, END, (0.1, 0.5))
+        chords(problem.build_parts(STEPS), target, END, (0.1, 0.5))
 
 
-def test_costs_of_iterations_are_those_of_the_theory():
+def test_costs_of_iterations_follow_the_theory():
     slices, length = 5, 5
     for p in (0, 1, 2, 3):
-        stats = costs(slices * length, p, (("slices", slices), ("coarse", "same")))
+        stats = count_costs(slices * length, p, (("slices", slices), ("coarse", "same")))
         assert stats.span == (p * length + slices - p if p else slices)  # docs/explained/theory.md, eq. 9
         work = slices + sum((slices - j + 1) * (length - 1) + slices - j for j in range(1, p + 1))
         assert stats.work == work
 
 
-def test_a_remembering_network_is_asked_once_and_says_the_same():
-    class Net(torch.nn.Module):
+def test_a_caching_network_evaluates_each_row_once_and_returns_the_same_output():
+    class RowCountingNet(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight, self.rows = torch.nn.Parameter(torch.ones(())), 0
@@ -152,62 +151,62 @@ def test_a_remembering_network_is_asked_once_and_says_the_same():
             self.rows += len(x)
             return x * self.weight + t[:, None] + label[:, None]
 
-    net, x = Net(), torch.randn(3, 4)
-    remembering, t, label = Remembering(net), torch.tensor([1, 2, 3]), torch.tensor([0, 0, 1])
-    first = remembering(x, t, label=label)
+    net, x = RowCountingNet(), torch.randn(3, 4)
+    caching, t, label = CachingNetwork(net), torch.tensor([1, 2, 3]), torch.tensor([0, 0, 1])
+    first = caching(x, t, label=label)
     assert torch.equal(first, net(x, t, label))
     net.rows = 0
-    assert torch.equal(remembering(x[[2, 0]], t[[2, 0]], label=label[[2, 0]]), first[[2, 0]])
+    assert torch.equal(caching(x[[2, 0]], t[[2, 0]], label=label[[2, 0]]), first[[2, 0]])
     assert net.rows == 0
-    remembering(x, t, label=label + 1)
+    caching(x, t, label=label + 1)
     assert net.rows == 3
 
 
-def test_frontiers_and_who_is_beaten():
-    def at(span, work):
-        return Cell.of([Iterate(1, span, work, 1, 1, 1e-3)])
+def test_the_pareto_frontier_and_the_settings_of_ours_that_are_dominated():
+    def summary(span, work):
+        return RunSummary.of([Iterate(1, span, work, 1, 1, 1e-3)])
 
-    cells = [at(10, 3), at(5, 6), at(7, 7), at(12, 2)]
-    assert frontier(cells) == [at(5, 6), at(10, 3), at(12, 2)]
+    summaries = [summary(10, 3), summary(5, 6), summary(7, 7), summary(12, 2)]
+    assert find_frontier(summaries) == [summary(5, 6), summary(10, 3), summary(12, 2)]
     ours, srds = METHODS["ours: automatic jumps, many slices"], METHODS["SRDS, pipelined"]
     for span, pairs in ((9, [("SRDS, pipelined", ours.name)]), (11, [])):
         runs = {(0, Stop("oracle", 1e-3)): [Iterate(1, 10, 30, 1, 1, 1e-3)]}
         theirs = {(0, Stop("oracle", 1e-3)): [Iterate(1, span, 20, 1, 1, 1e-3)]}
-        found = [Found(ours, runs), Found(srds, theirs)]
-        assert beaten(found, "oracle", 1e-2, 1) == pairs
+        results = [MethodRuns(ours, runs), MethodRuns(srds, theirs)]
+        assert find_dominations(results, "oracle", 1e-2, 1) == pairs
 
 
-def test_wall_ratios_are_told_by_method_and_steps_and_say_where_an_error_is_too_large():
+def test_speed_ups_are_listed_by_method_and_steps_and_marked_where_an_error_is_too_large():
     tables = {
-        Where("mixture", steps): [Found(METHODS[n]) for n in ("SRDS, pipelined", "CHORDS, 4 cores")]
+        TableKey("mixture", steps): [MethodRuns(METHODS[n]) for n in ("SRDS, pipelined", "CHORDS, 4 cores")]
         for steps in (25, 100)
     }
     key = functools.partial(wall_key, method=METHODS["SRDS, pipelined"])
-    walls = {key(Where("mixture", 25)): [2.0, 1.5, 2.5, 1e-3], key(Where("mixture", 100)): [3.0, 2.5, 3.5, 2e-2]}
-    walls |= {key.replace("sqrt", "7"): [9.0, 9.0, 9.0, 9.0] for key in walls}  # of other settings
-    (table,) = wall_ratios(tables, ["mixture", "maze"], walls)
+    walls = {key(TableKey("mixture", 25)): [2.0, 1.5, 2.5, 1e-3], key(TableKey("mixture", 100)): [3.0, 2.5, 3.5, 2e-2]}
+    walls |= {key.replace("sqrt", "7"): [9.0, 9.0, 9.0, 9.0] for key in walls}  # times of other settings are not shown
+    (table,) = format_speedups(tables, ["mixture", "maze"], walls)
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
     assert rows[0] == ["method", "N=25", "N=100"]
     assert rows[2:] == [["SRDS, pipelined", "2.00 (1.50 to 2.50)", "3.00 (2.50 to 3.50) !"]]
 
 
-def test_runs_go_on_where_they_ended(tmp_path, monkeypatch):
-    choice = Choice(["mixture"], [16], ["SRDS, pipelined", "CHORDS, 4 cores"], 1, [1e-2])
-    (first,) = collect(choice, Store(tmp_path)).values()
-    assert cell(first[0], "increment", 1e-2, 1) is not None
-    for method in first:
-        monkeypatch.setitem(METHODS, method.method.name, _never(method.method))
-    (again,) = collect(choice, Store(tmp_path)).values()
-    assert [f.runs for f in again] == [f.runs for f in first]
+def test_stored_runs_are_not_made_again(tmp_path, monkeypatch):
+    selection = RunSelection(["mixture"], [16], ["SRDS, pipelined", "CHORDS, 4 cores"], 1, [1e-2])
+    (first,) = collect(selection, RunStore(tmp_path)).values()
+    assert summarize(first[0], "increment", 1e-2, 1) is not None
+    for result in first:
+        monkeypatch.setitem(METHODS, result.method.name, _fail_to_run(result.method))
+    (again,) = collect(selection, RunStore(tmp_path)).values()
+    assert [result.runs for result in again] == [result.runs for result in first]
 
 
-def _never(method):
+def _fail_to_run(method):
     from dataclasses import replace
 
     return replace(method, run=lambda *_: pytest.fail("ran again"))
 
 
-def test_the_short_form(tmp_path, capsys):
+def test_the_short_form_prints_and_writes_all_tables(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     run = command(parser)
     options = ["--short", "--time", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
@@ -216,15 +215,15 @@ def test_the_short_form(tmp_path, capsys):
     for name in METHODS:
         if METHODS[name].settings(25) is not None:
             assert f"| {name} " in printed
-    assert "a published method has both less span and less work" in printed
-    assert "wall ratios: the median of five runs" in printed
+    assert "both less span and less work than our best" in printed
+    assert "speed-up over the sequential loop: the median of five runs" in printed
     page = (tmp_path / "out" / "bench.md").read_text()
-    assert page.count(" to ") >= sum(m.settings(25) is not None for m in METHODS.values())  # spreads of wall ratios
+    assert page.count(" to ") >= sum(m.settings(25) is not None for m in METHODS.values())  # ranges of speed-ups
     assert page.count("as run: increment") == sum(m.settings(25) is not None for m in METHODS.values())
     assert (tmp_path / "out" / "frontier-mixture.png").stat().st_size > 10_000
 
 
-def test_the_command_refuses_what_it_cannot_do(tmp_path):
+def test_the_command_refuses_invalid_options(tmp_path):
     parser = argparse.ArgumentParser()
     run = command(parser)
     for options, message in (
@@ -232,7 +231,7 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path):
         (["--steps", "4"], "between"),
         (["--samples", "0"], "at least 1"),
         (["--methods", "none"], "parts of"),
-        (["--device", "toaster"], "cpu or cuda, not toaster"),
+        (["--device", "toaster"], "such as cpu or cuda, not toaster"),
     ):
         with pytest.raises(ValueError, match=message):
             run(parser.parse_args([*options, "--cache", str(tmp_path), "--out", str(tmp_path)]))

@@ -26,9 +26,9 @@ def test_methods_of_the_bench_need_the_same_evaluations_on_both_devices(name, mo
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     method, results = METHODS[name], []
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
-        problem = PROBLEMS["fashion-mnist-1"](1).on(device)
+        problem = PROBLEMS["fashion-mnist-1"](1).to(device)
         scheduler = problem.scheduler_for(25)
-        target = Target(scheduler_loop(problem.network(25), problem.latents, scheduler, 25))
+        target = Target(scheduler_loop(problem.build_network(25), problem.latents, scheduler, 25))
         results.append(method.run(problem, 25, target, Stop(method.rule, 1e-2))[-1])
     cpu, cuda = results
     assert (cpu.span, cpu.work, cpu.peak) == (cuda.span, cuda.work, cuda.peak)

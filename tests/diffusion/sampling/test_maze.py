@@ -34,21 +34,21 @@ def make_task(mazes, count, seed=3):
     """Return the shipped network, its scheduler, noise, and ends that were excluded from training."""
     network, scheduler = models.load("maze")
     noise = torch.randn(count, mazes.POINTS, 2, generator=torch.Generator().manual_seed(seed))
-    return network, scheduler, noise, mazes.plans(count, seed, seen=False)[1]
+    return network, scheduler, noise, mazes.build_plans(count, seed, training=False)[1]
 
 
 def test_experts_cross_no_wall_and_some_ends_are_excluded_from_training(example):
     import mazes
 
-    plans, ends = mazes.plans(200, 0)
-    test_plans, test_ends = mazes.plans(200, 0, seen=False)
+    plans, ends = mazes.build_plans(200, 0)
+    test_plans, test_ends = mazes.build_plans(200, 0, training=False)
     assert plans.shape == (200, mazes.POINTS, 2)
-    assert not mazes.crosses(torch.cat([plans, test_plans]).double().numpy()).any()
+    assert not mazes.touches_wall(torch.cat([plans, test_plans]).double().numpy()).any()
     assert torch.equal(ends[:, :2], plans[:, 0])
     assert not {tuple(e) for e in ends.tolist()} & {tuple(e) for e in test_ends.tolist()}
     straight = np.linspace([-0.65, -0.65], [0.65, -0.65], mazes.POINTS)[None]  # crosses the walls between
-    assert mazes.crosses(straight).all()
-    assert mazes.crosses(straight - 1).all()  # lies outside the maze
+    assert mazes.touches_wall(straight).all()
+    assert mazes.touches_wall(straight - 1).all()  # lies outside the maze
 
 
 def test_the_model_is_small_and_reaches_the_goal(example):
@@ -60,8 +60,8 @@ def test_the_model_is_small_and_reaches_the_goal(example):
     assert next(network.parameters()).dtype is torch.float32
     assert (models.FOLDERS["maze"] / "diffusion_pytorch_model.safetensors").stat().st_size < 4e6
     plans = scheduler_loop(lambda x, t: network(x, t, ends=ends), noise, scheduler, 25)
-    assert accept.succeed(plans, ends).mean() > 0.8
-    assert accept.succeed(plans, ends.roll(1, 0)).mean() < 0.1  # plans depend on their ends
+    assert accept.judge(plans, ends).mean() > 0.8
+    assert accept.judge(plans, ends.roll(1, 0)).mean() < 0.1  # plans depend on their ends
 
 
 @pytest.mark.parametrize("settings", [{"slices": 12}, {"levels": (10, 3)}, {"slices": 14, "coarse": "ddim"}])

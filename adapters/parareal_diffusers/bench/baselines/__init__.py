@@ -1,1 +1,1 @@
-"""Published parallel samplers, written from their papers, and ours."""
+"""Published parallel samplers, written from their papers, and our settings of `sample`."""

@@ -1,1 +1,1 @@
-"""Problems to compare on, and the records of runs."""
+"""Sampling problems of the comparison, and the records of runs."""

@@ -1,7 +1,7 @@
-"""A network that remembers: the runs of many methods on one sample ask it for much of the same.
+"""A cache of network evaluations: the runs of many methods on one sample repeat many evaluations.
 
-Rows with the same state, timestep and conditioning, bit by bit, are evaluated once. What a method asks for is counted
-where it asks, so that this changes no count; timing goes without it.
+Rows with bitwise equal state, timestep and conditioning are evaluated once. Methods count the evaluations that they
+request, so the cache changes no count. Timed runs use the network itself.
 """
 
 from hashlib import blake2b
@@ -14,29 +14,34 @@ from parareal_diffusers._sampling.denoiser import extract_tensor
 
 
 @final
-class Remembering(torch.nn.Module):
-    """Calls a network for rows that it has not seen, and remembers them."""
+class CachingNetwork(torch.nn.Module):
+    """A network that evaluates only rows that it has not seen yet, and stores their outputs."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
-        self.known: dict[bytes, Tensor] = {}
+        self.outputs: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
-        """Return the network's output, shape (rows, *sample); tensors with a row each are told apart by their rows."""
-        t = t.expand(len(x))
+        """Return the network's output, shape (rows, *sample).
+
+        A keyword argument is part of a row's key if it is a tensor with one entry per row.
+        """
+        t = t.expand(len(x))  # the timestep may be one number for all rows
         rows = {name: v for name, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(x)}
-        told = [tensor.detach().cpu() for tensor in (x, t, *rows.values())]
-        keys = [_key(*(tensor[i] for tensor in told)) for i in range(len(x))]
-        new = [i for i, key in enumerate(keys) if key not in self.known]
+        # One transfer per tensor, not per row, from a device.
+        inputs = [tensor.detach().cpu() for tensor in (x, t, *rows.values())]
+        keys = [_hash(*(tensor[i] for tensor in inputs)) for i in range(len(x))]
+        new = [i for i, key in enumerate(keys) if key not in self.outputs]
         if new:
-            given = {name: v[new] if name in rows else v for name, v in kwargs.items()}
-            for i, output in zip(new, extract_tensor(self.model(x[new], t[new], **given)), strict=True):
-                self.known[keys[i]] = output.clone()
-        return torch.stack([self.known[key] for key in keys])
+            arguments = {name: v[new] if name in rows else v for name, v in kwargs.items()}
+            for i, output in zip(new, extract_tensor(self.model(x[new], t[new], **arguments)), strict=True):
+                self.outputs[keys[i]] = output.clone()  # a view would keep the whole batch alive
+        return torch.stack([self.outputs[key] for key in keys])
 
 
-def _key(*tensors: Tensor) -> bytes:
+def _hash(*tensors: Tensor) -> bytes:
+    """Return a digest of the tensors' bytes; the states themselves would need too much memory as keys."""
     digest = blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().tobytes())

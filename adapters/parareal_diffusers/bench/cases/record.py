@@ -1,4 +1,4 @@
-"""What is recorded of a method: every iterate, with what it took to make it."""
+"""Records of runs: every iterate with its error, and the cost of a run that ends with it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,31 +12,33 @@ from parareal_diffusers.testing import relative_error
 @final
 @dataclass(frozen=True)
 class Iterate:
-    """One iterate of the final state of one sample, and what a run that ends with it has taken."""
+    """One iterate of the final state of one sample, and the cost of a run that ends with it."""
 
     iteration: int
-    """0 is what the method starts from"""
+    """0 for the coarse prediction or another initial guess"""
     span: float
     """evaluations on the critical path, with unlimited devices"""
     work: float
-    """evaluations in all"""
+    """all evaluations"""
     calls: int
     """batched calls of the network, one after another"""
     peak: int
     """rows of the largest call"""
     error: float
-    """RMS of the difference to the sequential final state, over RMS of that state"""
+    """RMS of the difference from the sequential final state, over the RMS of that state"""
 
 
 @final
 @dataclass(frozen=True)
 class Stop:
-    """When a method stops.
+    """A rule by which a method stops, and its tolerance.
 
-    `rule` is `"increment"`, which all methods have: when every state that it keeps has changed by at most `tolerance`
-    times its own RMS in the last iteration; states settle from the left. `"estimate"` is `parareal.Tolerance`, on the
-    engine. `"own"` is the rule of a method's paper with this tolerance. `"oracle"` goes on until the error is below
-    `tolerance`, and has all iterates on the way.
+    The rules:
+        `"increment"`, for all methods: every state that the method stores has changed by at most `tolerance` times its
+        own RMS in the last iteration. States settle from left to right.
+        `"estimate"`, for methods on the engine: `parareal.Tolerance`.
+        `"own"`: the rule of the method's paper, with this tolerance.
+        `"oracle"`: stop when the true error is at most `tolerance`, and record all iterates until then.
     """
 
     rule: str
@@ -46,16 +48,18 @@ class Stop:
 @final
 @dataclass(frozen=True)
 class Target:
-    """The sequential final state of one sample."""
+    """The sequential final state of one sample, from which errors are measured."""
 
     state: Tensor
+    """shape (1, *sample)"""
 
-    def iterate(self, state: Tensor, iteration: int, span: float, work: float, calls: int, peak: int) -> Iterate:
-        """Return the record of an iterate of shape (1, *sample)."""
+    def record(self, state: Tensor, iteration: int, span: float, work: float, calls: int, peak: int) -> Iterate:
+        """Return the record of an iterate of shape (1, *sample), with its error."""
+        # Iterates may be float64 or on a device; targets are in the dtype of the scheduler's loop, on the CPU.
         error = relative_error(state.to(self.state), self.state)
         return Iterate(iteration, float(span), float(work), int(calls), int(peak), error)
 
 
-def first_within(iterates: Iterable[Iterate], tolerance: float) -> Iterate | None:
-    """Return the first iterate whose error is within a tolerance."""
+def find_first_within(iterates: Iterable[Iterate], tolerance: float) -> Iterate | None:
+    """Return the first iterate whose error is at most the tolerance, or None."""
     return next((x for x in iterates if x.error <= tolerance), None)

@@ -1,1 +1,1 @@
-"""Running, timing and tabulating comparisons."""
+"""Execution, timing and tabulation of the comparison."""

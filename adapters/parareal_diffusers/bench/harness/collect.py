@@ -1,4 +1,4 @@
-"""Running everything, one sample at a time; what is done is kept in a folder, and a run goes on where it ended."""
+"""Runs of all methods, one sample at a time, stored in a folder so that an interrupted comparison can go on."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from parareal_diffusers.bench.cases.memory import Remembering
-from parareal_diffusers.bench.cases.problems import COSTLY, CPU, PROBLEMS, Problem
+from parareal_diffusers.bench.cases.memory import CachingNetwork
+from parareal_diffusers.bench.cases.problems import COSTLY, CPU, PROBLEMS, BenchProblem
 from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
 from parareal_diffusers.bench.harness.methods import METHODS, BenchMethod
 from parareal_diffusers.testing import scheduler_loop
 
-MOST_WIDE = 196
-"""steps above which windows over all of them are left to cheap networks"""
+MAX_STEPS_WIDE = 196
+"""the largest number of steps for which a window over all steps is affordable on a costly problem"""
 
 
-class Where(NamedTuple):
-    """A table: of one problem with one number of steps."""
+class TableKey(NamedTuple):
+    """The problem and the number of steps that one table is about."""
 
     problem: str
     steps: int
@@ -30,8 +30,8 @@ class Where(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Found:
-    """What a method did, by sample and by rule to stop: its iterates."""
+class MethodRuns:
+    """The iterates of one method, by sample and stop rule."""
 
     method: BenchMethod
     runs: dict[tuple[int, Stop], list[Iterate]] = field(default_factory=dict)
@@ -39,61 +39,67 @@ class Found:
 
 @final
 @dataclass(frozen=True)
-class Store:
-    """A folder with a file for each problem, number of steps and method."""
+class RunStore:
+    """A folder with one JSON file per problem, number of steps and method."""
 
     folder: Path
 
-    def path(self, where: Where, name: str) -> Path:
-        """Return where something is kept."""
+    def path(self, key: TableKey, name: str) -> Path:
+        """Return the path of a file in the table's folder, without its suffix."""
+        # Method names have commas and spaces.
         safe = "".join(c if c.isalnum() else "-" for c in name)
-        return self.folder / where.problem / str(where.steps) / safe
+        return self.folder / key.problem / str(key.steps) / safe
 
-    def load(self, where: Where, method: BenchMethod) -> Found:
-        """Return what is there of a method with its present settings."""
-        path = self.path(where, method.name).with_suffix(".json")
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if kept.get("settings") != str(method.settings(where.steps)):
-            return Found(method)
+    def load(self, key: TableKey, method: BenchMethod) -> MethodRuns:
+        """Return the stored runs of a method with its present settings; runs with other settings are ignored."""
+        path = self.path(key, method.name).with_suffix(".json")
+        content = json.loads(path.read_text()) if path.exists() else {}
+        if content.get("settings") != str(method.settings(key.steps)):
+            return MethodRuns(method)
+        # JSON has no tuples as keys, so runs are a list of sample, rule, tolerance and iterates.
         runs = {}
-        for sample, rule, tolerance, iterates in kept["runs"]:
+        for sample, rule, tolerance, iterates in content["runs"]:
             runs[sample, Stop(rule, tolerance)] = [Iterate(*numbers) for numbers in iterates]
-        return Found(method, runs)
+        return MethodRuns(method, runs)
 
-    def save(self, where: Where, found: Found) -> None:
-        """Keep what is known of a method."""
-        runs = [[i, s.rule, s.tolerance, [astuple(x) for x in xs]] for (i, s), xs in found.runs.items()]
-        text = json.dumps({"settings": str(found.method.settings(where.steps)), "runs": runs})
-        _replace(self.path(where, found.method.name).with_suffix(".json"), text.encode())
+    def save(self, key: TableKey, result: MethodRuns) -> None:
+        """Store all runs of a method."""
+        runs = [[i, s.rule, s.tolerance, [astuple(x) for x in xs]] for (i, s), xs in result.runs.items()]
+        text = json.dumps({"settings": str(result.method.settings(key.steps)), "runs": runs})
+        _write_atomically(self.path(key, result.method.name).with_suffix(".json"), text.encode())
 
-    def reference(self, where: Where, problem: Problem) -> Tensor:
-        """Return the sequential final states of a problem's samples, by the unmodified scheduler's loop, on the CPU."""
-        path = self.path(where, "sequential").with_suffix(".pt")
-        if path.exists() and len(kept := torch.load(path)) >= problem.samples:
-            return kept[: problem.samples]
-        scheduler = problem.scheduler_for(where.steps)
-        found = scheduler_loop(problem.network(where.steps), problem.latents, scheduler, where.steps).cpu()
+    def reference(self, key: TableKey, problem: BenchProblem) -> Tensor:
+        """Return the sequential final states of a problem's samples, on the CPU, shape (samples, *sample).
+
+        They come from the loop over the unmodified scheduler, and are computed again if the file has fewer samples.
+        """
+        path = self.path(key, "sequential").with_suffix(".pt")
+        if path.exists() and len(states := torch.load(path)) >= problem.samples:
+            return states[: problem.samples]
+        scheduler = problem.scheduler_for(key.steps)
+        states = scheduler_loop(problem.build_network(key.steps), problem.latents, scheduler, key.steps).cpu()
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, path)
-        return found
+        torch.save(states, path)
+        return states
 
-    def note(self, name: str, entry: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what a file of notes has, after an entry is added."""
+    def update_notes(self, name: str, entries: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Add entries to a file of notes, and return its content."""
         path = self.folder / f"{name}.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if entry:
-            _replace(path, json.dumps(kept | entry).encode())
-        return kept | (entry or {})
+        content = json.loads(path.read_text()) if path.exists() else {}
+        if entries:
+            _write_atomically(path, json.dumps(content | entries).encode())
+        return content | (entries or {})
 
 
-def remembered(problem: Problem) -> Problem:
-    """Return a problem of one sample whose network, if it is a module, makes no evaluation twice."""
+def cache_evaluations(problem: BenchProblem) -> BenchProblem:
+    """Return the problem with a network that makes no evaluation twice; a model that is no module stays as it is."""
     if not isinstance(problem.model, torch.nn.Module):
         return problem
-    return replace(problem, model=Remembering(problem.model))
+    return replace(problem, model=CachingNetwork(problem.model))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write a file such that an interrupted run leaves either the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_bytes(content)
@@ -102,8 +108,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 @final
 @dataclass(frozen=True)
-class Choice:
-    """What is to be run."""
+class RunSelection:
+    """The problems, numbers of steps, methods, samples and tolerances to run."""
 
     problems: Sequence[str]
     steps: Sequence[int]
@@ -112,44 +118,46 @@ class Choice:
     tolerances: Sequence[float]
     device: torch.device = CPU
 
-    def problem(self, name: str) -> Problem:
-        """Return a problem with as many samples, on the device."""
-        return PROBLEMS[name](self.samples).on(self.device)
+    def build_problem(self, name: str) -> BenchProblem:
+        """Return a problem with the selected number of samples, on the device."""
+        return PROBLEMS[name](self.samples).to(self.device)
 
-    def tables(self) -> Iterable[Where]:
-        """Return the tables, cheap ones first."""
-        return [Where(problem, steps) for problem in self.problems for steps in sorted(self.steps)]
+    def list_tables(self) -> Iterable[TableKey]:
+        """Return the tables, by rising number of steps within each problem."""
+        return [TableKey(problem, steps) for problem in self.problems for steps in sorted(self.steps)]
 
-    def chosen(self, where: Where) -> list[BenchMethod]:
-        """Return the methods of a table; those with a window over all steps not where many steps are costly."""
-        spared = where.steps > MOST_WIDE and where.problem in COSTLY
+    def methods_of(self, key: TableKey) -> list[BenchMethod]:
+        """Return the methods of a table.
+
+        Windows over all steps are left out where both the steps are many and the network is costly.
+        """
+        too_costly = key.steps > MAX_STEPS_WIDE and key.problem in COSTLY
         methods = [METHODS[name] for name in self.methods]
-        return [m for m in methods if m.settings(where.steps) is not None and not (m.wide and spared)]
+        return [m for m in methods if m.settings(key.steps) is not None and not (m.wide and too_costly)]
 
 
-def collect(choice: Choice, store: Store, run: bool = True) -> dict[Where, list[Found]]:
-    """Return what all methods did, from the store where it is there; else run them, or with `run=False` leave it out.
-
-    Samples come in the outer loop, so that a run that is broken off has some of them complete.
-    """
+def collect(selection: RunSelection, store: RunStore, run: bool = True) -> dict[TableKey, list[MethodRuns]]:
+    """Return the runs of all methods from the store; with `run=True`, first make those that are missing."""
+    # Methods are the inner loop and samples the outer one, so that an interrupted comparison has some samples complete.
     jobs = [
-        (where, sample, method, stop)
-        for where in choice.tables()
-        for sample in range(choice.samples)
-        for method in choice.chosen(where)
-        for stop in method.stops(choice.tolerances)
+        (key, sample, method, stop)
+        for key in selection.list_tables()
+        for sample in range(selection.samples)
+        for method in selection.methods_of(key)
+        for stop in method.stops(selection.tolerances)
     ]
-    found = {w: {m.name: store.load(w, m) for m in choice.chosen(w)} for w in choice.tables()}
-    todo = [job for job in jobs if run and job[1:2] + job[3:] not in found[job[0]][job[2].name].runs]
-    with tqdm(total=len(todo), unit="run", disable=not todo) as bar:
-        for (where, sample), group in groupby(todo, key=lambda job: job[:2]):
-            problem = choice.problem(where.problem)
-            target = Target(store.reference(where, problem)[sample : sample + 1])
-            one = remembered(problem.sample(sample))
+    results = {k: {m.name: store.load(k, m) for m in selection.methods_of(k)} for k in selection.list_tables()}
+    missing = [job for job in jobs if run and job[1:2] + job[3:] not in results[job[0]][job[2].name].runs]
+    with tqdm(total=len(missing), unit="run", disable=not missing) as bar:
+        for (key, sample), group in groupby(missing, key=lambda job: job[:2]):
+            problem = selection.build_problem(key.problem)
+            target = Target(store.reference(key, problem)[sample : sample + 1])
+            # All methods of a sample share one cache, which is discarded with the sample.
+            single = cache_evaluations(problem.select_sample(sample))
             for _, _, method, stop in group:
-                bar.set_description(f"{where.problem}, {where.steps} steps, {sample}, {method.name}", refresh=False)
-                mine = found[where][method.name]
-                mine.runs[sample, stop] = list(method.run(one, where.steps, target, stop))
-                store.save(where, mine)
+                bar.set_description(f"{key.problem}, {key.steps} steps, {sample}, {method.name}", refresh=False)
+                result = results[key][method.name]
+                result.runs[sample, stop] = list(method.run(single, key.steps, target, stop))
+                store.save(key, result)  # after every run, so that an interruption loses at most one
                 bar.update()
-    return {where: list(methods.values()) for where, methods in found.items()}
+    return {key: list(methods.values()) for key, methods in results.items()}

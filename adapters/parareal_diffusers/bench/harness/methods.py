@@ -1,19 +1,18 @@
-"""The methods that are compared, by name."""
+"""Methods of the comparison with their settings, by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
-from parareal_diffusers.bench.baselines.chords import STARTS, chords
+from parareal_diffusers.bench.baselines.chords import START_FRACTIONS, chords
 from parareal_diffusers.bench.baselines.ours import solve
 from parareal_diffusers.bench.baselines.paradigms import paradigms
 from parareal_diffusers.bench.baselines.parataa import parataa
-from parareal_diffusers.bench.cases.problems import Problem
+from parareal_diffusers.bench.cases.problems import BenchProblem
 from parareal_diffusers.bench.cases.record import Iterate, Stop, Target
 
-# Our settings, by name and number of steps: keyword arguments of `sample`. Another number of steps takes those of the
-# nearest. This table alone says what "ours" is.
+# Names and settings are part of the keys of cached runs (`RunStore`, `wall_key`): a change discards those runs.
 EXTRAPOLATED = {"coarse": "extrapolated", "log_snr": 0.4, "speculate_until": 1}
 CLEAN = {"coarse": Extrapolated(of="clean"), "log_snr": 0.4, "speculate_until": 1}
 OURS: dict[str, dict[int, dict[str, Any]]] = {
@@ -66,112 +65,120 @@ OURS: dict[str, dict[int, dict[str, Any]]] = {
         961: {**EXTRAPOLATED, "levels": (31, 5), "speculate_until": 2},
     },
 }
-"""settings of `sample`; `log_snr` spaces the outermost slices by `boundaries`, those written out are learned
-(benchmarks/diffusion/spacing.py)"""
+"""our settings, by name and number of steps: keyword arguments of `sample`. Other numbers of steps use the settings of
+the nearest one (`find_nearest`). `log_snr` spaces the outermost slices by `boundaries`; `boundaries` that are listed
+here come from a search (benchmarks/diffusion/spacing.py)"""
 WINDOWS = {25: 10, 100: 25, 196: 36, 961: 96}
-"""the narrow windows of ParaDiGMS and ParaTAA, by number of steps; the wide ones hold all"""
-RELATIVE = (1e-1, 1e-2, 1e-3)
-"""the tolerances of the tables"""
+"""the narrow windows of ParaDiGMS and ParaTAA, by number of steps; the wide windows hold all steps"""
+TOLERANCES = (1e-1, 1e-2, 1e-3)
+"""the tolerances of the tables, relative errors"""
 
-Run = Callable[[Problem, int, Target, Stop], Sequence[Iterate]]
+RunMethod = Callable[[BenchProblem, int, Target, Stop], Sequence[Iterate]]
 
 
 @final
 @dataclass(frozen=True)
 class BenchMethod:
-    """A method with its settings."""
+    """A method of the comparison with its settings."""
 
     name: str
     family: str
-    run: Run
-    """of one sample of a problem, a number of steps, the sequential final state and a rule to stop: the iterates"""
+    """the published method whose variant this is, or `"ours"`"""
+    run: RunMethod
+    """runs one sample of a problem: takes the problem, the number of steps, the target and the stop rule, and returns
+    the iterates"""
     settings: Callable[[int], dict[str, Any] | None]
-    """for a number of steps; None where the method is not run with it"""
+    """returns the settings for a number of steps; None if the method is not run with that number"""
     rules: tuple[str, ...] = ("increment",)
-    """the rules that it is run with"""
-    traces: tuple[Stop, ...] = (Stop("oracle", 1e-3),)
-    """the runs in which an oracle looks for the first iterate that is good enough"""
+    """the stop rules with which it is run"""
+    oracle_stops: tuple[Stop, ...] = (Stop("oracle", 1e-3),)
+    """the runs in which an oracle looks for the first iterate within the tolerance"""
     wide: bool = False
-    """whether a call takes all steps at once"""
+    """whether one call may hold all steps"""
 
     @property
     def rule(self) -> str:
-        """The rule of its numbers "as run", where only one is shown: the estimate where the engine makes one."""
+        """The stop rule "as run", where a table has one only: the estimate where the engine has one."""
         return "estimate" if "estimate" in self.rules else "increment"
 
     def stops(self, tolerances: Sequence[float]) -> list[Stop]:
-        """Return all ways in which it is run, without repetition."""
-        return list(dict.fromkeys([*self.traces, *(Stop(rule, t) for rule in self.rules for t in tolerances)]))
+        """Return all stop rules with which it is run, without repetition."""
+        return list(dict.fromkeys([*self.oracle_stops, *(Stop(rule, t) for rule in self.rules for t in tolerances)]))
 
 
-def nearest(table: dict[int, Any], steps: int) -> Any:
-    """Return what a table has for the number of steps closest to this one, by ratio."""
+def find_nearest(table: dict[int, Any], steps: int) -> Any:
+    """Return the entry for the number of steps nearest to this one, by ratio."""
     return table[min(table, key=lambda n: max(n / steps, steps / n))]
 
 
-def ours(name: str, table: dict[int, dict[str, Any]]) -> BenchMethod:
-    """Return one of our settings as a method; levels only where the table has the very number of steps."""
+def build_ours(name: str, table: dict[int, dict[str, Any]]) -> BenchMethod:
+    """Return one of our settings as a method."""
 
     def settings(steps: int) -> dict[str, Any] | None:
-        found = nearest(table, steps)
-        if steps not in table and ("levels" in found or "boundaries" in found):
+        options = find_nearest(table, steps)
+        # Levels and boundaries fit the number of steps for which they were chosen, and no other.
+        if steps not in table and ("levels" in options or "boundaries" in options):
             return None
-        if "slices" in found:
-            found = {**found, "slices": min(found["slices"], steps)}
-        return found
+        if "slices" in options:
+            options = {**options, "slices": min(options["slices"], steps)}
+        return options
 
-    def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
+    def run(problem: BenchProblem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return solve(problem, steps, target, stop, settings(steps) or {})
 
     return BenchMethod(f"ours: {name}", "ours", run, settings, ("increment", "estimate"))
 
 
-def srds(name: str, **options: Any) -> BenchMethod:
+def build_srds(name: str, **options: Any) -> BenchMethod:
     """Return SRDS: DDIM jumps over the root of N slices (arXiv 2412.08292, Algorithm 1)."""
     options = {"slices": "sqrt", "coarse": "same", **options}
 
-    def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
+    def run(problem: BenchProblem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
         return solve(problem, steps, target, stop, options)
 
     return BenchMethod(name, "SRDS", run, lambda steps: options, ("increment", "estimate"))
 
 
-def windowed(
+def build_windowed(
     name: str, family: str, function: Callable[..., Sequence[Iterate]], wide: bool, **options: Any
 ) -> BenchMethod:
-    """Return a method with a sliding window; with a `wide` one, an oracle needs no step to settle."""
+    """Return a method with a sliding window, of all steps if `wide`."""
 
     def settings(steps: int) -> dict[str, Any]:
-        return {"window": steps if wide else min(steps, nearest(WINDOWS, steps)), **options}
+        return {"window": steps if wide else min(steps, find_nearest(WINDOWS, steps)), **options}
 
-    def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
-        return function(problem.parts(steps), target, stop, **settings(steps))
+    def run(problem: BenchProblem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
+        return function(problem.build_parts(steps), target, stop, **settings(steps))
 
-    slides = tuple(Stop("increment", t) for t in RELATIVE)
-    more = Stop("oracle", 1e-3) if wide else Stop("increment", 1e-4)
-    return BenchMethod(name, family, run, settings, ("increment", "own"), (*slides, more), wide)
+    # The tolerance by which the window advances changes the iterates, so the oracle chooses among several runs. With
+    # the oracle's own rule a window advances by one state per iteration, which suits a window over all steps; a narrow
+    # one gets a tighter increment instead.
+    advancing = tuple(Stop("increment", t) for t in TOLERANCES)
+    tightest = Stop("oracle", 1e-3) if wide else Stop("increment", 1e-4)
+    return BenchMethod(name, family, run, settings, ("increment", "own"), (*advancing, tightest), wide)
 
 
-def hierarchy(cores: int) -> BenchMethod:
-    """Return CHORDS with so many cores."""
+def build_chords(cores: int) -> BenchMethod:
+    """Return CHORDS with a number of cores."""
 
-    def run(problem: Problem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
-        return chords(problem.parts(steps), target, stop, STARTS[cores])
+    def run(problem: BenchProblem, steps: int, target: Target, stop: Stop) -> Sequence[Iterate]:
+        return chords(problem.build_parts(steps), target, stop, START_FRACTIONS[cores])
 
-    return BenchMethod(f"CHORDS, {cores} cores", "CHORDS", run, lambda steps: {"fractions": STARTS[cores]})
+    return BenchMethod(f"CHORDS, {cores} cores", "CHORDS", run, lambda steps: {"fractions": START_FRACTIONS[cores]})
 
 
 METHODS: dict[str, BenchMethod] = {
     method.name: method
     for method in (
-        srds("SRDS, vanilla", schedule="synchronous"),
-        srds("SRDS, pipelined"),
-        windowed("ParaDiGMS, all steps", "ParaDiGMS", paradigms, wide=True),
-        windowed("ParaDiGMS, window", "ParaDiGMS", paradigms, wide=False),
-        windowed("ParaTAA, all steps", "ParaTAA", parataa, wide=True, order=1000, memory=2),
-        windowed("ParaTAA, window", "ParaTAA", parataa, wide=False, order=1000, memory=2),
-        hierarchy(4),
-        hierarchy(8),
-        *(ours(name, table) for name, table in OURS.items()),
+        build_srds("SRDS, vanilla", schedule="synchronous"),
+        build_srds("SRDS, pipelined"),
+        build_windowed("ParaDiGMS, all steps", "ParaDiGMS", paradigms, wide=True),
+        build_windowed("ParaDiGMS, window", "ParaDiGMS", paradigms, wide=False),
+        # Order 1000 is at least the number of steps, so every equation starts at the window's head.
+        build_windowed("ParaTAA, all steps", "ParaTAA", parataa, wide=True, order=1000, memory=2),
+        build_windowed("ParaTAA, window", "ParaTAA", parataa, wide=False, order=1000, memory=2),
+        build_chords(4),
+        build_chords(8),
+        *(build_ours(name, table) for name, table in OURS.items()),
     )
 }
