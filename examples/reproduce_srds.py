@@ -168,7 +168,7 @@ def make_table_of_devices(inputs: TableInputs) -> list[Row]:
         with torch.no_grad():
             single.model(repeat(single.latents, rows), torch.zeros(rows, dtype=torch.int64), **kwargs)
 
-    curve = parareal.BatchTime.measured(call, seconds=0.3 if inputs.quick else 3.0)
+    curve = parareal.BatchTime.measure(call, seconds=0.3 if inputs.quick else 3.0)
     rows = []
     for steps in dict.fromkeys(inputs.steps(n) for n in (25, 100, 961)):
         for method, options in SRDS.items():

@@ -49,7 +49,7 @@ def optional_whole_number(name: str, value: Any, least: int) -> int | None:
     return None if value is None else whole_number(name, value, least)
 
 
-def renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
+def resolve_renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
     """Return the value of a renamed option, and warn if the caller used the old name.
 
     Args:
@@ -70,3 +70,18 @@ def renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:
         f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=3
     )
     return value
+
+
+class RenamedAttribute:
+    """An attribute under its old name: reading it warns, and returns the attribute under its new name."""
+
+    def __init__(self, old: str, new: str):
+        self.old, self.new = old, new
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """Return the value of the new attribute."""
+        old, new = (f"{owner.__name__}.{name}" for name in (self.old, self.new))
+        warnings.warn(
+            f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=2
+        )
+        return getattr(owner if instance is None else instance, self.new)

@@ -97,7 +97,7 @@ class AbstractCriterion(ABC):
        so that accepting it may stop the solve although earlier boundaries have not settled.
     4. `norm`: the name of the norm in the evidence, `"rms"`, `"l1"` or `"max"`.
     5. `consecutive`: the number of iterations in a row that must be accepted before a boundary settles.
-    6. `last_iteration`, `resolved`, `estimate`, `overlooks`, `nested`: see their own descriptions.
+    6. `last_iteration`, `resolve`, `estimate`, `overlooks`, `for_inner_solves`: see their own descriptions.
     """
 
     local: ClassVar[bool] = True
@@ -114,7 +114,7 @@ class AbstractCriterion(ABC):
         """The iteration after which the solve stops in any case; None if the criterion sets no such number."""
         return None
 
-    def resolved(self, layout: Layout) -> "AbstractCriterion":
+    def resolve(self, layout: Layout) -> "AbstractCriterion":
         """Return this criterion with its defaults filled in for one kind of state.
 
         Args:
@@ -140,7 +140,7 @@ class AbstractCriterion(ABC):
         # by default a change of memory is judged as an increment and a defect of the same norm would be
         return self.accepts(evidence._replace(increment=change, defect=change, size=size))
 
-    def nested(self, outer: int, inner: int) -> "AbstractCriterion":
+    def for_inner_solves(self, outer: int, inner: int) -> "AbstractCriterion":
         """Return the criterion for the inner solves of nested levels; by default this one.
 
         Args:
@@ -183,7 +183,7 @@ class _Relative(AbstractCriterion):
         one_of("norm", self.norm, NORMS)
         whole_number("consecutive", self.consecutive, 1)
 
-    def resolved(self, layout: Layout) -> AbstractCriterion:
+    def resolve(self, layout: Layout) -> AbstractCriterion:
         """Return this criterion with the default tolerances of the states' precision filled in."""
         double = epsilon(layout) < 1e-12  # float64 resolves 2e-16, float32 1e-7
         rtol = (1e-6 if double else 1e-4) if self.rtol is None else self.rtol
@@ -191,7 +191,7 @@ class _Relative(AbstractCriterion):
         _check_tolerances(type(self).__name__, layout, rtol, atol)
         return replace(self, rtol=rtol, atol=atol)
 
-    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+    def for_inner_solves(self, outer: int, inner: int) -> AbstractCriterion:
         """Return this criterion with `consecutive=1`: an inner solve starts counting again in each outer iteration."""
         return replace(self, consecutive=1)
 
@@ -288,7 +288,7 @@ class Tolerance(AbstractCriterion):
         """Whether the estimate of a boundary includes the errors that are carried to it from the left."""
         return self.estimator is propagated_error
 
-    def resolved(self, layout: Layout) -> AbstractCriterion:
+    def resolve(self, layout: Layout) -> AbstractCriterion:
         """Return this criterion, after checking the tolerance against the dtype of the states."""
         _check_tolerances("Tolerance", layout, self.rtol)
         return self
@@ -305,7 +305,7 @@ class Tolerance(AbstractCriterion):
         """
         return change <= self.rtol * size
 
-    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+    def for_inner_solves(self, outer: int, inner: int) -> AbstractCriterion:
         """Return the criterion for inner solves, whose ends are boundaries before the last: `interior` times `rtol`."""
         # `interior=1.0`, or every further level would multiply the tolerance by the factor again
         return replace(self, rtol=self.rtol * self.interior, interior=1.0) if self.cumulative else self
@@ -346,7 +346,7 @@ class Iterations(AbstractCriterion):
         """The number of iterations, `count`."""
         return self.count
 
-    def nested(self, outer: int, inner: int) -> AbstractCriterion:
+    def for_inner_solves(self, outer: int, inner: int) -> AbstractCriterion:
         """Return `Iterations(inner)` if this criterion runs the outer level to its end, else `Iterations(1)`."""
         # a run to the end promises the sequential solution, which inner solves must therefore reach, too
         return Iterations(inner if self.count >= outer else 1)

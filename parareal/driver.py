@@ -9,7 +9,7 @@ else below `parareal` may be imported from outside the package.
   `Delivery`, `Tally`, `Layout`.
 - To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states: `add`, `subtract`, `finite`,
   `NORMS`.
-- To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`, `renamed`,
+- To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`, `resolve_renamed`,
   `check_initial`, `StructureError`.
 - To choose the number of slices for the user (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
   `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`, and `Candidate`, one setting of a `parareal.Plan`.
@@ -20,7 +20,7 @@ else below `parareal` may be imported from outside the package.
 # `name as name` marks a re-export for type checkers.
 from parareal._checks import one_of as one_of
 from parareal._checks import optional_whole_number as optional_whole_number
-from parareal._checks import renamed as renamed
+from parareal._checks import resolve_renamed as resolve_renamed
 from parareal._checks import whole_number as whole_number
 from parareal._corrections.correction import Point as Point
 from parareal._execution.evaluations import Evaluation as Evaluation

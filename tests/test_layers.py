@@ -21,7 +21,7 @@ ENGINE = {
     "_planning": "_run _execution _results _iteration _problem _corrections _criteria _state _checks",
     "_run": "_execution _results _iteration _problem _corrections _criteria _state _checks",
     "_execution": "_iteration _problem _corrections _criteria _state _checks",
-    "_results": "_iteration _state",
+    "_results": "_iteration _state _checks",
     "_iteration": "_corrections _criteria _state",
     "_problem": "_corrections _criteria _state _checks",
     "_corrections": "_state",

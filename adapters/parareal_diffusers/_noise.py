@@ -162,8 +162,8 @@ class Noise:
     """The noise of a stochastic fine solver, for its own steps and for jumps over many of them.
 
     A jump from node a to node b gets the sum of the noises of its steps, with the predicted clean sample held fixed:
-    the sum over i of std_i * (decay_{i+1} .. decay_{b-1}) * z_i (docs/explained/history-and-noise.md, eq. 14). If every step has
-    the posterior variance, the sum has exactly the variance of one DDPM step from a to b.
+    the sum over i of std_i * (decay_{i+1} .. decay_{b-1}) * z_i (docs/explained/history-and-noise.md, eq. 14). If every
+    step has the posterior variance, the sum has exactly the variance of one DDPM step from a to b.
 
     Args:
         record: the standard noise of every step that draws any.

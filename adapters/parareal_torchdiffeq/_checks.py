@@ -136,5 +136,5 @@ def build_increment_criterion(rtol: float, atol: float, dtype: torch.dtype) -> p
     """
     # The default rtol of 1e-7 is below the rounding errors of single precision, where it could not be met.
     criterion = parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)
-    criterion.resolved(Layout.of(torch.empty(1, dtype=dtype)))  # raises now, before any evaluation
+    criterion.resolve(Layout.of(torch.empty(1, dtype=dtype)))  # raises now, before any evaluation
     return criterion

@@ -75,7 +75,7 @@ def format_solver_row(name: str, solver: Callable[[], Any], tasks: dict[str, Any
 def list_refusals() -> list[dict[str, str]]:
     """Return the rows of the table of refusals, with the error messages."""
     rows = []
-    for name, pipe, call in cases.refused():
+    for name, pipe, call in cases.refusals():
         try:
             with parallelize(pipe):
                 draw(pipe, call)

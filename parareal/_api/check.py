@@ -85,7 +85,7 @@ def check(
     # Of nested levels, the innermost fine propagator is tested: it is the only one that the caller has written.
     fine, boundaries, _ = unroll(fine, check_boundaries(boundaries))
     correction = Zero() if coarse is None else None
-    problem = Problem.checked(fine, coarse, initial, boundaries, batch_dims, correction=correction)
+    problem = Problem.create(fine, coarse, initial, boundaries, batch_dims, correction=correction)
     tests: list[tuple[str, Callable[[Problem], str]]] = [
         ("structure", _check_structure),
         ("deterministic", _check_determinism),

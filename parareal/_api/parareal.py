@@ -30,7 +30,7 @@ class Parareal(Level):
         coarse: a propagator of any form, or None if the correction uses none.
         slices: number of inner slices, 1 or more.
         criterion: the criterion of the inner solves; None to derive it from the outer criterion
-            (`AbstractCriterion.nested`).
+            (`AbstractCriterion.for_inner_solves`).
         inner_iterations: the largest number of iterations of an inner solve per outer iteration; None for no limit
             besides the criterion. The default, 1, is usually best, because the error of the outer level limits what
             further inner iterations gain (docs/how-to/levels.md). Ignored if the criterion fixes the number itself, as

@@ -56,7 +56,7 @@ def sequential(
         `reference = parareal.sequential(fine, u, times).final_state`
     """
     # without a coarse propagator: `Zero` is the correction that needs no G and no earlier states
-    outer = Problem.checked(fine, None, initial, boundaries, batch_dims, correction=Zero())
+    outer = Problem.create(fine, None, initial, boundaries, batch_dims, correction=Zero())
     # With nested levels, `times` holds the innermost boundaries and `indices` the positions of the outer ones in it.
     fine, times, indices = unroll(fine, outer.boundaries)
     problem = replace(outer, fine=fine, boundaries=times)

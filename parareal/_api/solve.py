@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from typing import Any
 
-from parareal._checks import renamed
+from parareal._checks import resolve_renamed
 from parareal._corrections.correction import AbstractCorrection
 from parareal._criteria import AbstractCriterion
 from parareal._execution.executors import AbstractExecutor
@@ -128,7 +128,7 @@ def solve(
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a Refinement, or None, not {type(callback).__name__}")
-    problem = Problem.checked(
+    problem = Problem.create(
         fine, coarse, initial, boundaries, batch_dims, slices=slices, levels=levels, correction=correction
     )
     run = Run(
@@ -140,7 +140,7 @@ def solve(
             schedule=schedule,
             executor=executor,
             window=window,
-            speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
+            speculate_until=resolve_renamed("eager", eager, "speculate_until", speculate_until),
         ),
     )
     # `run` carries requests between the algorithm (`_iteration`) and the queues (`_execution`); see `_run/loop.py`.
@@ -208,7 +208,7 @@ def refine(
     Examples:
         `for refinement in parareal.refine(fine, coarse, u, times): show(refinement.final_state)`
     """
-    problem = Problem.checked(
+    problem = Problem.create(
         fine, coarse, initial, boundaries, batch_dims, slices=slices, levels=levels, correction=correction
     )
     run = Run(
@@ -220,7 +220,7 @@ def refine(
             schedule=schedule,
             executor=executor,
             window=window,
-            speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
+            speculate_until=resolve_renamed("eager", eager, "speculate_until", speculate_until),
         ),
     )
     # a generator of its own: a `yield` in `refine` itself would put off the checks above until the first item

@@ -48,9 +48,9 @@ class InnerSolves:
         correction = outer.correction if level.correction is None else level.correction
         self.rules = replace(  # for a slice with enough steps; `_build_rules` adapts them to the others
             outer,
-            criterion=outer.criterion.nested(outer.slices, level.slices)
+            criterion=outer.criterion.for_inner_solves(outer.slices, level.slices)
             if criterion is None
-            else criterion.resolved(layout),
+            else criterion.resolve(layout),
             correction=correction,
             predicts=level.coarse is not None,
             boundaries=list(range(level.slices + 1)),

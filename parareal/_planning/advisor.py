@@ -67,7 +67,7 @@ class Advisor:
         """Return the batch-time curve, which is measured at the first call only.
 
         Args:
-            call: makes one call with a number of rows (`BatchTime.measured`).
+            call: makes one call with a number of rows (`BatchTime.measure`).
             seconds: time to spend on measuring, approximately.
             most: the largest number of rows that may be called, or None. A curve that was measured with a larger one
                 is returned as well.
@@ -78,11 +78,11 @@ class Advisor:
         curve = self._curve(most)
         if curve is not None:
             return curve
-        curve = BatchTime.measured(call, seconds=seconds, most=most)
+        curve = BatchTime.measure(call, seconds=seconds, most=most)
         with self._lock:
             return self._batch_times.setdefault(most, curve)  # the first of two threads that measured at once
 
-    def measured(self, most: int | None = None) -> bool:
+    def has_batch_time(self, most: int | None = None) -> bool:
         """Return whether calls of up to `most` rows (None: any number) have been timed."""
         return self._curve(most) is not None
 

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from parareal._checks import whole_number
+from parareal._checks import RenamedAttribute, whole_number
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """numbers of rows that are timed by default; closer together where curves bend most"""
@@ -73,8 +73,10 @@ class BatchTime:
         pairs = sorted(curve.items())
         return BatchTime(tuple(int(rows) for rows, _ in pairs), tuple(float(seconds) for _, seconds in pairs))
 
+    measured = RenamedAttribute("measured", "measure")
+
     @staticmethod
-    def measured(
+    def measure(
         call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0, most: int | None = None
     ) -> "BatchTime":
         """Measure a curve: time `call(rows)` for several numbers of rows, and return the medians.

@@ -47,7 +47,7 @@ def plan(
         steps: fine steps N.
         iterations: expected number of iterations at the last boundary; or one number per sample observed so far, over
             which costs are averaged; or a function that returns either for a number of slices.
-        batch_time: seconds of a call by its rows (`BatchTime.measured`), as for `simulate`; None for one unit per call.
+        batch_time: seconds of a call by its rows (`BatchTime.measure`), as for `simulate`; None for one unit per call.
         slices: numbers of slices to try; by default six around sqrt(p N), the number with the least span for p
             iterations.
         levels: nested levels to try, too, as in `[(12, 9)]`.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from parareal._checks import one_of, renamed, whole_number
+from parareal._checks import one_of, whole_number
 from parareal._criteria import AbstractCriterion, Evidence, Iterations
 from parareal._planning.batch_time import BatchTime
 from parareal._planning.virtual_devices import ClusterExecutor, Meter
@@ -116,9 +116,9 @@ def simulate(
     fine = Steps(_Chaotic(meter, 37.0, stages))
     coarse_meter = meter if shared else Meter(_evaluate, meter.rows)
     coarse = Steps(_Chaotic(coarse_meter, 53.0, coarse_stages), coarse_steps)
-    problem = Problem.checked(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
+    problem = Problem.create(fine, coarse, np.linspace(0.1, 0.9, samples)[:, None], nodes, 1, levels=levels)
     executor = ClusterExecutor(devices, curve, message_time, max_batch, counts, meter)
-    until = renamed("eager", eager, "speculate_until", speculate_until)
+    until = resolve_renamed("eager", eager, "speculate_until", speculate_until)
     criterion = _make_criterion(iterations, counts[0])
     options = Options(criterion=criterion, schedule=schedule, executor=executor, window=window, speculate_until=until)
     stats, busy = _run_on_clock(problem, options, executor)
@@ -170,7 +170,7 @@ def _evaluation_time(curve: BatchTime, samples: int, max_batch: int | None) -> f
 def _list_nodes(
     steps: int, slices: int | None, levels: Sequence[int] | None, boundaries: Sequence[int] | None
 ) -> list[int]:
-    """Return the nodes that bound the slices; with nested levels the two ends, which `Problem.checked` divides.
+    """Return the nodes that bound the slices; with nested levels the two ends, which `Problem.create` divides.
 
     Raises:
         ValueError: unless exactly one of `slices`, `levels` and `boundaries` is passed and valid.

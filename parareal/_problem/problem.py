@@ -17,7 +17,7 @@ from parareal._state import Layout, Stack, State, Time, stack
 @final
 @dataclass(frozen=True)
 class Problem:
-    """An initial value problem whose parts have been checked. Build it with `Problem.checked`."""
+    """An initial value problem whose parts have been checked. Build it with `Problem.create`."""
 
     fine: Propagator
     """the fine propagator of the outermost level"""
@@ -35,7 +35,7 @@ class Problem:
     """of the outermost level"""
 
     @staticmethod
-    def checked(
+    def create(
         fine: Propagator,
         coarse: Propagator | None,
         initial: State,

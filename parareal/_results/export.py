@@ -33,7 +33,7 @@ def write_trace(propagations: Sequence[Propagation], path: Path) -> None:
     for p in propagations:
         # times of the format are microseconds: one evaluation is shown as one millisecond
         events.append(_build_bar(p, 1, threads[_thread_key(p)], p.start * 1e3, p.stop * 1e3))
-        events.append(_build_bar(p, 2, threads[_thread_key(p)], p.began * 1e6, p.ended * 1e6))
+        events.append(_build_bar(p, 2, threads[_thread_key(p)], p.start_time * 1e6, p.end_time * 1e6))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, final, overload
 
 import numpy as np
 
+from parareal._checks import RenamedAttribute
 from parareal._iteration.messages import Delivery, Kind, UpdateRecord
 
 
@@ -26,9 +27,9 @@ class Propagation(NamedTuple):
     """evaluations on the critical path before it, with unlimited devices"""
     stop: float
     """`start` plus the evaluations that it takes"""
-    began: float
+    start_time: float
     """start time, in seconds since the start of the solve"""
-    ended: float
+    end_time: float
     """end time, in seconds since the start of the solve"""
     level: int
     """0 for the outermost of nested levels"""
@@ -36,6 +37,9 @@ class Propagation(NamedTuple):
     """left boundary of the slice"""
     t1: float
     """right boundary of the slice"""
+
+    began = RenamedAttribute("began", "start_time")
+    ended = RenamedAttribute("ended", "end_time")
 
 
 @final

@@ -52,7 +52,7 @@ class Options:
         Raises:
             ValueError: if criterion, window and problem do not fit together.
         """
-        criterion = (Increment() if self.criterion is None else self.criterion).resolved(problem.layout)
+        criterion = (Increment() if self.criterion is None else self.criterion).resolve(problem.layout)
         if isinstance(criterion, Tolerance) and not problem.correction.estimates_errors:
             raise ValueError(
                 "Tolerance stops by error estimates, which are not known to hold for the correction "

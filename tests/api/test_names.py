@@ -4,6 +4,8 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 import parareal
 import parareal.driver
 
@@ -46,3 +48,12 @@ def test_every_public_object_has_a_docstring():
             value = getattr(module, name)
             if inspect.isclass(value) or inspect.isfunction(value):
                 assert value.__doc__, f"{name} has no docstring"
+
+
+def test_old_names_of_attributes_warn_and_return_the_new_ones():
+    solution = parareal.solve(lambda u, t0, t1: u / 2, lambda u, t0, t1: u, 1.0, range(4))
+    propagation = solution.propagations[0]
+    with pytest.warns(FutureWarning, match="Propagation.began is now called Propagation.start_time"):
+        assert propagation.began == propagation.start_time
+    with pytest.warns(FutureWarning, match="BatchTime.measured is now called BatchTime.measure"):
+        assert parareal.BatchTime.measured is parareal.BatchTime.measure

@@ -132,9 +132,9 @@ def test_calls_are_timed_once_and_never_with_more_rows_than_allowed():
     calls.clear()
     assert advisor.batch_time(calls.append, seconds=0.01, most=4) is narrow
     assert not calls
-    assert not advisor.measured(6)
+    assert not advisor.has_batch_time(6)
     assert max(advisor.batch_time(calls.append, seconds=0.01).rows) == 64
-    assert advisor.measured(6)
+    assert advisor.has_batch_time(6)
 
 
 def test_errors_of_timed_calls_are_passed_on():
@@ -144,4 +144,4 @@ def test_errors_of_timed_calls_are_passed_on():
     advisor = Advisor()
     with pytest.raises(RuntimeError, match="out of memory"):
         advisor.batch_time(call)
-    assert not advisor.measured()
+    assert not advisor.has_batch_time()

@@ -157,7 +157,7 @@ def test_a_batch_time_interpolates_and_extrapolates():
     curve = parareal.BatchTime((1, 3), (1.0, 2.0))
     np.testing.assert_allclose([curve(n) for n in (1, 2, 3, 5)], [1.0, 1.5, 2.0, 3.0])
     calls = []
-    measured = parareal.BatchTime.measured(calls.append, sizes=(1, 4), seconds=0.05)
+    measured = parareal.BatchTime.measure(calls.append, sizes=(1, 4), seconds=0.05)
     assert measured.rows == (1, 4)
     assert set(calls) == {1, 4}
 

@@ -19,7 +19,7 @@ def build_propagators(method, rhs):
 
 def build_run(method, rhs):
     fine, coarse = build_propagators(method, rhs)
-    problem = Problem.checked(fine, coarse, INITIAL, edges(24, 4), 1)
+    problem = Problem.create(fine, coarse, INITIAL, edges(24, 4), 1)
     return Run(problem, Options(criterion=parareal.Increment(1e-8)))
 
 

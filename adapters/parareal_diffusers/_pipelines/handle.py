@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import parareal
-from parareal.driver import renamed
+from parareal.driver import resolve_renamed
 from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
 from parareal_diffusers._pipelines.derived import parallel_class
@@ -107,7 +107,7 @@ def parallelize(
         max_iterations=max_iterations,
         schedule=schedule,
         window=window,
-        speculate_until=renamed("eager", eager, "speculate_until", speculate_until),
+        speculate_until=resolve_renamed("eager", eager, "speculate_until", speculate_until),
         max_batch=max_batch,
         pad_batch=pad_batch,
         devices=devices,

@@ -13,7 +13,7 @@ from parareal_diffusers._pipelines.running import Listener, RunningLoop
 from parareal_diffusers._pipelines.settings import LoopSetup, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
 from parareal_diffusers._sampling.coarse_stepper import propagators
-from parareal_diffusers._sampling.noise_source import check_generator
+from parareal_diffusers._sampling.noise_source import check_generator, make_noise_source
 from parareal_diffusers._sampling.options import resolve_criterion
 
 
@@ -75,7 +75,7 @@ class WaitingLoop:
         grid = setup.grid.to(initial.device)
         # The engine yields evaluations and never calls `_network`.
         pair = propagators(setup.fine, setup.coarse, grid, _network, random, initial, criterion)
-        problem = Problem.checked(*pair, initial, setup.edges, 1, levels=settings.levels)
+        problem = Problem.create(*pair, initial, setup.edges, 1, levels=settings.levels)
         options = Options(
             criterion=criterion,
             max_iterations=settings.max_iterations,

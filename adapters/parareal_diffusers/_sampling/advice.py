@@ -47,7 +47,7 @@ class SampleAdvice:
             return None
         # Fixed sizes are for compiled networks, whose first call of each size compiles. Only `plan`, which the user
         # calls in order to measure, takes that time.
-        if self.problem.denoiser.sizes and not self._call_advisor.measured(self.problem.max_batch):
+        if self.problem.denoiser.sizes and not self._call_advisor.has_batch_time(self.problem.max_batch):
             return None
         # The options and the criterion are checked here, before the seconds that the measurement takes. The objects
         # themselves are not used: `parareal.solve` makes its own.
@@ -58,7 +58,7 @@ class SampleAdvice:
             max_iterations=max_iterations,
             speculate_until=speculate_until,
         )
-        criterion.resolved(check_initial(self.latents[:1], 1)[1])
+        criterion.resolve(check_initial(self.latents[:1], 1)[1])
         try:
             self.batch_time()
         except Exception as error:

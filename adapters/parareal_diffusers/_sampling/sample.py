@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import parareal
-from parareal.driver import SEQUENTIAL_NOTE, renamed
+from parareal.driver import SEQUENTIAL_NOTE
 from parareal_diffusers._noise import Generators, NoiseSampler
 from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.coarse_stepper import propagators
@@ -105,7 +105,7 @@ def sample(
             first call.
         parareal.PararealError: as `parareal.solve`.
     """
-    speculate_until = renamed("eager", eager, "speculate_until", speculate_until)
+    speculate_until = resolve_renamed("eager", eager, "speculate_until", speculate_until)
     problem = prepare(
         model,
         latents,
