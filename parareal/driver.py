@@ -9,8 +9,8 @@ else below `parareal` may be imported from outside the package.
   `Delivery`, `Tally`, `Layout`.
 - To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states: `add`, `subtract`, `finite`,
   `NORMS`.
-- To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`, `resolve_renamed`,
-  `check_initial`, `StructureError`.
+- To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`,
+  `resolve_renamed`, `check_initial`, `StructureError`.
 - To choose the number of slices for the user (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
   `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`, and `Candidate`, one setting of a `parareal.Plan`.
 - To divide an interval into slices: `divide`, `divide_grid`.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from parareal._checks import one_of, whole_number
+from parareal._checks import one_of, resolve_renamed, whole_number
 from parareal._criteria import AbstractCriterion, Evidence, Iterations
 from parareal._planning.batch_time import BatchTime
 from parareal._planning.virtual_devices import ClusterExecutor, Meter

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import parareal
-from parareal.driver import SEQUENTIAL_NOTE
+from parareal.driver import SEQUENTIAL_NOTE, resolve_renamed
 from parareal_diffusers._noise import Generators, NoiseSampler
 from parareal_diffusers._sampling.advice import SampleAdvice
 from parareal_diffusers._sampling.coarse_stepper import propagators
