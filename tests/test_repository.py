@@ -49,7 +49,10 @@ def snippets(page):
 
 @pytest.mark.parametrize("page", ["docs/how-to/plan.md", "docs/how-to/pipelines.md"])
 def test_snippets_of_plans_run(page, capsys):
-    exec(compile(snippets(page)[1], page, "exec"), {})
+    """The first snippet of each page needs a model that is not here, or some minutes; the others share their names."""
+    names = {}
+    for code in snippets(page)[1:]:
+        exec(compile(code, page, "exec"), names)
     assert "The " in capsys.readouterr().out  # an outcome's sentence
 
 
@@ -229,7 +232,7 @@ def test_the_examples_of_solvers_draw_a_picture(script, tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", [script, "--steps", "6", "--tolerance", "1e-3", "--out", str(tmp_path)])
     runpy.run_path(str(folder / f"{script}.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    errors = [float(x) for x in re.findall(r"worst error (\S+);", printed)]
+    errors = [float(x) for x in re.findall(r"worst relative error (\S+);", printed)]
     assert len(errors) >= 2
     assert max(errors) < 1e-2
     assert len(list(tmp_path.glob("*.png"))) == 1

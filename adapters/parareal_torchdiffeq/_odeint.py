@@ -53,9 +53,10 @@ def odeint(
             A few calls before the solve find out in which form it evaluates many rows at once (docs/how-to/odes.md).
         y0: state at t[0]: a tensor of a floating or complex dtype of single or double precision, or a tuple of tensors.
         t: times at which the solution is returned, strictly rising or falling, of shape (points,) and a floating dtype.
-        rtol, atol: relative and absolute tolerance of the default criterion, `parareal.Increment`. A positive rtol is
-            raised to 8 units in the last place of the dtype of the state if it is smaller. A tuple holds one tolerance
-            per leaf; the smallest is used for all leaves.
+        rtol: relative tolerance of the default criterion, `parareal.Increment`. A positive one is raised to 8 units in
+            the last place of the dtype of the state if it is smaller. A tuple holds one tolerance per leaf; the
+            smallest is used for all leaves.
+        atol: absolute tolerance of the default criterion; a tuple as for `rtol`.
         method: `"euler"`, `"midpoint"`, `"heun2"`, `"heun3"` or `"rk4"`. It is required, because torchdiffeq's default
             is adaptive and cannot be divided into slices.
         options: options of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
@@ -74,8 +75,13 @@ def odeint(
             of one, receives states in the form of y0, and times. `parareal.Steps` over the nodes of the grid is used
             unchanged, on tensors.
         criterion: stopping criterion of the engine, instead of `rtol` and `atol`.
-        max_iterations, schedule, executor, window, progress, throw: as for `parareal.solve`.
+        max_iterations: iterations after which the solve fails; None for no limit but that of the criterion.
+        schedule: `"pipelined"` or `"synchronous"`, as for `parareal.solve`.
+        executor: `parareal.BatchedExecutor` or another executor of the engine, as for `parareal.solve`.
+        window: largest number of slices under way at a time, as for `parareal.solve`.
+        progress: show a progress bar.
         callback: as for `parareal.solve`; states have the form of y0.
+        throw: raise `parareal.PararealError` if the solve fails; otherwise return what was reached.
         return_solution: return the pair of the result and the `parareal.Solution`. The states of the solution are those
             at the boundaries of slices, in the form of y0, and its boundaries are nodes of the grid.
 

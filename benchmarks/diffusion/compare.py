@@ -25,7 +25,7 @@ if __name__ == "__main__":
     if not options.write:
         sys.exit(run(options))
     outcome = compute_outcome(options)
-    figures = [f"![Span against work, {f.stem}](images/{f.name})" for f in outcome.draw_figures(DOCS / "images")]
+    figures = [f"![Span against work, {f.stem}](../images/{f.name})" for f in outcome.draw_figures(DOCS / "images")]
     machine = describe_machine(outcome.selection.device)
     put(DOCS / "results/benchmarks.md", "compare", "\n\n".join([outcome.format_summary(), *figures, machine]))
     put(DOCS / "results/benchmarks-full.md", "compare", f"{outcome.format_all()}\n\n{machine}")

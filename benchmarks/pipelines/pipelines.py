@@ -1,7 +1,7 @@
-"""Errors of `parallelize` by pipeline, task, feature and solver: the tables of docs/how-to/pipelines.md.
+"""Errors of `parallelize` by pipeline, task, feature and solver: the tables of docs/results/pipelines.md.
 
     python benchmarks/pipelines/pipelines.py            # prints the tables; one or two minutes
-    python benchmarks/pipelines/pipelines.py --write    # also writes them into docs/how-to/pipelines.md
+    python benchmarks/pipelines/pipelines.py --write    # also writes them into docs/results/pipelines.md
 
 The cases are those for which the tests require errors below 1e-5 (tests/pipelines/cases.py): tiny networks with random
 weights in real pipelines, 12 steps, float32. They show equality to the unmodified pipeline. They do not show how fast a
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "pipelines"))
 import cases  # noqa: E402
 
-PAGE = DOCS / "how-to/pipelines.md"
+PAGE = DOCS / "results/pipelines.md"
 
 
 def draw(pipe: Any, call: dict[str, Any], kind: str = "np") -> np.ndarray:
@@ -89,14 +89,14 @@ def list_refusals() -> list[dict[str, str]]:
 def main() -> None:
     """Print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/how-to/pipelines.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/results/pipelines.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     features = markdown([format_row(case) for case in tqdm(cases.CASES)])
     solvers = markdown([format_solver_row(*item, cases.TASKS) for item in tqdm(cases.LATENT_SOLVERS.items())])
     flows = markdown([format_solver_row(*item, cases.FLOW_TASKS) for item in tqdm(cases.FLOW_SOLVERS.items())])
     refusals = markdown(list_refusals())
-    text = f"{features}\n\n### Solvers\n\n{solvers}\n\n{flows}\n\n### Refused\n\n{refusals}"
+    text = f"{features}\n\n## Solvers\n\n{solvers}\n\n{flows}\n\n## Refused\n\n{refusals}"
     print(text)
     if options.write:
         put(PAGE, "pipelines", text)

@@ -1,4 +1,4 @@
-"""Test cases of pipelines, which are also the rows of the tables in docs/how-to/pipelines.md."""
+"""Test cases of pipelines, which are also the rows of the tables in docs/results/pipelines.md."""
 
 import copy
 import functools

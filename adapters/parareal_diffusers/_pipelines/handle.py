@@ -86,7 +86,7 @@ def parallelize(
             `["cuda:0", "cuda:1"]`. Everything else stays on the pipeline's own device. None for that device alone.
             `max_batch` then applies per device.
         verify: whether to compare a short parallel call with the unmodified pipeline before the first call of each
-            kind. Required for pipelines that are not in the table of docs/how-to/pipelines.md.
+            kind. Required for pipelines that are not in the table of docs/results/pipelines.md.
         eager: a former name of `speculate_until`.
 
     Returns:

@@ -39,8 +39,11 @@ def plan(
     tolerance uses it. The cost is a few times that of sampling the latents sequentially.
 
     Args:
-        model, solver, num_inference_steps, model_kwargs: as for `sample`.
-        latents: as for `sample`; a few samples that are typical of those to come.
+        model: the network, as for `sample`.
+        latents: noise of shape (samples, *sample), as for `sample`; a few samples that are typical of those to come.
+        solver: a scheduler or a solver, as for `sample`.
+        num_inference_steps: the number of steps, as for `sample`.
+        model_kwargs: further arguments of the network, as for `sample`.
         tolerance: as for `sample`, but positive.
         slices: the numbers of slices to run; by default four around the one of least span.
         generator: as for `sample`; a generator is copied, not advanced.

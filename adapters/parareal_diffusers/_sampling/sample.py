@@ -82,7 +82,11 @@ def sample(
             (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
             gives the sequential result to rounding.
         criterion: another criterion of the engine, in place of `tolerance`.
-        max_iterations, schedule, window, speculate_until, callback, progress, throw: as in `parareal.solve`.
+        max_iterations: iterations after which the solve fails; None for no limit but that of the criterion.
+        schedule: `"pipelined"` or `"synchronous"`, as for `parareal.solve`.
+        window: largest number of slices under way at a time, as for `parareal.solve`.
+        speculate_until: iteration from which on fine propagations start only after the final state has been rejected;
+            None to speculate always, or as the plan says.
         max_batch: the largest number of rows of states in one call; None for no bound. With guidance the network is
             called with twice as many rows.
         pad_batch: for a network compiled for fixed batch sizes: True fills every call up to `max_batch` rows; a
@@ -95,6 +99,9 @@ def sample(
             called as `noise_sampler(sigma, sigma_next)`, once per step that adds noise, in the order of the loop, and
             returns standard noise of the latents' shape; for instance increments of a Brownian path
             (docs/explained/history-and-noise.md).
+        callback: called with a `parareal.Refinement` after every iteration; returning False cancels the solve.
+        progress: show a progress bar.
+        throw: raise `parareal.PararealError` if the solve fails; otherwise return what was reached.
         eager: the old name of `speculate_until`, accepted with a warning for one release.
 
     Returns:
