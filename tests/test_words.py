@@ -1,0 +1,158 @@
+"""The rules of docs/style.md that a search can check, in code, tests, messages and docs."""
+
+import ast
+import io
+import re
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ["parareal", "adapters", "benchmarks", "examples", "tests", "docs"]
+FILES = [
+    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))),
+    *(path for path in sorted((ROOT / "docs").rglob("*.md"))),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+]
+# These two quote what they ban.
+FILES = [path for path in FILES if path.name not in ("style.md", "test_words.py")]
+PYTHON = [path for path in FILES if path.suffix == ".py"]
+
+UNITS = (
+    "sample|slice|row|step|tick|iteration|process|call|class|network|family|problem|method|scheduler|experiment|solver|"
+    "node|boundary|device|worker|file|page|line|folder|column|run|pass|batch|level|image|picture|stage|group|thread"
+)
+PROSE = {
+    "`for` as because": r"[,;:] for (it|they|that|this|these|those|there|nothing|nobody|what|then|only|we|he|in|now)\b",
+    "distributive `a`: say per": rf"\b(one|once|twice|each|{UNITS}s?) an? ({UNITS})\b(?! of)",
+    "archaic connective": r"\b(in vain|anew|but for|hence|nor|lest|beside|whence|thereof|whereof|wherein|heed)\b",
+    "so many, as many as: name the quantity": r"\b(so many|as many as|as many \w+ as)\b",
+    "relative pronoun without a noun": r"(?<!\w )\b(of which the|to where|by what|of what|from what|with what)\b",
+    "unsupported, or would give wrong results": r"\bcannot be right\b",
+    "reject": r"\bwill not do\b",
+    "coarse prediction": r"\bsketch(es)?\b",
+    "plain function": r"\bblack.?box(es)?\b",
+    "approximate": r"\brough(ly)?\b",
+    "exact, complete": r"\bin full\b",
+    "sequentially": r"\bstep.by.step\b",
+    "coarse memory": r"\btrails?\b",
+    "step interval": r"\blegs?\b",
+    "recorded noise": r"\btapes?\b",
+    "estimated error": r"\b(priced?|pricing|wrong by)\b",
+    "predict": r"\bforetells?\b",
+    "name who acts": r"\b(nobody|somebody|astray|midst)\b",
+    "since, as": r"\b(wherefore|whereby|thereby|upon)\b",
+}
+CLAUSE = re.compile(r"(What|Who|Whom|Whose|Which|How|Where|When|Why)\b")
+PAGE_CLAUSE = re.compile(r"(What|Who|Whom|Whose|Which)\b(?!.*\?)")  # a page may have "When it does not pay"
+PARTICIPLES = {
+    *("made", "found", "given", "kept", "held", "asked", "told", "taken", "drawn", "known", "got", "tried", "begun"),
+    *("began", "seen", "built", "chosen", "shown", "thrown", "written", "gone", "brought", "sent", "spent", "met"),
+}
+# Public names of the contract, and names of quantities.
+ADJECTIVES = {"vectorized", "denoised", "embed", "propagated_error", "expected_iterations"}
+# Old public names, which warn for one release.
+OLD_NAMES = {"began", "measured"}
+
+
+def words(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the prose of a file by line: strings and comments of Python, text outside code of Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = re.sub(r"```.*?```|<!--.*?-->", lambda code: "\n" * code.group().count("\n"), text, flags=re.S)
+        for number, line in enumerate(text.splitlines(), 1):
+            yield number, re.sub(r"`[^`]*`|\]\([^)]*\)", " ", line)
+        return
+    kinds = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in kinds and " " in token.string:  # a string without a space is a name
+            for offset, line in enumerate(token.string.splitlines()):
+                yield token.start[0] + offset, re.sub(r"`[^`]*`", " ", line)
+
+
+def names(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
+    """Yield the names that a file defines: line, name, and whether it is a function that is no property."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name, not any("property" in ast.unparse(d) for d in node.decorator_list)
+            arguments = node.args
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+                yield argument.lineno, argument.arg, False
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id, False
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr, False
+
+
+def titles(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield headings of Markdown, and the docstrings of modules, classes and functions, by line."""
+    if path.suffix == ".md":
+        for number, line in words(path):
+            if line.startswith("#"):
+                yield number, line.strip("# ")
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (docstring := ast.get_docstring(node)):
+            yield getattr(node, "lineno", 1), docstring.splitlines()[0]
+
+
+def by_folder(paths: list[Path]) -> dict[str, list[Path]]:
+    """Return files by the folder they are in."""
+    folders = defaultdict(list)
+    for path in paths:
+        folders[str(path.parent.relative_to(ROOT))].append(path)
+    return folders
+
+
+ROOMS = by_folder(FILES)
+PYTHON_ROOMS = by_folder(PYTHON)
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_prose_uses_the_terms_of_the_style_guide(room: str) -> None:
+    complaints = []
+    for path in ROOMS[room]:
+        for number, line in words(path):
+            for rule, pattern in PROSE.items():
+                if hit := re.search(pattern, line, re.IGNORECASE):
+                    place = f"{path.relative_to(ROOT)}:{number}"
+                    complaints.append(f"{place}: {rule}: {hit.group()!r} in {line.strip()[:110]!r}")
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_titles_are_noun_phrases(room: str) -> None:
+    complaints = [
+        f"{path.relative_to(ROOT)}:{number}: {title[:110]!r}"
+        for path in ROOMS[room]
+        for number, title in titles(path)
+        if (PAGE_CLAUSE if path.suffix == ".md" else CLAUSE).match(title)
+    ]
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+@pytest.mark.parametrize("room", sorted(PYTHON_ROOMS))
+def test_names_are_verbs_and_nouns(room: str) -> None:
+    complaints = []
+    for path in PYTHON_ROOMS[room]:
+        for number, name, is_function in names(ast.parse(path.read_text(encoding="utf-8"))):
+            first = name.strip("_").split("_")[0]
+            participle = name.strip("_") in PARTICIPLES - OLD_NAMES
+            if is_function and not name.startswith("test_"):
+                participle |= first in PARTICIPLES or (first.endswith("ed") and name not in ADJECTIVES)
+            if participle:
+                complaints.append(f"{path.relative_to(ROOT)}:{number}: {name}")
+    assert not complaints, "\n" + "\n".join(sorted(set(complaints)))
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places = defaultdict(list)
+    for path in PYTHON:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: where for name, where in places.items() if len(where) > 1}
