@@ -8,7 +8,7 @@ from parareal._iteration.rules import Rules
 
 @final
 class Demand:
-    """The requests of one slice; speculative requests for F are held back."""
+    """The requests of one slice. From iteration `speculate_until` on, requests for F are held back."""
 
     def __init__(self, rules: Rules, sample: int, index: int, outer: Request | None, scope: Scope):
         self.rules, self.sample, self.index, self.outer, self.scope = rules, sample, index, outer, scope
@@ -35,7 +35,10 @@ class Demand:
             self.waiting.append((k, value, full_accuracy))
 
     def release(self, k: int, depth: float, done: bool) -> None:
-        """Request F wherever it is held back up to iteration k, whose final state was rejected at `depth`."""
+        """Make the held-back requests for F of all iterations up to k.
+
+        The final state of iteration k was rejected at `depth`; nothing is requested if the slice is `done`.
+        """
         free, self.waiting = [u for u in self.waiting if u[0] <= k], [u for u in self.waiting if u[0] > k]
         for iteration, value, full_accuracy in [] if done else free:
             # The wait is a dependency of this propagation, so it counts in the span of everything that follows.
@@ -44,7 +47,7 @@ class Demand:
     def find_fine_iteration(self, source: int, k: int) -> int:
         """Return the iteration whose request for F serves iteration k; -1 for none.
 
-        It is the newest one from `source` on, the first iteration with the same state as k.
+        `source` is the first iteration with the same state as k. The newest request from there on counts.
         """
         return max((i for i in self.fine_iterations if source <= i <= k), default=-1)
 

@@ -88,7 +88,7 @@ class ErrorEstimate:
         error, inner = self._estimate_error(previous_output.state, defect, update), update.fine.estimate * size
         # An input that did not change passes nothing on: its increments belong to an earlier iteration.
         upstream, sums = (0.0, Sums()) if update.unchanged else (update.current.moved, update.current.sums)
-        size = size or 1.0
+        size = size or 1.0  # a zero state has no relative errors, so its norms count as absolute ones
         sum_of_norms = 0.0 if exact else error + inner
         largest, sums = max(upstream, increment / size), self.model.add(sums, defect)
         share = sums.share(increment, self.dimensions) if update.first else 1.0
@@ -105,11 +105,13 @@ class ErrorEstimate:
             current = current._replace(increment=0.0)
         if update.first:
             new, old = update.coarse.embedded_difference, update.previous_coarse.embedded_difference
+            # `is`: the prediction is the very object that G returned, and so is C of the input if C is G
             if update.previous_correction is not None and previous_state is not update.previous_correction:
-                # The caller's guess replaced the prediction. Its distance from F says nothing about F - C.
+                # A guess (of the caller, or a warm start) replaced the prediction. Its distance from F says nothing
+                # about F - C.
                 defect = self.norm(subtract(update.fine.state, update.previous_correction))
             if new is not None and old is not None:
                 embedded = self.norm(old), self.norm(subtract(new, old))
-            previous = previous._replace(increment=float("inf"))
+            previous = previous._replace(increment=float("inf"))  # marks the first update for the error model
         bracket = 0.0 if update.bracket is None else self.norm(update.bracket)
         return self.model.update(current, previous, bracket, defect, embedded)

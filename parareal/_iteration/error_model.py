@@ -4,9 +4,10 @@ To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
 
     e(k, n+1) = G' e(k, n) + (F' - G') e(k-1, n),   and e(k-1, n) is about -(U(k, n) - U(k-1, n)),
 
-the increment, where iteration k gained on iteration k-1. G' is known along the increments: the gain
-|G(k, n) - G(k-1, n)| / |increment|. F' - G' is known along those of the iteration before, where the defect
-F(k-1, n) - U(k-1, n+1) is (F' - G') times the increment of iteration k-1: the rate at which a slice contracts.
+minus the increment, if iteration k is much more accurate than iteration k-1. The effect of G' is measured on the
+increments of iteration k: the gain |G(k, n) - G(k-1, n)| / |increment|. The effect of F' - G' is measured on the
+increments of iteration k-1, because the defect F(k-1, n) - U(k-1, n+1) is (F' - G') times them: the rate at which a
+slice contracts.
 
 Sums of norms overlook cancellation. In the first correction `Sums` measures on the increments how much cancels. From
 the second correction on, `extrapolate_error` uses the decay of increments from one iteration to the next.
@@ -26,7 +27,8 @@ FEW = 4
 PAIR = 1.8
 """safety factor of the embedded pair in the first update"""
 SCALE = 6.0
-"""safety factor of the first update's other estimate: the relative change of F - C is that of its argument"""
+"""safety factor of the first update's other estimate, which assumes that F - C and its argument have the same relative
+change"""
 RATE = 1.0
 """safety factor of the measured rate"""
 EXTRAPOLATION = 3.0
@@ -71,7 +73,8 @@ class ErrorModel:
             embedded: norms of the embedded pair's difference in iteration k-1, and of the difference of these
                 differences between iterations k and k-1; zeros where there is no pair.
         """
-        # Without an increment there is nothing to measure along: the last gain and rate stand.
+        # Without an increment there is nothing to measure: the last gain and rate stand. Only the first update sets the
+        # rate even so.
         if current.increment > 0:
             self.gain = bracket / current.increment
         if previous.increment == float("inf"):

@@ -3,7 +3,8 @@
 One machine runs one sample over a range of slices. It never sees a propagator: `take` returns the requests that are
 ready, `receive` accepts their results in any order, values of the left boundary come in through `enter`, and values of
 the right boundary are read from `outlet`. The caller decides which of the ready propagations run, where, and how many
-at a time. No choice changes an iterate, except with windows, where it matters which value is newest.
+at a time. No choice changes an iterate, except by the rounding of batched calls and, with windows, by the value that is
+newest when a slice is admitted.
 
 The iteration itself is in `recurrence.py`. A machine passes values from slice to slice (the algorithm's loop over n),
 holds iterations back in the synchronous schedule, and admits slices to the window.
@@ -135,12 +136,13 @@ class Machine:
                     break
             if here.demand.ready:
                 self._collect_requests(here)
+            # only when nothing is pending, because a pending output may make further requests of this iteration
             if not pending and self.rules.synchronous and self._is_complete(self._open):
                 # the barrier opens for all slices at once
                 self._open += 1
                 pending.extend(range(self._head, self._admitted))
-        # The final state of a new iteration is here and did not end the solve, so the criterion has rejected it. Fine
-        # propagations that waited for this decision may start.
+        # The final state of a new iteration (with a window, the state at its right end) is here and did not end the
+        # solve, so the criterion has rejected it. Fine propagations that waited for this decision may start.
         if self.iteration > self._rejected and not self.done:
             self._rejected = self.iteration
             last = self._slices[self._admitted - 1].output

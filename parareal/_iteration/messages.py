@@ -15,7 +15,7 @@ class Kind(Enum):
 
 
 class Sums(NamedTuple):
-    """Norms that the sum of one iteration's increments would have at a boundary if nothing cancelled."""
+    """Norms of the increment at a boundary if the contributions of the slices left of it did not cancel."""
 
     aligned: float = 0.0
     """norm if the contributions of all slices pointed in one direction"""
@@ -25,7 +25,7 @@ class Sums(NamedTuple):
     def share(self, increment: float, dimensions: int) -> float:
         """Return the share of a sum of norms that is left after cancellation (docs/explained/estimates.md, eq. 18a).
 
-        The increment is known, so it shows how much cancelled in it; the error is taken to cancel as much.
+        The cancellation is measured on the increment, which is known. The error is assumed to cancel equally.
         """
         if not self.aligned > 0:
             return 1.0
@@ -49,7 +49,8 @@ class Value(NamedTuple):
     exact: bool = False
     """the state is that of the sequential solution"""
     settled: bool = False
-    """the criterion accepts the state, and everything left of it is final"""
+    """the criterion accepts the state, and its left neighbour is settled, or exact since the previous iteration; see
+    `_iteration/acceptance.py` for the last boundary"""
     depth: float = 0
     """evaluations on the critical path from the start of the solve to this value"""
     estimate: float = 0.0
@@ -173,7 +174,8 @@ class Result(NamedTuple):
     embedded_difference: State = None
     """of a coarse propagation: its embedded second result minus `state`; None where there is none"""
     full_cost: float | None = None
-    """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
+    """evaluations that the fine propagator takes across this slice without parallelism; None if that is `cost`, NaN if
+    it is unknown"""
 
     @property
     def sequential_cost(self) -> float:
@@ -185,7 +187,8 @@ class PropagatorFailure(Exception):
     """A wrapper around the exception that a propagator or a network raised.
 
     It tells the failure of the caller's code, which ends a solve with a solution, from the failure of a criterion or
-    of the engine, which is raised as it is.
+    of the engine, which is raised as it is. A fault inside a queue is wrapped, too: it cannot be told from a failure of
+    the code that the queue calls.
     """
 
     def __init__(self, error: Exception):
@@ -203,7 +206,7 @@ class Delivery(NamedTuple):
 
 
 class UpdateRecord(NamedTuple):
-    """Increment and defect of one output of (1b), for the history."""
+    """The increment of one output of (1b), and the defect of the iterate before, for the history."""
 
     sample: int
     boundary: int

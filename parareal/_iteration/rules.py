@@ -45,7 +45,7 @@ class Rules:
     def keeps_states(self) -> bool:
         """Whether the states of earlier iterates are needed again.
 
-        They are where F may have to run again on the same state, where the correction uses the states, and where the
-        prediction is the slice's input. Elsewhere they are discarded at once, which keeps memory small.
+        They are needed if F may run again on the same state, if the correction uses states, or if the prediction is
+        the slice's input. Otherwise they are discarded at once, to save memory.
         """
         return self.inexact or self.correction.uses_states or not self.predicts

@@ -78,7 +78,8 @@ class Run:
         stop early, set `cancelled` and go on, or close the generator. The driver keeps gradients off:
         `with torch.no_grad(), closing(run.events()) as events`.
 
-        Failures of a propagator do not raise: see `solution().outcome.failed`, and raise `PararealError` from `error`.
+        A failing propagator raises nothing here. The driver checks `solution().outcome.failed`, and raises
+        `PararealError` from `error` itself.
         """
         # Gradients are the driver's task, because a `no_grad` around this generator's body would stay in force in the
         # driver's own code whenever the generator is suspended.
@@ -97,8 +98,8 @@ class Run:
             try:
                 iteration = yield from self._run_one_iteration(start_time)
             except PropagatorFailure as failure:
-                # Only failures of propagators end with a solution, which keeps everything computed so far. Errors of
-                # criteria, and of the engine itself, are raised as they are.
+                # Only failures of propagators, and faults inside a queue, end with a solution, which keeps everything
+                # computed so far. Errors of criteria, and of the rest of the engine, are raised as they are.
                 self.error = failure.error
                 break
             # it is not newer if the last active sample became done without a further iteration

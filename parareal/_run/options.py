@@ -60,7 +60,7 @@ class Options:
             )
         window = self._window(criterion, problem.slices)
         answers = runs_until_exact(problem.fine)
-        # Finite termination bounds the iterations even without an option or a criterion that does.
+        # If neither `max_iterations` nor the criterion sets a limit, finite termination does.
         last = last_iteration(answers, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
@@ -76,7 +76,8 @@ class Options:
             window=window,
             speculate_until=float("inf") if self.speculate_until is None else self.speculate_until,
             inexact=answers > 1,
-            # A run to the end makes every boundary exact, so no approximate result of F would remain.
+            # A run to the end replaces every approximate result by an exact one, so approximate results would be
+            # wasted work.
             full_accuracy=(criterion.last_iteration or 0) >= problem.slices,
         )
 
