@@ -99,5 +99,8 @@ def sequential(
         propagations=history.propagations,
     )
     if throw and outcome.failed:
-        raise PararealError("the sequential solution's final state is not finite", solution)
+        raise PararealError(
+            "the sequential solution's final state is not finite: take smaller fine steps, or check fine for NaN",
+            solution,
+        )
     return solution

@@ -62,8 +62,8 @@ def solve(
         coarse: a cheap propagator in any of these forms. None for a correction that uses none; the prediction is then
             `guess`, or `initial` at every boundary.
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
-            Results keep its library, dtype, device and structure, except that integers become floats. Half precision
-            is refused.
+            Results keep its library, dtype, device and structure, except that Python integers become floats. Half
+            precision is refused.
         boundaries: the times t_0 .. t_M that bound the M slices, in the time unit of the propagators: two or more
             finite numbers, strictly rising or falling, evenly spaced or not. With `slices`, only the two ends.
             Functions receive two adjacent ones, unchanged. For `Steps` they are integer nodes.

@@ -32,8 +32,9 @@ class _InnerSolve:
 
 @final
 class InnerSolves:
-    """The solves within the slices of one level, one at a time per slice, each starting where the last one ended.
+    """The solves within the slices of one level, one at a time per slice.
 
+    Each solve of a fine propagator starts where the last one in its slice ended. Those of a coarse one start afresh.
     The machines of these solves send their requests to the same queues as the outermost level, so all levels share
     batches. `receive` accepts the results of inner propagations and returns the propagations of this level that they
     complete. `same_stepper` tells whether the outer coarse propagator's memory suits the inner one.
@@ -46,7 +47,8 @@ class InnerSolves:
         self.warm_start = kind is Kind.FINE
         criterion, self.answers = level.criterion, runs_until_exact(level.fine)
         correction = outer.correction if level.correction is None else level.correction
-        self.rules = replace(  # for a slice with enough steps; `_build_rules` adapts them to the others
+        # these hold for a slice of at least `slices` steps; `_build_rules` adapts them to shorter slices
+        self.rules = replace(
             outer,
             criterion=outer.criterion.for_inner_solves(outer.slices, level.slices)
             if criterion is None
@@ -66,7 +68,7 @@ class InnerSolves:
         # so that no other object can have the same id meanwhile.
         self.solves: dict[int, _InnerSolve] = {}
         self.queues: dict[Path, deque[Request]] = {}  # per slice: the request under way, and those behind it
-        self.paths: dict[Path, set[Path]] = {}  # of queues, by the path of the solve that they are part of
+        self.paths: dict[Path, set[Path]] = {}  # the keys of `queues`, grouped by the path of the enclosing solve
         self.trajectories: dict[Path, dict[Path, tuple[list[Value], float]]] = {}  # by the outermost slice's path
 
     def add(self, requests: list[Request]) -> None:
@@ -87,7 +89,7 @@ class InnerSolves:
         parents = [path] if path in self.paths else [p for p in self.paths if len(p) > depth and p[:depth] == path]
         for inner in [p for parent in parents for p in self.paths.pop(parent)]:
             solve = self.solves.pop(id(self.queues.pop(inner)[0]))
-            # its requests stay in the queues, which drop them when they come to them
+            # requests of this solve that still wait are cancelled by its scope; each queue discards them later
             solve.machine.scope.close()
             self.trajectories.get(inner[:2], {}).pop(inner, None)
 

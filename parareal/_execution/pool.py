@@ -156,6 +156,8 @@ class PoolQueue(Queue):
                 # put back, so that the queue is not idle and `tick` meets the error again
                 self.waiting.add(requests)
                 raise PropagatorFailure(error) from error
+            # A future does not report its start. The time of submission stands in for it: a worker is free, so the
+            # propagation begins at once.
             self.running[future] = (request, time.perf_counter())
 
     def _get_return_value(self, future: Future[Any]) -> Any:
@@ -163,8 +165,8 @@ class PoolQueue(Queue):
         try:
             return future.result()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            # The executor pickles in another thread and stores the error in the future. Depending on the object
-            # it is of any of these types, which the function itself may raise too: only the text tells.
+            # The executor pickles in another thread and stores the error in the future. The error's type depends on
+            # the object. The function itself may raise the same types, so only the text tells the two cases apart.
             if "pickle" in str(error) or isinstance(error, pickle.PicklingError):
                 raise TypeError(_pickling_message(self.kind.value, error)) from error
             raise

@@ -1,9 +1,10 @@
-"""The queue for steppers: all rows advance together, with one batched call of the network per tick.
+"""The queue for steppers: all rows advance together, in batched calls of the network.
 
 A row is one propagation on its way across a slice. Rows are regrouped at every step, not at every slice: all rows of
 one stepper, of whatever level, slice and iteration, then stay one vectorized group. Rows that began at different times
 would otherwise stay in groups of their own, and each group costs Python calls per step. A method with s stages has at
-most s groups within a step at once. A tick, in order:
+most s groups within a step at once. A tick repeats `advance` until rows have reached their boundaries. `advance`, in
+order:
 
 1. `_start_steps`: rows at the start of a step, new ones included, are joined per stepper. With `max_batch`, only the
    first by priority are selected (`waiting.py`).
@@ -11,7 +12,7 @@ most s groups within a step at once. A tick, in order:
 3. `_evaluate_all`: the evaluations that all groups wait for are joined and requested as one call; evaluations of F and
    G at the same state are made once (`batching.py`). The call is yielded to the driver of the run (`evaluations.py`).
 4. `_resume`: each generator is sent its values. It yields a further evaluation (the next stage: the group waits for the
-   next tick) or returns the step's result (`_finish_step`).
+   next `advance`) or returns the step's result (`_finish_step`).
 5. `_finish_step`: rows that have reached their boundary become results, the others wait for their next step.
 """
 
@@ -69,8 +70,8 @@ class StepperQueue(Queue):
         self.waiting.add(id(stepper), [(r, propagator.count(int(r.start), int(r.stop))) for r in requests])
         if id(stepper) not in self.steppers:
             self.steppers[id(stepper)] = stepper
-            # F and G share first evaluations if they call the same network. What a function computes cannot be
-            # inspected, so that is known only if their `evaluate` is the same object (or the same bound method).
+            # F and G share first evaluations if they call the same network. Two functions cannot be compared by what
+            # they compute, so the condition is that `evaluate` is the same object (or the same bound method).
             self.waiting.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
 
     @property
@@ -107,8 +108,7 @@ class StepperQueue(Queue):
         # The generator of a step cannot give up single rows, so cancelled rows within a step are dropped at its end,
         # when they wait again. `again` asks for another look at that time.
         self.waiting.drop_cancelled(again=busy > 0)
-        # If no group is within a step, one row must advance, or the solve would stand still.
-        room = None if self.most is None else max(self.most - busy, 0 if self.groups else 1)
+        room = None if self.most is None else max(self.most - busy, 0)
         for stepper, rows in self.waiting.take(room, self.steppers, time.perf_counter()).items():
             self._begin_step(self.steppers[stepper], rows)
 
@@ -144,8 +144,10 @@ class StepperQueue(Queue):
         except StopIteration as end:
             if not isinstance(end.value, tuple) or len(end.value) not in (2, 3):
                 raise StructureError(
-                    f"{type(group.stepper).__name__}.step must return (state, memory) or (state, memory, embedded)"
+                    f"{type(group.stepper).__name__}.step must return (state, memory) or (state, memory, embedded), "
+                    f"but returned {_describe(end.value)}"
                 ) from None
+            # in place, because `node` and `cost` are views of the rows' columns
             group.rows.node[:] = group.next_node
             group.rows.cost[:] += group.evaluations
             self._finish_step(group.stepper, group.rows, *end.value)
@@ -153,7 +155,8 @@ class StepperQueue(Queue):
             # checked in a stepper's first step only: it costs Python calls per evaluation
             if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
                 raise StructureError(
-                    f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row"
+                    f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row, "
+                    f"but yielded {_describe(group.where)} for {len(group.rows)} rows"
                 )
             group.may_share = False  # `_begin_step` sets it for the first evaluation
             self.groups.append(group)
@@ -174,6 +177,7 @@ class StepperQueue(Queue):
 
     def _build_result(self, rows: Rows, i: int) -> Result:
         """Return the result of one row as copies: views would keep the whole stack alive, all steps long."""
+        # the memory keeps its leading axis, because the next `_stack_memories` joins it; a state has none
         memory = None if rows.memory is None else copy(take(rows.memory, slice(i, i + 1)))
         difference = rows.embedded_difference
         difference = None if difference is None else self.layout.row(difference, i)
@@ -184,6 +188,7 @@ class StepperQueue(Queue):
         if id(stepper) in self.checked:
             return
         kind = rows.requests[0].kind.value
+        # another structure has no rows that `layout.row` could take, so it is refused as a whole
         if structure(state) != self.layout.tree:
             check_result(kind, state, self.layout)
         check_result(kind, self.layout.row(state, 0), self.layout)
@@ -233,6 +238,16 @@ class StepperQueue(Queue):
         # or throws the error of its call (`evaluations.py`).
         value = yield Evaluation(evaluate, arguments, count)
         if value is None or not has_rows(value, count):
-            raise StructureError(f"evaluate was given {count} rows and must return a value for each")
+            raise StructureError(
+                f"evaluate was given {count} rows and must return a value for each, but returned {_describe(value)}"
+            )
         self.tally.call(count)
         return value
+
+
+def _describe(value: Any) -> str:
+    """Return the type of a value, with its shape or length, for an error message."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")

@@ -83,13 +83,13 @@ class WaitingRows:
         """
         if self._closures == Scope.closures:
             return
-        self._closures = -1 if again else Scope.closures
+        self._closures = -1 if again else Scope.closures  # no closure has the number -1, so the next call looks again
         self._new = [entry for entry in self._new if not entry[1].cancelled]
         parts = [(stepper, _drop_cancelled_rows(rows)) for stepper, rows in self._parts]
         self._parts = [(stepper, rows) for stepper, rows in parts if rows is not None]
         # Entries of the heap are checked when they are popped. But cancelled ones far down would keep their states
-        # alive, so the whole heap is cleaned once the number of entries popped since the last time reaches its length.
-        # That makes the cost per popped entry constant.
+        # alive, so the whole heap is cleaned when the number of entries popped since the last cleaning reaches the
+        # heap's length. Cleaning then costs a constant time per popped entry, on average.
         if self._turns >= len(self._heap):
             self._turns = 0
             self._heap = [item for item in self._heap if item[2].waits]
@@ -98,7 +98,7 @@ class WaitingRows:
             for _, _, entry in self._heap:
                 self._index(entry)
         else:
-            self._closures = -1  # come back to it
+            self._closures = -1  # the heap still holds cancelled entries, so look again next time
 
     def take(self, room: int | None, steppers: Mapping[int, Stepper], now: float) -> dict[int, Rows]:
         """Remove and return the rows that may advance, joined per stepper, the oldest first.
@@ -113,7 +113,8 @@ class WaitingRows:
         else:
             self._unstack()
             entries = self._take_first(room)
-        # Stacked in order of arrival, as rows are where all may advance; priority only selects.
+        # The selected rows are stacked in order of arrival, as when all rows may advance. Priority only decides which
+        # rows are selected.
         entries.sort(key=lambda entry: entry.number)
         new = [(entry.stepper, entry.request, entry.steps) for entry in entries if entry.row is None]
         parts = [(entry.stepper, entry.row) for entry in entries if entry.row is not None]
@@ -161,8 +162,8 @@ class WaitingRows:
                 self._size -= 1
                 if entry.waits:
                     entries.append(entry.take())
-        # F of an iterate that begins goes along with its G, out of turn and beyond `room`: their common evaluation adds
-        # no row to the batch now, and would be made twice if F began in a later tick.
+        # If G of an iterate begins, F of the same iterate begins with it, out of turn and beyond `room`: their common
+        # evaluation adds no row to the batch now, and would be made twice if F began in a later tick.
         for first in list(entries):
             if self.sharing and first.row is None and first.request is not None:
                 for entry in self._beginning.pop(start_key(first.request), []):

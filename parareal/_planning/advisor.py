@@ -1,4 +1,4 @@
-"""Advisors: measurements of one kind of problem, and the plans that follow. They decide every `slices="auto"`."""
+"""Advisors: measurements of one kind of problem, and the plans that follow. They decide `slices="auto"`."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,9 @@ from parareal._planning.span_law import FACTORS_TO_ESTIMATE, TickTime, estimate,
 SEQUENTIAL_NOTE = "Solved sequentially: parallel-in-time was not predicted to be faster."
 """last sentence of `Solution.message` if an advisor chose the sequential solve"""
 
-FAILED_NOTE = "Solved sequentially: parallel-in-time failed before on an interval of this length, or was slower."
+FAILED_NOTE = (
+    "Solved sequentially: parallel-in-time failed before on an interval of this length or less, or was slower."
+)
 """last sentence of `Solution.message` if the sequential solve was chosen because parallel solves did not succeed"""
 
 PATIENCE = 2
@@ -80,7 +82,8 @@ class Advisor:
             return curve
         curve = BatchTime.measure(call, seconds=seconds, most=most)
         with self._lock:
-            return self._batch_times.setdefault(most, curve)  # the first of two threads that measured at once
+            # if two threads measured at the same time, the first curve is kept
+            return self._batch_times.setdefault(most, curve)
 
     def has_batch_time(self, most: int | None = None) -> bool:
         """Return whether calls of up to `most` rows (None: any number) have been timed."""
@@ -122,12 +125,12 @@ class Advisor:
     def learn_failure(self, length: float) -> None:
         """Record that a parallel solve failed or cannot be faster: decline intervals of this length or more."""
         with self._lock:
-            self._failed = min(self._failed, length)
+            self._failed = min(self._failed, length)  # length 0: nothing is to be gained on any interval
 
     def declines(self, length: float) -> bool:
         """Return whether the sequential solve is the answer without any measurement.
 
-        So it is if the latest plan is sequential, or parallel solves over this length or less did not succeed.
+        It is if the latest plan is sequential, or parallel solves over this length or less did not succeed.
 
         Args:
             length: length of the interval to solve.

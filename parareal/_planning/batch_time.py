@@ -46,9 +46,9 @@ class BatchTime:
                 f"{len(self.rows)} and {len(self.seconds)}"
             )
         if self.rows[0] < 1 or any(b <= a for a, b in zip(self.rows, self.rows[1:], strict=False)):
-            raise ValueError(f"rows must be positive and rise, got {self.rows}")
+            raise ValueError(f"rows must be at least 1 and strictly rising, but were {self.rows}")
         if not min(self.seconds) > 0:
-            raise ValueError(f"seconds must be positive, got {self.seconds}")
+            raise ValueError(f"seconds must be positive, but were {self.seconds}")
 
     @staticmethod
     def of(curve: "BatchTime | Mapping[int, float] | None") -> "BatchTime":
@@ -93,8 +93,10 @@ class BatchTime:
                 None for no bound.
 
         Raises:
-            ValueError: if `most` is not a whole number of at least 1.
+            ValueError: if `most` is not a whole number of at least 1, or `sizes` is empty.
         """
+        if not len(sizes):
+            raise ValueError("sizes must have at least one number of rows, but was empty")
         if most is not None:
             whole_number("most", most, 1)
             # the bound itself is timed, so that no allowed number of rows is extrapolated

@@ -38,7 +38,10 @@ class Level(Nested):
         whole_number("slices", self.slices, 1)
         optional_whole_number("inner_iterations", self.inner_iterations, 1)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
-            raise TypeError(f"criterion must be an AbstractCriterion, not {type(self.criterion).__name__}")
+            raise TypeError(
+                "criterion must be Increment(), Defect(), Tolerance(), Iterations(), LastChange(), an "
+                f"AbstractCriterion of your own, or None, not {type(self.criterion).__name__}"
+            )
         if self.criterion is not None and self.criterion.last_iteration == 0:
             raise ValueError(
                 "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"
@@ -49,6 +52,7 @@ class Level(Nested):
     def edges(self, start: Time, stop: Time) -> list[Time]:
         """Return the boundaries of this level's slices within an interval."""
         nodes = needs_nodes(self)
+        # boundaries at nodes are whole numbers, so there are at most as many slices as steps
         return divide(start, stop, min(self.slices, abs(int(stop) - int(start))) if nodes else self.slices, nodes)
 
 
@@ -81,7 +85,7 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
         ValueError: if `levels` is not a sequence of whole numbers, or does not agree with the boundaries.
     """
     if not isinstance(levels, Sequence | np.ndarray) or not len(levels):
-        raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9); got {levels!r}")
+        raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9), but was {levels!r}")
     counts = [whole_number("levels (outermost first, as in (12, 9)): a number in it", n, 1) for n in levels]
     if len(boundaries) == 2:
         nodes = needs_nodes(fine) or needs_nodes(coarse)
@@ -89,7 +93,7 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
         boundaries = divide(boundaries[0], boundaries[1], count, nodes)
     if len(boundaries) != counts[0] + 1:
         raise ValueError(
-            f"levels={tuple(counts)} asks for {counts[0]} outermost slices, but there are {len(boundaries) - 1}: "
+            f"levels={tuple(counts)} requires {counts[0]} outermost slices, but there are {len(boundaries) - 1}: "
             f"pass {counts[0] + 1} boundaries, or only the two ends, with at least {counts[0]} steps between them"
         )
     return boundaries

@@ -24,7 +24,7 @@ class Outcome(Enum):
     EXACT = "The result is the sequential solution itself."
     CONVERGED = "The criterion accepted the final state."
     ITERATIONS_DONE = "The requested number of iterations was made."
-    ITERATION_LIMIT = "max_iterations was reached before the criterion accepted the final state."
+    ITERATION_LIMIT = "The iteration limit was reached before the criterion accepted the final state."
     CANCELLED = "The solve was cancelled; the states are the best so far."
     NON_FINITE = "A state is not finite; boundaries that were final keep their states."
     WORKER_LOST = "A propagator raised an error; boundaries that were final keep their states."

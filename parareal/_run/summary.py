@@ -139,9 +139,16 @@ class Summary:
         if outcome is Outcome.WORKER_LOST and error is not None:
             causes = [f"{type(error).__name__}: {error}"]
         if outcome is Outcome.ITERATION_LIMIT:
-            causes = [f"{self.rules.limit} iterations were allowed; the worst error estimate is {worst:.2g}"]
+            allowed = "1 iteration was" if self.rules.limit == 1 else f"{self.rules.limit} iterations were"
+            causes = [
+                f"{allowed} allowed; the worst error estimate is {worst:.2g}; "
+                "raise max_iterations or loosen the criterion"
+            ]
         if outcome is Outcome.CONVERGED and worst > rtol:
-            causes = [f"slices settled one by one; the worst error estimate at the end is {worst:.2g}"]
+            causes = [
+                f"slices settled one by one; the worst error estimate at the end is {worst:.2g}, above rtol={rtol:g}: "
+                "lower rtol or interior, or run to the end with Iterations(number of slices)"
+            ]
         affected = [i for i, o in enumerate(outcomes) if o is outcome]
         where = f" This holds for {len(affected)} of {len(outcomes)} samples." if len(affected) < len(outcomes) else ""
         # the message names the first cause only, and counts the samples

@@ -11,7 +11,7 @@ from parareal._state.trees import ARRAY, State, tree_leaves
 
 
 def _vector_norm(x: Any, order: float) -> tuple[float, int]:
-    """Return the norm of one leaf and its number of entries, without overflow or underflow of squares."""
+    """Return the norm of one leaf and its number of entries."""
     if isinstance(x, torch.Tensor):
         x = x if x.is_floating_point() or x.is_complex() else x.double()
         value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()

@@ -44,7 +44,7 @@ STEPPER = EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 5))
         (ValueError, "guess holds a number that is not finite", {"guess": [1.0, float("inf"), 1.0]}),
         (ValueError, r"guess must have shape \(3,\)", {"guess": 1.0}),
         (TypeError, "not truth values", {"initial": np.array([True])}),
-        (ValueError, "at least two numbers, got 5", {"boundaries": 5}),
+        (ValueError, "at least two numbers, but were 5", {"boundaries": 5}),
         (TypeError, "float32 or float64, not float16", {"initial": np.ones(2, dtype=np.float16)}),
         (ValueError, "batch_dims must be 0", {"batch_dims": 2}),
         (ValueError, "batch_dims=1 needs a leading axis", {"batch_dims": 1, "initial": 1.0}),
@@ -219,7 +219,7 @@ def test_an_exception_in_the_middle_of_a_solve_loses_nothing():
 
 def test_a_solve_at_the_iteration_limit_has_a_solution():
     fine, coarse = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (20, 1))
-    with pytest.raises(parareal.PararealError, match="1 iterations were allowed") as caught:
+    with pytest.raises(parareal.PararealError, match="1 iteration was allowed") as caught:
         parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), max_iterations=1)
     assert caught.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
     assert caught.value.solution.iterations == 1

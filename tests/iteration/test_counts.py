@@ -117,9 +117,8 @@ def test_span_and_work_follow_the_laws(steps, slices, count):
     assert stats.span == slices + sum(sorted(lengths - 1)[-count:])
     work = slices + sum((lengths[n] - 1) * min(n + 1, count) + min(n, count) for n in range(slices))
     assert stats.work == work == sum(evaluate.rows)
-    assert (
-        stats.calls == len(evaluate.rows) == stats.span
-    )  # one device that takes batches of any size is equivalent to many
+    # one device that takes batches of any size is equivalent to many
+    assert stats.calls == len(evaluate.rows) == stats.span
     assert stats.peak_batch == max(evaluate.rows)
     assert (stats.sequential_work, stats.sequential_span) == (steps, steps)
     if steps % slices == 0:
