@@ -160,7 +160,7 @@ def _check_tolerances(criterion: str, layout: Layout, rtol: float, atol: float =
     eps = epsilon(layout)
     # `not (... >= 0)` also refuses NaN, which `< 0` would let through
     if not (rtol >= 0 and atol >= 0):
-        raise ValueError(f"{criterion}: tolerances must be numbers of at least 0, but were rtol={rtol}, atol={atol}")
+        raise ValueError(f"{criterion}: tolerances must not be negative or NaN, but were rtol={rtol}, atol={atol}")
     if rtol == 0 and atol == 0:
         raise ValueError(
             f"{criterion}: a tolerance of 0 would accept nothing but an exact state: raise rtol, or run to the end "

@@ -253,7 +253,7 @@ class Slice:
         one) would keep its first approximate result for ever.
         """
         k, fine = self.iteration, self.output_fine
-        # `demand.newest`: F may have been requested already, or be held back, for this iteration or a newer one
+        # F of this iteration or a newer one may have been requested already, or be held back
         if fine is None or self.done or k not in self.inputs or self.demand.newest >= k:
             return
         here = self.inputs[k]

@@ -52,7 +52,7 @@ class Level(Nested):
     def edges(self, start: Time, stop: Time) -> list[Time]:
         """Return the boundaries of this level's slices within an interval."""
         nodes = needs_nodes(self)
-        # boundaries at nodes are whole numbers, so there are at most as many slices as steps
+        # boundaries at nodes are whole numbers, so each slice holds at least one step
         return divide(start, stop, min(self.slices, abs(int(stop) - int(start))) if nodes else self.slices, nodes)
 
 

@@ -60,7 +60,7 @@ class Options:
             )
         window = self._window(criterion, problem.slices)
         answers = runs_until_exact(problem.fine)
-        # If neither `max_iterations` nor the criterion sets a limit, finite termination does.
+        # Finite termination sets the limit if `max_iterations` and the criterion set none.
         last = last_iteration(answers, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
