@@ -12,7 +12,7 @@ from parareal._api.sequential import sequential
 from parareal._api.solve import solve
 from parareal._corrections.elementary import Zero
 from parareal._criteria import Iterations
-from parareal._execution.choose import runner_for
+from parareal._execution.choose import build_runner
 from parareal._execution.executors import SerialExecutor
 from parareal._iteration.messages import Kind, Request, Value
 from parareal._problem.boundaries import Boundaries, check_boundaries
@@ -114,7 +114,7 @@ def _propagate(problem: Problem, kind: Kind, states: list[State], slices: list[i
         together: whether all rows go into one batch; otherwise each runs alone.
     """
     times, ends = problem.boundaries, dict[int, State]()
-    with closing(runner_for(problem, None if together else SerialExecutor())) as runner, torch.no_grad():
+    with closing(build_runner(problem, None if together else SerialExecutor())) as runner, torch.no_grad():
         runner.add(
             [
                 Request(0, n, 0, kind, Value(0, u), times[n], times[n + 1], full_accuracy=True)

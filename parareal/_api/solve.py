@@ -15,7 +15,7 @@ from parareal._problem.propagators import Propagator
 from parareal._results.solution import Outcome, PararealError, Refinement, Solution
 from parareal._run.loop import Run
 from parareal._run.options import Options
-from parareal._run.progress import bar
+from parareal._run.progress import show_bar
 from parareal._state import Stack, State
 
 
@@ -144,7 +144,7 @@ def solve(
         ),
     )
     # `run` carries requests between the algorithm (`_iteration`) and the queues (`_execution`); see `_run/loop.py`.
-    with bar(run, progress), closing(run.iterations()) as iterations:
+    with show_bar(run, progress), closing(run.iterations()) as iterations:
         for iteration in iterations:
             # `is False`: a callback that returns nothing, as most do, must not cancel
             if callback is not None and callback(run.refinement(iteration)) is False:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parareal._execution.rows import Group, pick, start_key
+from parareal._execution.rows import Group, make_start_key, pick
 from parareal._state import concatenate, same, take
 
 Index = np.ndarray | slice
@@ -87,7 +87,7 @@ def _find_duplicates(groups: list[Group], number: int, first: dict[Any, tuple[in
     group, pairs = groups[number], {}
     if group.may_share:
         for i in np.flatnonzero(group.rows.steps_made == 0).tolist():
-            there = first.setdefault(start_key(group.rows.requests[i]), (number, i))
+            there = first.setdefault(make_start_key(group.rows.requests[i]), (number, i))
             if there != (number, i):
                 pairs[i] = there
     # The same state is not enough: both evaluations must also have the same time or noise level. Only the stepper knows

@@ -9,7 +9,7 @@ from typing import final
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Delivery, Kind, Request, Result, Value
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import Level, last_iteration, leaves, runs_until_exact
+from parareal._problem.levels import Level, bound_iterations, count_runs_until_exact, list_leaves
 from parareal._problem.propagators import make_memory_correction
 from parareal._state import Layout, nan_like
 
@@ -45,7 +45,7 @@ class InnerSolves:
         # F gets better from one outer iteration to the next, so each inner solve starts where the last one ended. G
         # must be the same map in every iteration, or its difference would not cancel: its solves start afresh.
         self.warm_start = kind is Kind.FINE
-        criterion, self.answers = level.criterion, runs_until_exact(level.fine)
+        criterion, self.runs_to_exact = level.criterion, count_runs_until_exact(level.fine)
         correction = outer.correction if level.correction is None else level.correction
         # these hold for a slice of at least `slices` steps; `_build_rules` adapts them to shorter slices
         self.rules = replace(
@@ -54,13 +54,13 @@ class InnerSolves:
             if criterion is None
             else criterion.resolve(layout),
             correction=correction,
-            predicts=level.coarse is not None,
+            has_coarse=level.coarse is not None,
             boundaries=list(range(level.slices + 1)),
-            correct_memory=make_memory_correction(leaves(level)[0]),
+            correct_memory=make_memory_correction(list_leaves(level)[0]),
             # Windows and waiting are decisions of the outermost level. Within a slice all inner slices may run.
             window=None,
             speculate_until=float("inf"),
-            inexact=self.answers > 1,
+            inexact=self.runs_to_exact > 1,
         )
         self.destinations: dict[Kind, Send] = {}  # of the requests of inner machines; set by the runner
         self.inner_levels: list[InnerSolves] = []  # levels within this one; set by the runner
@@ -136,7 +136,7 @@ class InnerSolves:
     def _build_rules(self, request: Request) -> Rules:
         """Return the rules of one solve: a slice with few steps has fewer inner slices, and needs fewer iterations."""
         boundaries = self.level.edges(request.start, request.stop)
-        last = last_iteration(self.answers, len(boundaries) - 1)
+        last = bound_iterations(self.runs_to_exact, len(boundaries) - 1)
         count = self.rules.criterion.last_iteration
         count = self.level.inner_iterations if count is None else count
         return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
@@ -195,5 +195,5 @@ def dispatch(requests: list[Request], destinations: dict[Kind, Send]) -> None:
 
 
 def _to_guess(value: Value) -> Value:
-    # `moved` stays: the error estimate of the next solve compares its increments with those of this one
+    # `largest_increment` stays: the error estimate of the next solve compares its increments with those of this one
     return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))

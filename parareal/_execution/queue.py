@@ -60,10 +60,10 @@ class RequestHeap:
             heapq.heappush(self._heap, (request.priority, self._count, request))
             self._count += 1
 
-    def take(self, most: int | None) -> list[Request]:
-        """Remove and return the first `most` requests, or all if that is None, in order."""
+    def take(self, limit: int | None) -> list[Request]:
+        """Remove and return the first `limit` requests, or all if that is None, in order."""
         requests: list[Request] = []
-        while self._heap and (most is None or len(requests) < most):
+        while self._heap and (limit is None or len(requests) < limit):
             request = heapq.heappop(self._heap)[2]
             if not request.cancelled:
                 requests.append(request)

@@ -61,7 +61,7 @@ class Rows:
         return self.columns[:, _SAMPLE]
 
     @property
-    def starting(self) -> bool:
+    def has_new_rows(self) -> bool:
         """Whether some row has made no step yet."""
         return bool((self.steps_made == 0).any())
 
@@ -74,14 +74,14 @@ class Rows:
         arrays = [pick(x, index) for x in (self.state, self.memory, self.embedded_difference)]
         return Rows(requests, start_times, self.columns[index], *arrays)
 
-    def row(self, i: int) -> "Rows":
+    def copy_row(self, i: int) -> "Rows":
         """Return a copy of one row."""
         # an index array copies: a view would keep the whole stack alive while this row waits
         one = np.array([i])
         arrays = [None if x is None else take(x, one) for x in (self.state, self.memory, self.embedded_difference)]
         return Rows([self.requests[i]], [self.start_times[i]], self.columns[one], *arrays)
 
-    def next_node(self) -> np.ndarray:
+    def compute_next_nodes(self) -> np.ndarray:
         """Return the node of each row after its next step."""
         # Computed from the slice's start, not from the last node: rounding then does not add up, and the last step
         # ends at the boundary.
@@ -112,7 +112,7 @@ class Rows:
         )
 
 
-def start_key(request: Request) -> tuple[int, int, int]:
+def make_start_key(request: Request) -> tuple[int, int, int]:
     """Return a key of the state that a propagation starts from.
 
     Propagations with equal keys can share their first evaluation if the `where` that they evaluate at agree.

@@ -52,16 +52,16 @@ from parareal._state import (
 class StepperQueue(Queue):
     """The propagations by all steppers of a solve, which run in this thread.
 
-    `most` is the largest number of rows of one evaluation; None for no bound.
+    `max_rows` is the largest number of rows of one evaluation; None for no bound.
     """
 
-    def __init__(self, layout: Layout, most: int | None, tally: Tally) -> None:
-        self.layout, self.most, self.tally = layout, most, tally
+    def __init__(self, layout: Layout, max_rows: int | None, tally: Tally) -> None:
+        self.layout, self.max_rows, self.tally = layout, max_rows, tally
         self.steppers: dict[int, Stepper] = {}  # by id, because they need not be hashable
         self.waiting = WaitingRows()  # rows between steps
         self.groups: list[Group] = []  # rows within a step
         self.results: list[Delivery] = []
-        self.checked: set[int] = set()  # ids of steppers whose first step kept structure, shape and dtype
+        self.checked_steppers: set[int] = set()  # ids of steppers whose first step kept structure, shape and dtype
 
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
         """Queue requests for a `Steps`."""
@@ -72,7 +72,7 @@ class StepperQueue(Queue):
             self.steppers[id(stepper)] = stepper
             # F and G share first evaluations if they call the same network. Two functions cannot be compared by what
             # they compute, so the condition is that `evaluate` is the same object (or the same bound method).
-            self.waiting.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
+            self.waiting.same_network = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
 
     @property
     def idle(self) -> bool:
@@ -108,13 +108,13 @@ class StepperQueue(Queue):
         # The generator of a step cannot give up single rows, so cancelled rows within a step are dropped at its end,
         # when they wait again. `again` asks for another look at that time.
         self.waiting.drop_cancelled(again=busy > 0)
-        room = None if self.most is None else max(self.most - busy, 0)
+        room = None if self.max_rows is None else max(self.max_rows - busy, 0)
         for stepper, rows in self.waiting.take(room, self.steppers, time.perf_counter()).items():
             self._begin_step(self.steppers[stepper], rows)
 
     def _begin_step(self, stepper: Stepper, rows: Rows) -> None:
         """Run the stepper's generator up to its first evaluation."""
-        next_node = rows.next_node()
+        next_node = rows.compute_next_nodes()
         # Copies, because the columns change in place at the end of the step, and a stepper may keep its arguments.
         start, stop = self._to_vector(rows.node.copy(), rows.state), self._to_vector(next_node, rows.state)
         samples = (self._to_vector(rows.sample.copy(), rows.state),) if stepper.per_sample else ()
@@ -129,7 +129,7 @@ class StepperQueue(Queue):
         # iterate both need it. Only the identity of the object shows that cheaply and with certainty: a stepper that
         # scales or shifts its state yields another object, and is not shared. Comparing numbers would cost a pass over
         # all states and, on a GPU, a wait for the device.
-        group.may_share = rows.starting and group.state is rows.state
+        group.may_share = rows.has_new_rows and group.state is rows.state
 
     def _to_vector(self, values: np.ndarray, like: Stack) -> Nodes:
         """Return an integer vector in the library and on the device of the states."""
@@ -153,7 +153,7 @@ class StepperQueue(Queue):
             self._finish_step(group.stepper, group.rows, *end.value)
         else:
             # checked in a stepper's first step only: it costs Python calls per evaluation
-            if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
+            if id(group.stepper) not in self.checked_steppers and not has_rows(group.where, len(group.rows)):
                 raise StructureError(
                     f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row, "
                     f"but yielded {_describe(group.where)} for {len(group.rows)} rows"
@@ -185,7 +185,7 @@ class StepperQueue(Queue):
 
     def _check_step(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack) -> None:
         """Raise `StructureError` if a stepper's first step changes structure, shape or dtype of its arguments."""
-        if id(stepper) in self.checked:
+        if id(stepper) in self.checked_steppers:
             return
         kind = rows.requests[0].kind.value
         # another structure has no rows that `layout.row` could take, so it is refused as a whole
@@ -196,7 +196,7 @@ class StepperQueue(Queue):
             raise StructureError(
                 f"{type(stepper).__name__}.step returned memory of another structure than begin did: implement begin"
             )
-        self.checked.add(id(stepper))
+        self.checked_steppers.add(id(stepper))
 
     def _evaluate_all(self) -> EvaluationRoutine[None]:
         """Evaluate all groups: one call per network, which is one call in all where F and G share theirs."""
@@ -224,13 +224,13 @@ class StepperQueue(Queue):
         self._resume(group, value)
 
     def _request_call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> EvaluationRoutine[Any]:
-        """Request an evaluation, in parts of at most `most` rows."""
-        # More rows than `most` can be within a step: those that share a first evaluation are admitted together, and
+        """Request an evaluation, in parts of at most `max_rows` rows."""
+        # More rows than `max_rows` can be within a step: those that share a first evaluation are admitted together, and
         # need evaluations of their own afterwards.
-        if self.most is not None and count > self.most:
+        if self.max_rows is not None and count > self.max_rows:
             values = []
-            for i in range(0, count, self.most):
-                part = slice(i, min(i + self.most, count))
+            for i in range(0, count, self.max_rows):
+                part = slice(i, min(i + self.max_rows, count))
                 rows = [pick(x, part) for x in arguments]
                 values.append((yield from self._request_call(evaluate, rows, part.stop - i)))
             return concatenate(values)

@@ -13,8 +13,8 @@ Four words say that something is finished, and nothing else does:
 from typing import final
 
 from parareal._criteria import Evidence
-from parareal._iteration.error_estimate import ErrorEstimate, Update
-from parareal._iteration.error_model import FEW
+from parareal._iteration.error_estimate import ErrorEstimator, Update
+from parareal._iteration.error_model import MIN_SLICES_FOR_PREDICTION
 from parareal._iteration.messages import Result, UpdateRecord, Value
 from parareal._iteration.rules import Rules
 from parareal._state import NORMS, Memory, finite, same, split_inexact, subtract
@@ -35,7 +35,7 @@ class Acceptance:
         self.last = index + 1 == rules.slices
         """the slice ends at the last boundary"""
         self.norm = NORMS[rules.criterion.norm]
-        self.errors = ErrorEstimate(rules.criterion.norm, rules.layout.numbers)
+        self.errors = ErrorEstimator(rules.criterion.norm, rules.layout.numbers)
         self.streak = 0
         """number of outputs accepted in a row"""
         self.requires_full_accuracy = False
@@ -59,7 +59,7 @@ class Acceptance:
         )
         # In its first jump a multistep G has no history, so its two results agree and their difference shows no error.
         # With few slices that jump is much of the interval, and the sum of embedded differences is unreliable.
-        settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
+        settled = self.last and self.rules.slices >= MIN_SLICES_FOR_PREDICTION and criterion.accepts(evidence)
         return value._replace(
             settled=settled,
             size=size,
@@ -102,7 +102,7 @@ class Acceptance:
             size=size,
             increment=increment,
             error=errors.sum_of_norms,
-            moved=errors.largest_increment,
+            largest_increment=errors.largest_increment,
             sums=errors.sums,
             estimate=self.rules.criterion.estimate(evidence),
         )
@@ -121,8 +121,8 @@ class Acceptance:
             self.requires_full_accuracy = True
         # A local criterion bounds what one slice adds, so everything to the left must be final first. A cumulative
         # criterion at the last boundary does not need that, because its estimate includes the changes under way.
-        left_final = steady or current.settled or not criterion.local or (self.last and criterion.cumulative)
-        settled = left_final and enough
+        left_sufficient = steady or current.settled or not criterion.local or (self.last and criterion.cumulative)
+        settled = left_sufficient and enough
         if self.last and current.settled and not memory_changed:
             # F does not run on a settled input, so a further iteration would repeat this output
             settled = True
@@ -141,7 +141,7 @@ class Acceptance:
         # may also overflow on finite numbers.
         if not size < float("inf") and not finite(value.state):
             remedy = "the fine propagator returns NaN or infinity there; take smaller fine steps"
-            advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.predicts else "")
+            advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.has_coarse else "")
             raise NonFinite(
                 f"the state at the end of slice {self.index} is not finite in iteration {value.iteration}, "
                 f"sample {self.sample}: {remedy if value.exact else advice}"

@@ -20,18 +20,18 @@ from typing import final
 from parareal._iteration.messages import Sums, Value
 
 # The safety factors were set on recorded iterates: docs/explained/estimates.md names them.
-PREDICTION = 2.0
+PREDICTION_FACTOR = 2.0
 """safety factor of the embedded pair's estimate of the prediction"""
-FEW = 4
+MIN_SLICES_FOR_PREDICTION = 4
 """number of slices below which no prediction is accepted on the estimate of its embedded pair"""
-PAIR = 1.8
+PAIR_FACTOR = 1.8
 """safety factor of the embedded pair in the first update"""
-SCALE = 6.0
+SCALE_FACTOR = 6.0
 """safety factor of the first update's other estimate, which assumes that F - C and its argument have the same relative
 change"""
-RATE = 1.0
+RATE_FACTOR = 1.0
 """safety factor of the measured rate"""
-EXTRAPOLATION = 3.0
+EXTRAPOLATION_FACTOR = 3.0
 """safety factor for the error extrapolated from the decay of the increments"""
 
 
@@ -47,7 +47,7 @@ def extrapolate_error(increment: float, previous: float) -> float:
     """
     if not increment < previous < float("inf"):
         return float("inf") if increment > 0 else 0.0
-    return EXTRAPOLATION * increment * increment / (previous - increment)
+    return EXTRAPOLATION_FACTOR * increment * increment / (previous - increment)
 
 
 @final
@@ -80,14 +80,14 @@ class ErrorModel:
         if previous.increment == float("inf"):
             # The first update has no history of increments, so eq. 19 takes the larger of two guesses.
             difference, change = embedded
-            scale = SCALE * defect / previous.size if previous.size > 0 else float(defect > 0)
+            scale = SCALE_FACTOR * defect / previous.size if previous.size > 0 else float(defect > 0)
             has_pair = difference > 0 and current.increment > 0
-            pair = PAIR * defect / difference * change / current.increment if has_pair else 0.0
+            pair = PAIR_FACTOR * defect / difference * change / current.increment if has_pair else 0.0
             self.rate = max(scale, pair)
         elif previous.increment > 0 and current.increment > 0:
-            self.rate = RATE * defect / previous.increment
+            self.rate = RATE_FACTOR * defect / previous.increment
         return self.gain * current.error + self.rate * current.increment
 
-    def add(self, left: Sums, defect: float) -> Sums:
+    def propagate_sums(self, left: Sums, defect: float) -> Sums:
         """Return the sums right of this slice, from those left of it and the defect of the iteration before."""
         return Sums(self.gain * left.aligned + defect, math.hypot(self.gain * left.orthogonal, defect))

@@ -22,7 +22,7 @@ class Sums(NamedTuple):
     orthogonal: float = 0.0
     """norm if the contributions were at right angles, as independent vectors nearly are in many dimensions"""
 
-    def share(self, increment: float, dimensions: int) -> float:
+    def compute_share(self, increment: float, dimensions: int) -> float:
         """Return the share of a sum of norms that is left after cancellation (docs/explained/estimates.md, eq. 18a).
 
         The cancellation is measured on the increment, which is known. The error is assumed to cancel equally.
@@ -61,7 +61,7 @@ class Value(NamedTuple):
     """norm of U(k, n) - U(k-1, n); infinite where there is no earlier iterate"""
     error: float = 0.0
     """estimated norm of the error"""
-    moved: float = float("inf")
+    largest_increment: float = float("inf")
     """the largest increment of this iteration at this boundary or left of it, each relative to its state's norm"""
     sums: Sums = Sums()
     """norms that the increments of this iteration would add up to without cancellation"""
@@ -78,7 +78,7 @@ class Value(NamedTuple):
         return Value(self.iteration, None, None, None, *self[4:])
 
 
-_numbers = count(1)
+_closing_numbers = count(1)
 
 
 @final
@@ -86,7 +86,7 @@ class Scope:
     """The solve that a group of requests belongs to. Closing it cancels them, wherever they wait."""
 
     __slots__ = ("closed",)
-    closures: ClassVar[int] = 0
+    latest_closing: ClassVar[int] = 0
     """number that changes whenever any scope is closed: queues look for cancelled requests only then"""
 
     def __init__(self) -> None:
@@ -96,9 +96,9 @@ class Scope:
         """Cancel all requests of this solve and of the solves within it."""
         if not self.closed:
             self.closed = True
-            # A counter shared by all threads, not `closures + 1`: two threads that add one to the same old number
-            # would both store the same new one, and a queue that has seen it would miss the second closure.
-            Scope.closures = next(_numbers)
+            # A counter shared by all threads, not `latest_closing + 1`: two threads that add one to the same old number
+            # would both store the same new one, and a queue that has seen it would miss the second closing.
+            Scope.latest_closing = next(_closing_numbers)
 
 
 class Request(NamedTuple):

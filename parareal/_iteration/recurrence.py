@@ -59,7 +59,7 @@ class Slice:
         self.demand = Demand(rules, sample, index, outer, scope)
         self.acceptance = Acceptance(rules, sample, index, record)
         self.inputs: dict[int, _Input] = {}
-        self.newest: _Input | None = None
+        self.newest_input: _Input | None = None
         self.first_iteration = float("inf")  # iteration of the first input; later than 0 if a window admits the slice
         self.fine_results: dict[int, tuple[Result, float]] = {}  # with depth, by the iteration of the request
         self.coarse_results: dict[int, tuple[Result, float]] = {}
@@ -75,12 +75,12 @@ class Slice:
 
     def enter(self, value: Value) -> None:
         """Accept the next value of the left boundary, and request the propagations that start from it."""
-        k, previous = value.iteration, self.newest
+        k, previous = value.iteration, self.newest_input
         if self.done:
             return
         if self.admission_depth > value.depth:  # waiting for the window is a dependency, and counts in the span
             value = value._replace(depth=self.admission_depth)
-        predict = self.rules.predicts and self.output is None
+        predict = self.rules.has_coarse and self.output is None
         if previous is None:
             self.first_iteration = k
             # a guess replaces the prediction, and gets the number of the iteration that admits the slice
@@ -88,8 +88,8 @@ class Slice:
                 self.output = self.output._replace(iteration=k)
                 self.done = k >= self.rules.limit
         unchanged = previous is not None and _agree(previous.value, value)
-        self.newest = _Input(value, previous.source if previous is not None and unchanged else k, unchanged)
-        self._store_input(k, self.newest)
+        self.newest_input = _Input(value, previous.source if previous is not None and unchanged else k, unchanged)
+        self._store_input(k, self.newest_input)
         # An unchanged input requests nothing: F and G are deterministic, so the results of `source` serve it as well.
         if not unchanged:
             if self.rules.correction.uses_coarse or (predict and previous is None):
@@ -129,7 +129,7 @@ class Slice:
             return None
         k = int(self.first_iteration)
         left = self.inputs[k].value
-        if not self.rules.predicts:  # no coarse propagator: the prediction is constant over the slice
+        if not self.rules.has_coarse:  # no coarse propagator: the prediction is constant over the slice
             return self.acceptance.judge_prediction(left, Value(k, left.state, depth=left.depth), None)
         if k not in self.coarse_results:
             return None
@@ -140,7 +140,7 @@ class Slice:
 
     def _compute_next(self, k: int, barrier: float) -> Value | None:
         """Compute the output of iteration k if its input is here; a final input serves all later iterations."""
-        newest = self.newest
+        newest = self.newest_input
         # A left neighbour that is final sends no further values, so its last value serves this iteration, too.
         if k not in self.inputs and newest is not None and newest.value.final:
             accepted = self.output_fine is not None and self.output_fine.accepted
@@ -234,8 +234,8 @@ class Slice:
         k = self.iteration
         if self.done:
             self.fine_results, self.coarse_results, self.inputs = {}, {}, {}
-            self.newest, self.output_fine = None, None
-            self.demand.waiting = []
+            self.newest_input, self.output_fine = None, None
+            self.demand.held_back_requests = []
             return
         # output k+1 needs F and G of input k, which are stored under its source
         keep = self.inputs[k].source if k in self.inputs else k
@@ -254,7 +254,7 @@ class Slice:
         """
         k, fine = self.iteration, self.output_fine
         # F of this iteration or a newer one may have been requested already, or be held back
-        if fine is None or self.done or k not in self.inputs or self.demand.newest >= k:
+        if fine is None or self.done or k not in self.inputs or self.demand.newest_fine_iteration >= k:
             return
         here = self.inputs[k]
         # a settled boundary needs no better result than the criterion does; any other may still become exact

@@ -65,35 +65,37 @@ class Advisor:
         """The observed numbers of iterations, one per sample, by the number of slices."""
         return dict(self._iterations)
 
-    def batch_time(self, call: Callable[[int], None], *, seconds: float = 1.0, most: int | None = None) -> BatchTime:
+    def batch_time(
+        self, call: Callable[[int], None], *, seconds: float = 1.0, max_rows: int | None = None
+    ) -> BatchTime:
         """Return the batch-time curve, which is measured at the first call only.
 
         Args:
             call: makes one call with a number of rows (`BatchTime.measure`).
             seconds: time to spend on measuring, approximately.
-            most: the largest number of rows that may be called, or None. A curve that was measured with a larger one
-                is returned as well.
+            max_rows: the largest number of rows that may be called, or None. A curve that was measured with a larger
+                one is returned as well.
 
         Raises:
             Exception: the exception of `call`, unchanged.
         """
-        curve = self._curve(most)
+        curve = self._curve(max_rows)
         if curve is not None:
             return curve
-        curve = BatchTime.measure(call, seconds=seconds, most=most)
+        curve = BatchTime.measure(call, seconds=seconds, max_rows=max_rows)
         with self._lock:
             # if two threads measured at the same time, the first curve is kept
-            return self._batch_times.setdefault(most, curve)
+            return self._batch_times.setdefault(max_rows, curve)
 
-    def has_batch_time(self, most: int | None = None) -> bool:
-        """Return whether calls of up to `most` rows (None: any number) have been timed."""
-        return self._curve(most) is not None
+    def has_batch_time(self, max_rows: int | None = None) -> bool:
+        """Return whether calls of up to `max_rows` rows (None: any number) have been timed."""
+        return self._curve(max_rows) is not None
 
-    def _curve(self, most: int | None) -> BatchTime | None:
-        """Return a curve measured with at least `most` rows allowed, or None."""
+    def _curve(self, max_rows: int | None) -> BatchTime | None:
+        """Return a curve measured with at least `max_rows` rows allowed, or None."""
         with self._lock:
             curves = [(bound or float("inf"), curve) for bound, curve in self._batch_times.items()]
-        return next((curve for bound, curve in curves if bound >= (most or float("inf"))), None)
+        return next((curve for bound, curve in curves if bound >= (max_rows or float("inf"))), None)
 
     def learn_iterations(self, slices: int, iterations: Iterable[int]) -> None:
         """Record the numbers of iterations of a solve at the last boundary, one per sample; they replace older ones.

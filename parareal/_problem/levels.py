@@ -127,31 +127,31 @@ def check_levels(propagator: Propagator | None, correction: AbstractCorrection) 
         check_levels(propagator.coarse, inherited)
 
 
-def leaves(propagator: Propagator | None) -> list[Propagator]:
+def list_leaves(propagator: Propagator | None) -> list[Propagator]:
     """Return the propagators at the leaves of the tree of levels, which do the work; the innermost fine one first."""
     if isinstance(propagator, Level):
-        return [*leaves(propagator.fine), *leaves(propagator.coarse)]
+        return [*list_leaves(propagator.fine), *list_leaves(propagator.coarse)]
     return [] if propagator is None else [propagator]
 
 
 def needs_nodes(propagator: Propagator | None) -> bool:
     """Return whether boundaries must be integer nodes, because a propagator is `Steps`."""
-    return any(isinstance(p, Steps) for p in leaves(propagator))
+    return any(isinstance(p, Steps) for p in list_leaves(propagator))
 
 
-def runs_until_exact(fine: Propagator) -> int:
+def count_runs_until_exact(fine: Propagator) -> int:
     """Return the largest number of times that a fine propagator must run on one input until its result is exact."""
     if isinstance(fine, Level):
         # an inner solve becomes exact slice by slice, at the latest after one iteration per slice
-        return fine.slices * runs_until_exact(fine.fine)
+        return fine.slices * count_runs_until_exact(fine.fine)
     return 2 if takes_iteration(fine) else 1  # an approximate result first, then one with `iteration=None`
 
 
-def last_iteration(runs: int, slices: int, window: int | None = None) -> int:
+def bound_iterations(runs: int, slices: int, window: int | None = None) -> int:
     """Return the iteration in which every boundary is final at the latest.
 
     Args:
-        runs: `runs_until_exact` of the fine propagator.
+        runs: `count_runs_until_exact` of the fine propagator.
         slices: number of slices.
         window: the window of the solve, or None.
     """
@@ -170,5 +170,5 @@ def check_leaves(name: str, propagator: Any, boundaries: list[Time]) -> None:
         propagator: the argument of that name.
         boundaries: checked boundaries of the outermost level.
     """
-    for leaf in leaves(propagator):
+    for leaf in list_leaves(propagator):
         check_propagator(name, leaf, boundaries)

@@ -138,7 +138,7 @@ class Solution:
         Raises:
             ImportError: if matplotlib is missing (the extra `plot`).
         """
-        return plot.convergence(self.increments, self.defects)
+        return plot.plot_convergence(self.increments, self.defects)
 
     def timeline(self) -> "Figure":
         """Plot the schedule of the first sample: one bar per propagation, over evaluations on the critical path.
@@ -146,7 +146,7 @@ class Solution:
         Raises:
             ImportError: if matplotlib is missing (the extra `plot`).
         """
-        return plot.timeline(self.propagations, self.boundaries, self.stats.span, self.stats.sequential_span)
+        return plot.plot_timeline(self.propagations, self.boundaries, self.stats.span, self.stats.sequential_span)
 
     def trace(self, path: str | Path) -> None:
         """Write the schedule to a file in Chrome's trace event format, for https://ui.perfetto.dev."""
