@@ -159,7 +159,7 @@ def test_the_error_model_of_a_slice():
 def test_the_share_that_is_left_after_cancellation():
     """Eq. 18a: never less than independent contributions leave, and no credit in one and two dimensions."""
     model = ErrorModel(gain=0.5)
-    sums = model.add(Sums(8.0, 6.0), 3.0)
+    sums = model.propagate_sums(Sums(8.0, 6.0), 3.0)
     assert sums == Sums(7.0, pytest.approx(np.hypot(3.0, 3.0)))
     assert sums.compute_share(7.0, 1000) == 1
     assert sums.compute_share(6.0, 10**9) == pytest.approx(6 / 7)
