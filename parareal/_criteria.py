@@ -30,7 +30,8 @@ class Evidence(NamedTuple):
     size: float
     """norm of U(k, n)"""
     upstream: float
-    """the largest relative error estimate of the boundaries further left"""
+    """the relative error estimate of the left neighbour or of the inner solve whose result is corrected, whichever is
+    larger; an exact left neighbour that has not changed counts as 0"""
     previous: float = float("inf")
     """norm of the previous iteration's increment, U(k-1, n) - U(k-2, n); infinite where there is none"""
     error: float = float("inf")
@@ -159,9 +160,14 @@ def _check_tolerances(criterion: str, layout: Layout, rtol: float, atol: float =
     eps = epsilon(layout)
     # `not (... >= 0)` also refuses NaN, which `< 0` would let through
     if not (rtol >= 0 and atol >= 0):
-        raise ValueError(f"{criterion}: tolerances must not be negative, got rtol={rtol}, atol={atol}")
+        raise ValueError(f"{criterion}: tolerances must not be negative or NaN, but were rtol={rtol}, atol={atol}")
+    if rtol == 0 and atol == 0:
+        raise ValueError(
+            f"{criterion}: a tolerance of 0 would accept nothing but an exact state: raise rtol, or run to the end "
+            "with Iterations(number of slices)"
+        )
     # an absolute tolerance alone is allowed: whether the dtype resolves it depends on the size of the states
-    if 0 < rtol < eps or (rtol == 0 and atol == 0):
+    if 0 < rtol < eps:
         raise ValueError(
             f"{criterion}: rtol={rtol} is below {eps:.2g}, the resolution of the states' dtype: raise rtol, "
             "use states of a wider dtype, or run to the end with Iterations(number of slices)"
@@ -280,7 +286,7 @@ class Tolerance(AbstractCriterion):
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
         if not 0 < self.interior <= 1:
-            raise ValueError(f"interior must be a fraction of rtol, above 0 and at most 1, got {self.interior}")
+            raise ValueError(f"interior must be a fraction of rtol, above 0 and at most 1, but was {self.interior}")
 
     # a property in place of the class variable, because it depends on the estimator
     @property
@@ -306,7 +312,7 @@ class Tolerance(AbstractCriterion):
         return change <= self.rtol * size
 
     def for_inner_solves(self, outer: int, inner: int) -> AbstractCriterion:
-        """Return the criterion for inner solves, whose ends are boundaries before the last: `interior` times `rtol`."""
+        """Return this criterion with `interior` times `rtol`, the tolerance of boundaries before the last."""
         # `interior=1.0`, or every further level would multiply the tolerance by the factor again
         return replace(self, rtol=self.rtol * self.interior, interior=1.0) if self.cumulative else self
 
@@ -380,7 +386,7 @@ class LastChange(AbstractCriterion):
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
         if not self.atol > 0:
-            raise ValueError(f"LastChange: atol must be positive, got {self.atol}")
+            raise ValueError(f"LastChange: atol must be positive, but was {self.atol}")
 
     def accepts(self, evidence: Evidence) -> bool:
         """Return whether the increment of the last boundary is at most `atol`."""

@@ -50,7 +50,7 @@ def study(solve: Solve, answer: Tensor, most: int = 10) -> CoverageResult:
     table = torch.stack(errors)
     within, extra, ratio = [], [], []
     for tolerance in TOLERANCES:
-        oracle = (table <= tolerance).int().argmax(dim=0)  # the first True of each column
+        oracle = (table <= tolerance).int().argmax(dim=0)  # the first True of each column; 0 if there is none
         solution = solve(parareal.Tolerance(tolerance), None)
         error = relative_errors(solution.final_state, answer)
         within.append(error <= tolerance)
@@ -94,6 +94,7 @@ def study_mixture(
     """Study the exact score of a Gaussian mixture in side^2 dimensions, float64, with DDIM or, if `noisy`, DDPM."""
     scheduler = (DDPMScheduler if noisy else DDIMScheduler)(beta_schedule="scaled_linear", clip_sample=False)
     score = GaussianMixture.random(components=3 * side // 2, shape=(1, side, side)).model(scheduler, "epsilon")
+    # four times the samples of the network, because the score of a mixture costs little
     latents = torch.randn(4 * samples, 1, side, side, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
     return study_sampler(score, latents, scheduler, noisy, 9, num_inference_steps=steps, **division_options(slices))
 
@@ -220,6 +221,8 @@ if __name__ == "__main__":
         results = run()
         lines.append(format_row(name, results))
         print(lines[-1], flush=True)
+        # The total ends here, because docs/results/coverage.md discusses the rows below it one by one: equations on
+        # which the estimate fails, levels, and noise.
         if name == "reaction-diffusion":
             lines.append(format_row("**all of these**", covered := [*covered, *results]))
             print(lines[-1], flush=True)

@@ -107,7 +107,7 @@ def solve_by_hand(x):  # noqa: C901, one loop without functions is the purpose
 
 
 def can_be_corrected(key, coarse):
-    """Return whether F(k, n) can be corrected: inputs left of boundary k are exact, all others need G(k+1, n)."""
+    """Return whether F(k, n) can be corrected: inputs up to boundary k are exact, all others need G(k+1, n)."""
     n, k = key
     return n <= k or (n, k + 1) in coarse
 

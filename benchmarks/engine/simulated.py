@@ -2,9 +2,9 @@
 
     python benchmarks/engine/simulated.py [--out docs/images/simulated.png]
 
-For N = 25 to 1000 steps and 1 to 64 devices, with two iterations, the batch-time curve that
-benchmarks/diffusion/batch_cost.py printed for the shipped network on two threads, and a message time of a tenth of an
-evaluation. Prints the speed-ups and saves a plot of them.
+The script simulates N = 25 to 1000 steps on 1 to 64 devices, with two iterations. Batch times are those that
+benchmarks/diffusion/batch_cost.py printed for the shipped network on two threads, and a message takes a tenth of an
+evaluation. The speed-ups are printed and plotted.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from parareal._api.sequential import sequential
 from parareal._api.solve import solve
 from parareal._corrections.elementary import Zero
 from parareal._criteria import Iterations
-from parareal._execution.choose import runner_for
+from parareal._execution.choose import build_runner
 from parareal._execution.executors import SerialExecutor
 from parareal._iteration.messages import Kind, Request, Value
 from parareal._problem.boundaries import Boundaries, check_boundaries
@@ -82,7 +82,8 @@ def check(
     Examples:
         `print(parareal.check(fine, coarse, u, times))`
     """
-    # Of nested levels, the innermost fine propagator is tested: it is the only one that the caller has written.
+    # Of nested levels, the innermost fine propagator is tested, because all other fine propagators are solves by this
+    # package. Coarse propagators of inner levels are not tested.
     fine, boundaries, _ = unroll(fine, check_boundaries(boundaries))
     correction = Zero() if coarse is None else None
     problem = Problem.create(fine, coarse, initial, boundaries, batch_dims, correction=correction)
@@ -113,7 +114,7 @@ def _propagate(problem: Problem, kind: Kind, states: list[State], slices: list[i
         together: whether all rows go into one batch; otherwise each runs alone.
     """
     times, ends = problem.boundaries, dict[int, State]()
-    with closing(runner_for(problem, None if together else SerialExecutor())) as runner, torch.no_grad():
+    with closing(build_runner(problem, None if together else SerialExecutor())) as runner, torch.no_grad():
         runner.add(
             [
                 Request(0, n, 0, kind, Value(0, u), times[n], times[n + 1], full_accuracy=True)
@@ -147,7 +148,10 @@ def _check_determinism(problem: Problem) -> str:
         if not same(before, start):
             return f"{kind.value} changes its input: make it return a new state"
         if not same(first, second):
-            return f"{kind.value} returns two different results for one input: fix its random numbers"
+            return (
+                f"{kind.value} returns two different results for one input: make it deterministic, for example by "
+                "seeding its random numbers in every call"
+            )
     return ""
 
 
@@ -184,4 +188,9 @@ def _check_fixed_point(problem: Problem, initial: State) -> str:
     options |= {"guess": guess, "criterion": Iterations(problem.slices), "correction": problem.correction}
     solution = solve(fine, coarse, initial, problem.boundaries, throw=False, **options)
     worst = np.nanmax(solution.increments[1:], initial=0.0)
-    return f"started from the sequential solution, iteration 1 makes an increment of {worst:.2g}" if worst else ""
+    if not worst:
+        return ""
+    return (
+        f"started from the sequential solution, iteration 1 makes an increment of {worst:.2g}: "
+        "make fine deterministic, and let the result depend on its arguments only"
+    )

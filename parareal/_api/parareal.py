@@ -22,8 +22,9 @@ class Parareal(Level):
     levels share batched calls and evaluations.
 
     An inner solve that stops before its end is not exact. The next outer iteration continues it even if its input has
-    not changed, and no outer boundary settles on a result that the inner criterion has not accepted. If all levels run
-    to their ends, as with `Iterations(number of slices)`, the result is the sequential solution.
+    not changed, and no outer boundary (except the last, with `Tolerance`) settles on a result that the inner criterion
+    has not accepted. If all levels run to their ends, as with `Iterations(number of slices)`, the result is the
+    sequential solution.
 
     Args:
         fine: the propagator that defines the answer; of any form, another `Parareal` included.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from parareal._corrections.elementary import Zero
-from parareal._execution.choose import runner_for
+from parareal._execution.choose import build_runner
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.messages import Kind, Request, Value
 from parareal._problem.boundaries import Boundaries
@@ -60,7 +60,7 @@ def sequential(
     # With nested levels, `times` holds the innermost boundaries and `indices` the positions of the outer ones in it.
     fine, times, indices = unroll(fine, outer.boundaries)
     problem = replace(outer, fine=fine, boundaries=times)
-    runner = runner_for(problem, executor)
+    runner = build_runner(problem, executor)
     history = History(outer.slices + 1, len(problem.samples))
     paths = [[Value(0, state, exact=True)] for state in problem.samples]
     start_time = time.perf_counter()
@@ -99,5 +99,8 @@ def sequential(
         propagations=history.propagations,
     )
     if throw and outcome.failed:
-        raise PararealError("the sequential solution's final state is not finite", solution)
+        raise PararealError(
+            "the sequential solution's final state is not finite: take smaller fine steps, or check fine for NaN",
+            solution,
+        )
     return solution

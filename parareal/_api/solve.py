@@ -15,7 +15,7 @@ from parareal._problem.propagators import Propagator
 from parareal._results.solution import Outcome, PararealError, Refinement, Solution
 from parareal._run.loop import Run
 from parareal._run.options import Options
-from parareal._run.progress import bar
+from parareal._run.progress import show_bar
 from parareal._state import Stack, State
 
 
@@ -62,8 +62,8 @@ def solve(
         coarse: a cheap propagator in any of these forms. None for a correction that uses none; the prediction is then
             `guess`, or `initial` at every boundary.
         initial: the state at the first boundary: a Python number, a NumPy array, a torch tensor, or a pytree of them.
-            Results keep its library, dtype, device and structure, except that integers become floats. Half precision
-            is refused.
+            Results keep its library, dtype, device and structure, except that Python integers become floats. Half
+            precision is refused.
         boundaries: the times t_0 .. t_M that bound the M slices, in the time unit of the propagators: two or more
             finite numbers, strictly rising or falling, evenly spaced or not. With `slices`, only the two ends.
             Functions receive two adjacent ones, unchanged. For `Steps` they are integer nodes.
@@ -144,7 +144,7 @@ def solve(
         ),
     )
     # `run` carries requests between the algorithm (`_iteration`) and the queues (`_execution`); see `_run/loop.py`.
-    with bar(run, progress), closing(run.iterations()) as iterations:
+    with show_bar(run, progress), closing(run.iterations()) as iterations:
         for iteration in iterations:
             # `is False`: a callback that returns nothing, as most do, must not cancel
             if callback is not None and callback(run.refinement(iteration)) is False:

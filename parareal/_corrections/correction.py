@@ -10,7 +10,7 @@ class Point(NamedTuple):
     """An iterate U at the left boundary of a slice, with the results of the propagators on it."""
 
     state: State
-    """U; None unless the correction `uses_states`"""
+    """U; may be None unless the correction `uses_states`"""
     coarse: State
     """G(U); None unless the correction `uses_coarse`"""
     fine: State = None

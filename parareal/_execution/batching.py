@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parareal._execution.rows import Group, pick, start_key
+from parareal._execution.rows import Group, make_start_key, pick
 from parareal._state import concatenate, same, take
 
 Index = np.ndarray | slice
@@ -68,6 +68,7 @@ def _assign_positions(groups: list[Group]) -> tuple[list[Index], list[Index | No
         is_new[list(pairs)] = False
         # new rows are numbered on from `total`; the others are overwritten below
         position = total - 1 + np.cumsum(is_new)
+        # appended before the loop, because a duplicate may refer to an earlier row of the same group
         positions.append(position)
         for i, (other, j) in pairs.items():
             there = positions[other]
@@ -86,11 +87,11 @@ def _find_duplicates(groups: list[Group], number: int, first: dict[Any, tuple[in
     group, pairs = groups[number], {}
     if group.may_share:
         for i in np.flatnonzero(group.rows.steps_made == 0).tolist():
-            there = first.setdefault(start_key(group.rows.requests[i]), (number, i))
+            there = first.setdefault(make_start_key(group.rows.requests[i]), (number, i))
             if there != (number, i):
                 pairs[i] = there
-    # The same state is not enough: both evaluations must be at the same time or noise level, which only the stepper
-    # knows. It yields that as `where`.
+    # The same state is not enough: both evaluations must also have the same time or noise level. Only the stepper knows
+    # it, and yields it as `where`.
     for other in {other for other, _ in pairs.values()}:
         duplicates = {i: j for i, (at_other, j) in pairs.items() if at_other == other}
         # They nearly always agree, so all are compared at once, and row by row only if that fails.

@@ -9,7 +9,7 @@ from parareal._iteration.rules import Rules
 from parareal._problem.problem import Problem
 
 
-def runner_for(problem: Problem, executor: AbstractExecutor | Executor | None, rules: Rules | None = None) -> Runner:
+def build_runner(problem: Problem, executor: AbstractExecutor | Executor | None, rules: Rules | None = None) -> Runner:
     """Return the runner for a problem's propagations; inner levels derive their rules from `rules`.
 
     Raises:

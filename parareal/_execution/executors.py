@@ -16,7 +16,7 @@ from parareal._state import Layout
 
 
 class AbstractExecutor(ABC):
-    """The place where propagations run. It changes no iterate, except by rounding and within windows.
+    """The place where propagations run. It changes no iterate, except by rounding of batched calls and with windows.
 
     An executor makes the queues of one solve. The runner calls `functions` once per plain function and kind (fine or
     coarse), and `steppers` once if any propagator is `Steps`. A queue of your own is a `parareal.driver.Queue`; return

@@ -53,12 +53,12 @@ class CallingConvention:
 class FunctionQueue(Queue):
     """The propagations by one plain function, which run in this thread.
 
-    `most` is the largest number of rows in one call of a vectorized function; None for no bound.
+    `max_rows` is the largest number of rows in one call of a vectorized function; None for no bound.
     """
 
-    def __init__(self, kind: Kind, function: Function, layout: Layout, most: int | None, tally: Tally):
+    def __init__(self, kind: Kind, function: Function, layout: Layout, max_rows: int | None, tally: Tally):
         self.kind, self.function, self.layout, self.tally = kind, function, layout, tally
-        self.most = most if isinstance(function, Vectorized) else 1
+        self.max_rows = max_rows if isinstance(function, Vectorized) else 1
         self.convention = CallingConvention(kind, function, layout)
         self.waiting = RequestHeap()
 
@@ -74,7 +74,7 @@ class FunctionQueue(Queue):
     def tick(self) -> list[Delivery]:
         """Make one call, for all waiting requests if the function is vectorized, else for the first."""
         # One call per tick and not all that wait: its result may settle a slice, and cancel the others.
-        requests = self.waiting.take(self.most)
+        requests = self.waiting.take(self.max_rows)
         if not requests:
             return []
         start_time = time.perf_counter()

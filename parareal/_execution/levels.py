@@ -9,7 +9,7 @@ from typing import final
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Delivery, Kind, Request, Result, Value
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import Level, last_iteration, leaves, runs_until_exact
+from parareal._problem.levels import Level, bound_iterations, count_runs_until_exact, list_leaves
 from parareal._problem.propagators import make_memory_correction
 from parareal._state import Layout, nan_like
 
@@ -32,8 +32,9 @@ class _InnerSolve:
 
 @final
 class InnerSolves:
-    """The solves within the slices of one level, one at a time per slice, each starting where the last one ended.
+    """The solves within the slices of one level, one at a time per slice.
 
+    Each solve of a fine propagator starts where the last one in its slice ended. Those of a coarse one start afresh.
     The machines of these solves send their requests to the same queues as the outermost level, so all levels share
     batches. `receive` accepts the results of inner propagations and returns the propagations of this level that they
     complete. `same_stepper` tells whether the outer coarse propagator's memory suits the inner one.
@@ -44,21 +45,22 @@ class InnerSolves:
         # F gets better from one outer iteration to the next, so each inner solve starts where the last one ended. G
         # must be the same map in every iteration, or its difference would not cancel: its solves start afresh.
         self.warm_start = kind is Kind.FINE
-        criterion, self.answers = level.criterion, runs_until_exact(level.fine)
+        criterion, self.runs_to_exact = level.criterion, count_runs_until_exact(level.fine)
         correction = outer.correction if level.correction is None else level.correction
-        self.rules = replace(  # for a slice with enough steps; `_build_rules` adapts them to the others
+        # these hold for a slice of at least `slices` steps; `_build_rules` adapts them to shorter slices
+        self.rules = replace(
             outer,
             criterion=outer.criterion.for_inner_solves(outer.slices, level.slices)
             if criterion is None
             else criterion.resolve(layout),
             correction=correction,
-            predicts=level.coarse is not None,
+            has_coarse=level.coarse is not None,
             boundaries=list(range(level.slices + 1)),
-            correct_memory=make_memory_correction(leaves(level)[0]),
+            correct_memory=make_memory_correction(list_leaves(level)[0]),
             # Windows and waiting are decisions of the outermost level. Within a slice all inner slices may run.
             window=None,
             speculate_until=float("inf"),
-            inexact=self.answers > 1,
+            inexact=self.runs_to_exact > 1,
         )
         self.destinations: dict[Kind, Send] = {}  # of the requests of inner machines; set by the runner
         self.inner_levels: list[InnerSolves] = []  # levels within this one; set by the runner
@@ -66,7 +68,7 @@ class InnerSolves:
         # so that no other object can have the same id meanwhile.
         self.solves: dict[int, _InnerSolve] = {}
         self.queues: dict[Path, deque[Request]] = {}  # per slice: the request under way, and those behind it
-        self.paths: dict[Path, set[Path]] = {}  # of queues, by the path of the solve that they are part of
+        self.paths: dict[Path, set[Path]] = {}  # the keys of `queues`, grouped by the path of the enclosing solve
         self.trajectories: dict[Path, dict[Path, tuple[list[Value], float]]] = {}  # by the outermost slice's path
 
     def add(self, requests: list[Request]) -> None:
@@ -87,7 +89,7 @@ class InnerSolves:
         parents = [path] if path in self.paths else [p for p in self.paths if len(p) > depth and p[:depth] == path]
         for inner in [p for parent in parents for p in self.paths.pop(parent)]:
             solve = self.solves.pop(id(self.queues.pop(inner)[0]))
-            # its requests stay in the queues, which drop them when they come to them
+            # requests of this solve that still wait are cancelled by its scope; each queue discards them later
             solve.machine.scope.close()
             self.trajectories.get(inner[:2], {}).pop(inner, None)
 
@@ -134,7 +136,7 @@ class InnerSolves:
     def _build_rules(self, request: Request) -> Rules:
         """Return the rules of one solve: a slice with few steps has fewer inner slices, and needs fewer iterations."""
         boundaries = self.level.edges(request.start, request.stop)
-        last = last_iteration(self.answers, len(boundaries) - 1)
+        last = bound_iterations(self.runs_to_exact, len(boundaries) - 1)
         count = self.rules.criterion.last_iteration
         count = self.level.inner_iterations if count is None else count
         return replace(self.rules, boundaries=boundaries, limit=last if count is None else min(last, count))
@@ -193,5 +195,5 @@ def dispatch(requests: list[Request], destinations: dict[Kind, Send]) -> None:
 
 
 def _to_guess(value: Value) -> Value:
-    # `moved` stays: the error estimate of the next solve compares its increments with those of this one
+    # `largest_increment` stays: the error estimate of the next solve compares its increments with those of this one
     return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))

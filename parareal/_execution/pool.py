@@ -16,7 +16,7 @@ from parareal._execution.functions import CallingConvention, FunctionQueue
 from parareal._execution.queue import Queue, RequestHeap
 from parareal._execution.steppers import StepperQueue
 from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Request
-from parareal._problem.levels import Level, leaves
+from parareal._problem.levels import Level, list_leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Costed, Function, Propagator, Steps, Vectorized
 from parareal._state import Layout
@@ -35,7 +35,7 @@ class PoolExecutor(AbstractExecutor):
 
     def check(self, problem: Problem) -> None:
         """Raise `TypeError` if the fine propagator is batched in one thread, or cannot be sent to a process."""
-        fine = leaves(problem.fine)[0]
+        fine = list_leaves(problem.fine)[0]
         if isinstance(fine, Steps | Vectorized):
             raise TypeError(
                 f"a {type(self.pool).__name__} runs plain functions, but fine is "
@@ -46,7 +46,7 @@ class PoolExecutor(AbstractExecutor):
             check_pickles("fine", fine)
             # the coarse propagator runs here, unless it is nested: then its own fine propagator runs in the pool
             if isinstance(problem.coarse, Level):
-                check_pickles("coarse", leaves(problem.coarse)[0])
+                check_pickles("coarse", list_leaves(problem.coarse)[0])
 
     def functions(self, kind: Kind, function: Function, layout: Layout, tally: Tally) -> Queue:
         """Return a queue in the pool for a fine plain function, and a queue in this thread for any other function."""
@@ -156,6 +156,8 @@ class PoolQueue(Queue):
                 # put back, so that the queue is not idle and `tick` meets the error again
                 self.waiting.add(requests)
                 raise PropagatorFailure(error) from error
+            # A future does not report its start. The time of submission stands in for it: a worker is free, so the
+            # propagation begins at once.
             self.running[future] = (request, time.perf_counter())
 
     def _get_return_value(self, future: Future[Any]) -> Any:
@@ -163,8 +165,8 @@ class PoolQueue(Queue):
         try:
             return future.result()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            # The executor pickles in another thread and stores the error in the future. Depending on the object
-            # it is of any of these types, which the function itself may raise too: only the text tells.
+            # The executor pickles in another thread and stores the error in the future. The error's type depends on
+            # the object. The function itself may raise the same types, so only the text tells the two cases apart.
             if "pickle" in str(error) or isinstance(error, pickle.PicklingError):
                 raise TypeError(_pickling_message(self.kind.value, error)) from error
             raise

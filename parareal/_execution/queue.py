@@ -21,7 +21,10 @@ class Queue(ABC):
 
     @abstractmethod
     def tick(self) -> list[Delivery]:
-        """Work once, and return the finished propagations; an empty list if there was nothing to do."""
+        """Work once, and return the finished propagations.
+
+        The list is empty if there was nothing to do, or if only cancelled propagations ended.
+        """
 
     @property
     @abstractmethod
@@ -46,8 +49,8 @@ class RequestHeap:
     """Waiting requests, ordered by `Request.priority`; `take` drops cancelled ones."""
 
     def __init__(self) -> None:
-        # Priorities of one level all differ, but nested ones may compare equal. The counter then decides, and the heap
-        # never compares two requests, which hold arrays.
+        # The counter is a safeguard: should two priorities be equal, it decides, and the heap never compares two
+        # requests, which hold arrays.
         self._heap: list[tuple[tuple[int, ...], int, Request]] = []
         self._count = 0
 
@@ -57,10 +60,10 @@ class RequestHeap:
             heapq.heappush(self._heap, (request.priority, self._count, request))
             self._count += 1
 
-    def take(self, most: int | None) -> list[Request]:
-        """Remove and return the first `most` requests, or all if that is None, in order."""
+    def take(self, limit: int | None) -> list[Request]:
+        """Remove and return the first `limit` requests, or all if that is None, in order."""
         requests: list[Request] = []
-        while self._heap and (most is None or len(requests) < most):
+        while self._heap and (limit is None or len(requests) < limit):
             request = heapq.heappop(self._heap)[2]
             if not request.cancelled:
                 requests.append(request)

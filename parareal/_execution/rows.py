@@ -61,27 +61,27 @@ class Rows:
         return self.columns[:, _SAMPLE]
 
     @property
-    def starting(self) -> bool:
+    def has_new_rows(self) -> bool:
         """Whether some row has made no step yet."""
         return bool((self.steps_made == 0).any())
 
     def take(self, index: np.ndarray) -> "Rows":
         """Return some of the rows; consecutive rows are views."""
-        if len(index) == len(self):
+        if len(index) == len(self):  # the usual case: rows advance together, and no array is touched
             return self
         numbers = index.tolist()
         requests, start_times = [self.requests[i] for i in numbers], [self.start_times[i] for i in numbers]
         arrays = [pick(x, index) for x in (self.state, self.memory, self.embedded_difference)]
         return Rows(requests, start_times, self.columns[index], *arrays)
 
-    def row(self, i: int) -> "Rows":
+    def copy_row(self, i: int) -> "Rows":
         """Return a copy of one row."""
         # an index array copies: a view would keep the whole stack alive while this row waits
         one = np.array([i])
         arrays = [None if x is None else take(x, one) for x in (self.state, self.memory, self.embedded_difference)]
         return Rows([self.requests[i]], [self.start_times[i]], self.columns[one], *arrays)
 
-    def next_node(self) -> np.ndarray:
+    def compute_next_nodes(self) -> np.ndarray:
         """Return the node of each row after its next step."""
         # Computed from the slice's start, not from the last node: rounding then does not add up, and the last step
         # ends at the boundary.
@@ -112,9 +112,10 @@ class Rows:
         )
 
 
-def start_key(request: Request) -> tuple[int, int, int]:
-    """Return a key of the state that a propagation starts from: equal keys have equal first evaluations.
+def make_start_key(request: Request) -> tuple[int, int, int]:
+    """Return a key of the state that a propagation starts from.
 
+    Propagations with equal keys can share their first evaluation if the `where` that they evaluate at agree.
     The key holds on any level: an inner solve starts from the very state object of the outer propagation.
     """
     # The identity of the state object, not its numbers: F and G of one iterate are requested with one `Value`, so they
@@ -135,7 +136,7 @@ def _join_embedded_differences(parts: Sequence[Rows]) -> Stack:
 def _stack_memories(requests: list[Request], stepper: Stepper, state: Stack) -> Stack:
     """Return the stepper's memory where these propagations begin."""
     memories = [r.value.memory if r.kind is Kind.FINE else r.value.coarse_memory for r in requests]
-    # Memory is missing at the start of the problem, and in a coarse prediction, which has none for F.
+    # A value has no memory at the start of the problem. A value that G predicted has no memory for F.
     if any(m is None for m in memories):
         begin = stepper.begin(state)
         if begin is None:  # a one-step method

@@ -1,4 +1,7 @@
-"""The runner of one solve: a queue for every propagator of every level, and results returned to their solves."""
+"""The runner of one solve: its queues, and the way of the results back to their solves.
+
+There is one queue per plain function and kind, and one for all steppers.
+"""
 
 from functools import partial
 from typing import final
@@ -91,9 +94,9 @@ class Runner:
             queue.close()
 
     def tick(self) -> list[Delivery]:
-        """Work until at least one call was made or no request waits; return the results of all levels.
+        """Let the queues work in turn until one of them has results; return these, and all that they complete.
 
-        An exception of a propagator is raised as it is.
+        The list is empty if no queue has results. An exception of a propagator is raised as it is.
         """
         try:
             return run_routine(self.ticking())
@@ -111,16 +114,16 @@ class Runner:
         """
         results: list[Delivery] = []
         for queue in self._queues:
-            # Only exceptions of propagators are wrapped here. In `_deliver` the criteria of inner solves run, and what
-            # they raise is not the propagator's failure.
+            # Only exceptions from within queues are wrapped here. In `_deliver` the criteria of inner solves run, and
+            # what they raise is not the propagator's failure.
             try:
                 results = yield from queue.ticking()
             except (StructureError, PropagatorFailure):
-                raise
+                raise  # as it is: a broken contract is broken in every run, and no solution helps to repair it
             except Exception as error:
                 raise PropagatorFailure(error) from error
-            # Stop at the first queue with results. They make new requests, and those of the queues further up must not
-            # wait behind the longer calls further down.
+            # Results lead to new requests. A new request for a queue further up must not wait behind the longer calls
+            # of the queues further down.
             if results:
                 break
         return self._deliver(results)
@@ -136,6 +139,7 @@ class Runner:
         while pending:
             delivery = pending.pop(0)
             deliveries.append(delivery)
+            # at most one level expects a result; none does if its solve is the outermost, or was dropped meanwhile
             for level in self._levels:
                 if level.expects(delivery.request):
                     pending += level.receive(delivery.request, delivery.result)

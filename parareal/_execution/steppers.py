@@ -1,9 +1,10 @@
-"""The queue for steppers: all rows advance together, with one batched call of the network per tick.
+"""The queue for steppers: all rows advance together, in batched calls of the network.
 
 A row is one propagation on its way across a slice. Rows are regrouped at every step, not at every slice: all rows of
 one stepper, of whatever level, slice and iteration, then stay one vectorized group. Rows that began at different times
 would otherwise stay in groups of their own, and each group costs Python calls per step. A method with s stages has at
-most s groups within a step at once. A tick, in order:
+most s groups within a step at once. A tick repeats `advance` until rows have reached their boundaries. `advance`, in
+order:
 
 1. `_start_steps`: rows at the start of a step, new ones included, are joined per stepper. With `max_batch`, only the
    first by priority are selected (`waiting.py`).
@@ -11,7 +12,7 @@ most s groups within a step at once. A tick, in order:
 3. `_evaluate_all`: the evaluations that all groups wait for are joined and requested as one call; evaluations of F and
    G at the same state are made once (`batching.py`). The call is yielded to the driver of the run (`evaluations.py`).
 4. `_resume`: each generator is sent its values. It yields a further evaluation (the next stage: the group waits for the
-   next tick) or returns the step's result (`_finish_step`).
+   next `advance`) or returns the step's result (`_finish_step`).
 5. `_finish_step`: rows that have reached their boundary become results, the others wait for their next step.
 """
 
@@ -51,16 +52,16 @@ from parareal._state import (
 class StepperQueue(Queue):
     """The propagations by all steppers of a solve, which run in this thread.
 
-    `most` is the largest number of rows of one evaluation; None for no bound.
+    `max_rows` is the largest number of rows of one evaluation; None for no bound.
     """
 
-    def __init__(self, layout: Layout, most: int | None, tally: Tally) -> None:
-        self.layout, self.most, self.tally = layout, most, tally
+    def __init__(self, layout: Layout, max_rows: int | None, tally: Tally) -> None:
+        self.layout, self.max_rows, self.tally = layout, max_rows, tally
         self.steppers: dict[int, Stepper] = {}  # by id, because they need not be hashable
         self.waiting = WaitingRows()  # rows between steps
         self.groups: list[Group] = []  # rows within a step
         self.results: list[Delivery] = []
-        self.checked: set[int] = set()  # ids of steppers whose first step kept structure, shape and dtype
+        self.checked_steppers: set[int] = set()  # ids of steppers whose first step kept structure, shape and dtype
 
     def add(self, propagator: Propagator, requests: list[Request]) -> None:
         """Queue requests for a `Steps`."""
@@ -69,9 +70,9 @@ class StepperQueue(Queue):
         self.waiting.add(id(stepper), [(r, propagator.count(int(r.start), int(r.stop))) for r in requests])
         if id(stepper) not in self.steppers:
             self.steppers[id(stepper)] = stepper
-            # F and G share first evaluations if they call the same network. What a function computes cannot be
-            # inspected, so that is known only if their `evaluate` is the same object (or the same bound method).
-            self.waiting.sharing = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
+            # F and G share first evaluations if they call the same network. Two functions cannot be compared by what
+            # they compute, so the condition is that `evaluate` is the same object (or the same bound method).
+            self.waiting.same_network = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
 
     @property
     def idle(self) -> bool:
@@ -107,14 +108,13 @@ class StepperQueue(Queue):
         # The generator of a step cannot give up single rows, so cancelled rows within a step are dropped at its end,
         # when they wait again. `again` asks for another look at that time.
         self.waiting.drop_cancelled(again=busy > 0)
-        # If no group is within a step, one row must advance, or the solve would stand still.
-        room = None if self.most is None else max(self.most - busy, 0 if self.groups else 1)
+        room = None if self.max_rows is None else max(self.max_rows - busy, 0)
         for stepper, rows in self.waiting.take(room, self.steppers, time.perf_counter()).items():
             self._begin_step(self.steppers[stepper], rows)
 
     def _begin_step(self, stepper: Stepper, rows: Rows) -> None:
         """Run the stepper's generator up to its first evaluation."""
-        next_node = rows.next_node()
+        next_node = rows.compute_next_nodes()
         # Copies, because the columns change in place at the end of the step, and a stepper may keep its arguments.
         start, stop = self._to_vector(rows.node.copy(), rows.state), self._to_vector(next_node, rows.state)
         samples = (self._to_vector(rows.sample.copy(), rows.state),) if stepper.per_sample else ()
@@ -129,7 +129,7 @@ class StepperQueue(Queue):
         # iterate both need it. Only the identity of the object shows that cheaply and with certainty: a stepper that
         # scales or shifts its state yields another object, and is not shared. Comparing numbers would cost a pass over
         # all states and, on a GPU, a wait for the device.
-        group.may_share = rows.starting and group.state is rows.state
+        group.may_share = rows.has_new_rows and group.state is rows.state
 
     def _to_vector(self, values: np.ndarray, like: Stack) -> Nodes:
         """Return an integer vector in the library and on the device of the states."""
@@ -144,16 +144,19 @@ class StepperQueue(Queue):
         except StopIteration as end:
             if not isinstance(end.value, tuple) or len(end.value) not in (2, 3):
                 raise StructureError(
-                    f"{type(group.stepper).__name__}.step must return (state, memory) or (state, memory, embedded)"
+                    f"{type(group.stepper).__name__}.step must return (state, memory) or (state, memory, embedded), "
+                    f"but returned {_describe(end.value)}"
                 ) from None
+            # in place, because `node` and `cost` are views of the rows' columns
             group.rows.node[:] = group.next_node
             group.rows.cost[:] += group.evaluations
             self._finish_step(group.stepper, group.rows, *end.value)
         else:
             # checked in a stepper's first step only: it costs Python calls per evaluation
-            if id(group.stepper) not in self.checked and not has_rows(group.where, len(group.rows)):
+            if id(group.stepper) not in self.checked_steppers and not has_rows(group.where, len(group.rows)):
                 raise StructureError(
-                    f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row"
+                    f"{type(group.stepper).__name__}.step must yield (state, where) with a `where` for each row, "
+                    f"but yielded {_describe(group.where)} for {len(group.rows)} rows"
                 )
             group.may_share = False  # `_begin_step` sets it for the first evaluation
             self.groups.append(group)
@@ -174,6 +177,7 @@ class StepperQueue(Queue):
 
     def _build_result(self, rows: Rows, i: int) -> Result:
         """Return the result of one row as copies: views would keep the whole stack alive, all steps long."""
+        # the memory keeps its leading axis, because the next `_stack_memories` joins it; a state has none
         memory = None if rows.memory is None else copy(take(rows.memory, slice(i, i + 1)))
         difference = rows.embedded_difference
         difference = None if difference is None else self.layout.row(difference, i)
@@ -181,9 +185,10 @@ class StepperQueue(Queue):
 
     def _check_step(self, stepper: Stepper, rows: Rows, state: Stack, memory: Stack) -> None:
         """Raise `StructureError` if a stepper's first step changes structure, shape or dtype of its arguments."""
-        if id(stepper) in self.checked:
+        if id(stepper) in self.checked_steppers:
             return
         kind = rows.requests[0].kind.value
+        # another structure has no rows that `layout.row` could take, so it is refused as a whole
         if structure(state) != self.layout.tree:
             check_result(kind, state, self.layout)
         check_result(kind, self.layout.row(state, 0), self.layout)
@@ -191,7 +196,7 @@ class StepperQueue(Queue):
             raise StructureError(
                 f"{type(stepper).__name__}.step returned memory of another structure than begin did: implement begin"
             )
-        self.checked.add(id(stepper))
+        self.checked_steppers.add(id(stepper))
 
     def _evaluate_all(self) -> EvaluationRoutine[None]:
         """Evaluate all groups: one call per network, which is one call in all where F and G share theirs."""
@@ -219,13 +224,13 @@ class StepperQueue(Queue):
         self._resume(group, value)
 
     def _request_call(self, evaluate: Evaluate, arguments: list[Any], count: int) -> EvaluationRoutine[Any]:
-        """Request an evaluation, in parts of at most `most` rows."""
-        # More rows than `most` can be within a step: those that share a first evaluation are admitted together, and
+        """Request an evaluation, in parts of at most `max_rows` rows."""
+        # More rows than `max_rows` can be within a step: those that share a first evaluation are admitted together, and
         # need evaluations of their own afterwards.
-        if self.most is not None and count > self.most:
+        if self.max_rows is not None and count > self.max_rows:
             values = []
-            for i in range(0, count, self.most):
-                part = slice(i, min(i + self.most, count))
+            for i in range(0, count, self.max_rows):
+                part = slice(i, min(i + self.max_rows, count))
                 rows = [pick(x, part) for x in arguments]
                 values.append((yield from self._request_call(evaluate, rows, part.stop - i)))
             return concatenate(values)
@@ -233,6 +238,16 @@ class StepperQueue(Queue):
         # or throws the error of its call (`evaluations.py`).
         value = yield Evaluation(evaluate, arguments, count)
         if value is None or not has_rows(value, count):
-            raise StructureError(f"evaluate was given {count} rows and must return a value for each")
+            raise StructureError(
+                f"evaluate was given {count} rows and must return a value for each, but returned {_describe(value)}"
+            )
         self.tally.call(count)
         return value
+
+
+def _describe(value: Any) -> str:
+    """Return the type of a value, with its shape or length, for an error message."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")

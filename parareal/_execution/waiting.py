@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from parareal._execution.rows import Rows, start_key
+from parareal._execution.rows import Rows, make_start_key
 from parareal._iteration.messages import Request, Scope
 from parareal._problem.propagators import Stepper
 
@@ -52,16 +52,16 @@ class WaitingRows:
     """
 
     def __init__(self) -> None:
-        self.sharing = True
+        self.same_network = True
         """all steppers have the same network, so F and G at one state share their first evaluation"""
         self._new: list[tuple[int, Request, int]] = []  # rows that have not begun: stepper, request, number of steps
         self._parts: list[tuple[int, Rows]] = []  # stacked rows between two steps, by stepper
         self._heap: list[tuple[tuple[int, ...], int, _Entry]] = []
-        self._beginning: dict[Key, list[_Entry]] = {}  # entries that have not begun, by `start_key`
+        self._new_by_start: dict[Key, list[_Entry]] = {}  # entries that have not begun, by `make_start_key`
         self._size = 0  # entries of the heap without those taken out of turn
-        self._turns = 0  # entries popped since the heap was last cleaned
+        self._pops = 0  # entries popped since the heap was last cleaned
         self._arrivals = 0
-        self._closures = Scope.closures
+        self._latest_closing = Scope.latest_closing
 
     def __bool__(self) -> bool:
         return bool(self._new or self._parts or self._size)
@@ -81,24 +81,25 @@ class WaitingRows:
         Does nothing as long as no scope was closed: with a look at every row in every tick, the cost of a tick would
         grow with the number of waiting rows.
         """
-        if self._closures == Scope.closures:
+        if self._latest_closing == Scope.latest_closing:
             return
-        self._closures = -1 if again else Scope.closures
+        # no closing has the number -1, so the next call looks again
+        self._latest_closing = -1 if again else Scope.latest_closing
         self._new = [entry for entry in self._new if not entry[1].cancelled]
         parts = [(stepper, _drop_cancelled_rows(rows)) for stepper, rows in self._parts]
         self._parts = [(stepper, rows) for stepper, rows in parts if rows is not None]
         # Entries of the heap are checked when they are popped. But cancelled ones far down would keep their states
-        # alive, so the whole heap is cleaned once the number of entries popped since the last time reaches its length.
-        # That makes the cost per popped entry constant.
-        if self._turns >= len(self._heap):
-            self._turns = 0
+        # alive, so the whole heap is cleaned when the number of entries popped since the last cleaning reaches the
+        # heap's length. Cleaning then costs a constant time per popped entry, on average.
+        if self._pops >= len(self._heap):
+            self._pops = 0
             self._heap = [item for item in self._heap if item[2].waits]
             heapq.heapify(self._heap)
-            self._size, self._beginning = len(self._heap), {}
+            self._size, self._new_by_start = len(self._heap), {}
             for _, _, entry in self._heap:
                 self._index(entry)
         else:
-            self._closures = -1  # come back to it
+            self._latest_closing = -1  # the heap still holds cancelled entries, so look again next time
 
     def take(self, room: int | None, steppers: Mapping[int, Stepper], now: float) -> dict[int, Rows]:
         """Remove and return the rows that may advance, joined per stepper, the oldest first.
@@ -109,11 +110,12 @@ class WaitingRows:
         if room is None or waiting <= room:
             # the usual case: stacks stay as they are, without the heap
             entries = [entry for _, _, entry in self._heap if entry.waits]
-            self._heap, self._size, self._beginning = [], 0, {}
+            self._heap, self._size, self._new_by_start = [], 0, {}
         else:
             self._unstack()
             entries = self._take_first(room)
-        # Stacked in order of arrival, as rows are where all may advance; priority only selects.
+        # The selected rows are stacked in order of arrival, as when all rows may advance. Priority only decides which
+        # rows are selected.
         entries.sort(key=lambda entry: entry.number)
         new = [(entry.stepper, entry.request, entry.steps) for entry in entries if entry.row is None]
         parts = [(entry.stepper, entry.row) for entry in entries if entry.row is not None]
@@ -133,7 +135,7 @@ class WaitingRows:
         """Make an entry of every row."""
         for stepper, rows in self._parts:
             for i, request in enumerate(rows.requests):
-                self._push(request, _Entry(stepper, request, 0, rows.row(i)))
+                self._push(request, _Entry(stepper, request, 0, rows.copy_row(i)))
         for stepper, request, steps in self._new:
             self._push(request, _Entry(stepper, request, steps))
         self._parts, self._new = [], []
@@ -148,24 +150,24 @@ class WaitingRows:
 
     def _index(self, entry: _Entry) -> None:
         """Index an entry by its initial state, if other entries may share its first evaluation."""
-        if self.sharing and entry.row is None and entry.request is not None:
-            self._beginning.setdefault(start_key(entry.request), []).append(entry)
+        if self.same_network and entry.row is None and entry.request is not None:
+            self._new_by_start.setdefault(make_start_key(entry.request), []).append(entry)
 
     def _take_first(self, room: int) -> list[_Entry]:
         """Remove and return the first entries by priority, and those that share the evaluation of one of them."""
         entries: list[_Entry] = []
         while self._heap and len(entries) < room:
             entry = heapq.heappop(self._heap)[2]
-            self._turns += 1
+            self._pops += 1
             if entry.request is not None:  # else it was taken out of turn
                 self._size -= 1
                 if entry.waits:
                     entries.append(entry.take())
-        # F of an iterate that begins goes along with its G, out of turn and beyond `room`: their common evaluation adds
-        # no row to the batch now, and would be made twice if F began in a later tick.
+        # If G of an iterate begins, F of the same iterate begins with it, out of turn and beyond `room`: their common
+        # evaluation adds no row to the batch now, and would be made twice if F began in a later tick.
         for first in list(entries):
-            if self.sharing and first.row is None and first.request is not None:
-                for entry in self._beginning.pop(start_key(first.request), []):
+            if self.same_network and first.row is None and first.request is not None:
+                for entry in self._new_by_start.pop(make_start_key(first.request), []):
                     if entry.waits:
                         self._size -= 1
                         entries.append(entry.take())

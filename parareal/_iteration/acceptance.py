@@ -3,7 +3,9 @@
 Four words say that something is finished, and nothing else does:
 
 - *exact*: a boundary state is the sequential solution itself;
-- *settled*: the criterion accepts a boundary state, and its left neighbour is settled or exact;
+- *settled*: the criterion accepts a boundary state, and its left neighbour is settled, or exact since the previous
+  iteration. The last boundary may also settle without its neighbour, by a criterion that is cumulative or not local,
+  or without being accepted, because its input has settled;
 - *final*: exact or settled, so that later iterations leave the boundary as it is;
 - *done*: of a slice, a machine or a run: nothing more will come from it.
 """
@@ -11,8 +13,8 @@ Four words say that something is finished, and nothing else does:
 from typing import final
 
 from parareal._criteria import Evidence
-from parareal._iteration.error_estimate import ErrorEstimate, Update
-from parareal._iteration.error_model import FEW
+from parareal._iteration.error_estimate import ErrorEstimator, Update
+from parareal._iteration.error_model import MIN_SLICES_FOR_PREDICTION
 from parareal._iteration.messages import Result, UpdateRecord, Value
 from parareal._iteration.rules import Rules
 from parareal._state import NORMS, Memory, finite, same, split_inexact, subtract
@@ -33,14 +35,17 @@ class Acceptance:
         self.last = index + 1 == rules.slices
         """the slice ends at the last boundary"""
         self.norm = NORMS[rules.criterion.norm]
-        self.errors = ErrorEstimate(rules.criterion.norm, rules.layout.numbers)
+        self.errors = ErrorEstimator(rules.criterion.norm, rules.layout.numbers)
         self.streak = 0
         """number of outputs accepted in a row"""
         self.requires_full_accuracy = False
         """an output computed from an approximate result of F was accepted: F must run at full accuracy from now on"""
 
     def judge_prediction(self, left: Value, value: Value, coarse: Result | None) -> Value:
-        """Estimate the error of a prediction, where an embedded pair makes that possible; the last one may settle."""
+        """Estimate the error of a prediction, if there is an embedded pair.
+
+        A prediction of the last boundary may settle.
+        """
         difference = None if coarse is None else self.errors.sum_embedded_differences(left, coarse)
         criterion, size, error = (
             self.rules.criterion,
@@ -52,9 +57,9 @@ class Acceptance:
         evidence = Evidence(
             value.iteration, self.index + 1, UNKNOWN, UNKNOWN, size, UNKNOWN, error=error, last=self.last
         )
-        # In its first jump a multistep G has no history, and so no second result to compare with. With few slices that
-        # jump is much of the interval, and the sum of embedded differences is unreliable.
-        settled = self.last and self.rules.slices >= FEW and criterion.accepts(evidence)
+        # In its first jump a multistep G has no history, so its two results agree and their difference shows no error.
+        # With few slices that jump is much of the interval, and the sum of embedded differences is unreliable.
+        settled = self.last and self.rules.slices >= MIN_SLICES_FOR_PREDICTION and criterion.accepts(evidence)
         return value._replace(
             settled=settled,
             size=size,
@@ -64,7 +69,7 @@ class Acceptance:
         )
 
     def judge(self, value: Value, previous_output: Value, update: Update) -> Value:
-        """Measure increment and defect of U(k, n+1), and let the criterion decide whether the boundary settles.
+        """Measure the increment of U(k, n+1) and the defect of U(k-1, n+1), and decide whether the boundary settles.
 
         `previous_output` is U(k-1, n+1), and `update` holds the parts that `value` is the sum of.
         """
@@ -77,8 +82,9 @@ class Acceptance:
         # an input that has become exact in this iteration may have jumped, and F has not run on its new state yet
         steady = current.exact and update.unchanged
         errors = self.errors.estimate_update(value.exact, size, increment, defect, previous_output, update)
-        # If this boundary settles, F does not run on its last increment. The error that this leaves in the next slice
-        # is counted here, where the boundary may still be rejected.
+        # If this boundary settles, F does not run again from its changed state. The error that this causes in the next
+        # slice is added here, while the criterion can still reject the boundary. The rate of the next slice is not
+        # known here, so this slice's stands in.
         unseen_error = 0.0 if self.last else self.errors.rate * increment
         evidence = Evidence(
             iteration=value.iteration,
@@ -96,7 +102,7 @@ class Acceptance:
             size=size,
             increment=increment,
             error=errors.sum_of_norms,
-            moved=errors.largest_increment,
+            largest_increment=errors.largest_increment,
             sums=errors.sums,
             estimate=self.rules.criterion.estimate(evidence),
         )
@@ -104,23 +110,24 @@ class Acceptance:
     def _settles(self, value: Value, previous_output: Value, update: Update, evidence: Evidence, steady: bool) -> bool:
         """Return whether a boundary settles (docs/explained/estimates.md, eq. 6 and 7)."""
         criterion, current, fine = self.rules.criterion, update.current, update.fine
-        # the next slice's F has not run with a memory that has just changed
+        # the memory has just changed, and F of the next slice has not run with it yet
         memory_changed = not self._memory_agrees(value.memory, previous_output.memory, evidence)
         applies = (criterion.local or self.last) and not memory_changed
         self.streak = self.streak + 1 if applies and criterion.accepts(evidence) else 0
         enough = self.streak >= criterion.consecutive
         if enough and not fine.accepted:
-            # Further approximate results would be accepted as well, but the boundary cannot settle on them.
+            # The criterion would also accept further approximate results, but a boundary cannot settle on an
+            # approximate result.
             self.requires_full_accuracy = True
-        # A local criterion bounds what one slice adds. It means something only if nothing still moves on the left,
-        # unless the criterion's own estimate includes everything that is still on its way.
-        left_final = steady or current.settled or not criterion.local or (self.last and criterion.cumulative)
-        settled = left_final and enough
+        # A local criterion bounds what one slice adds, so everything to the left must be final first. A cumulative
+        # criterion at the last boundary does not need that, because its estimate includes the changes under way.
+        left_sufficient = steady or current.settled or not criterion.local or (self.last and criterion.cumulative)
+        settled = left_sufficient and enough
         if self.last and current.settled and not memory_changed:
-            # nothing to the left can change any more, so a further iteration could not improve this output
+            # F does not run on a settled input, so a further iteration would repeat this output
             settled = True
-        # An inner solve that its own criterion has not accepted may still have changes on their way through its
-        # slices. At the last boundary a cumulative estimate includes them.
+        # If the inner criterion has not accepted the inner result, changes may still be under way in the inner slices.
+        # At the last boundary a cumulative estimate includes them.
         return settled and (fine.accepted or (self.last and criterion.cumulative))
 
     def _measure_size(self, value: Value) -> float:
@@ -133,15 +140,17 @@ class Acceptance:
         # The norm is NaN or infinite wherever the state is not finite. The state is searched only then, because a norm
         # may also overflow on finite numbers.
         if not size < float("inf") and not finite(value.state):
-            advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.predicts else "")
+            remedy = "the fine propagator returns NaN or infinity there; take smaller fine steps"
+            advice = "take more slices" + (", or a more stable coarse propagator" if self.rules.has_coarse else "")
             raise NonFinite(
                 f"the state at the end of slice {self.index} is not finite in iteration {value.iteration}, "
-                f"sample {self.sample}: {'the fine propagator overflows' if value.exact else advice}"
+                f"sample {self.sample}: {remedy if value.exact else advice}"
             )
         return size
 
     def _memory_agrees(self, memory: Memory, previous: Memory, evidence: Evidence) -> bool:
-        """Return whether F has run with this memory, or with one that the criterion does not tell from it."""
+        """Return whether F has run with this memory, or with a memory whose difference the criterion overlooks."""
+        # a prediction holds no memory of F, so F has not run with the first memory that the boundary gets
         if memory is None or previous is None:
             return memory is None
         (numbers, counts), (old_numbers, old_counts) = split_inexact(memory), split_inexact(previous)

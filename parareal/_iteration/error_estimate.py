@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, final
 
-from parareal._iteration.error_model import PREDICTION, ErrorModel, extrapolate_error
+from parareal._iteration.error_model import PREDICTION_FACTOR, ErrorModel, extrapolate_error
 from parareal._iteration.messages import Result, Sums, Value
 from parareal._state import NORMS, State, add, subtract
 
@@ -30,7 +30,7 @@ class Update(NamedTuple):
     """this is the slice's first update: it corrects the prediction, or the guess"""
 
 
-class Errors(NamedTuple):
+class OutputErrors(NamedTuple):
     """Estimates of one output U(k, n+1)."""
 
     estimate: float
@@ -38,13 +38,13 @@ class Errors(NamedTuple):
     sum_of_norms: float
     """norm of its error without credit for cancellation: the next slice starts from it"""
     largest_increment: float
-    """see `Value.moved`"""
+    """see `Value.largest_increment`"""
     sums: Sums
     """see `Value.sums`"""
 
 
 @final
-class ErrorEstimate:
+class ErrorEstimator:
     """Error estimates for one slice's outputs, from an error model that is measured at every update."""
 
     def __init__(self, norm: str, dimensions: int):
@@ -70,11 +70,11 @@ class ErrorEstimate:
 
     def estimate_prediction(self, difference: State) -> float:
         """Return the error norm of a prediction with this summed embedded difference; infinite if that is None."""
-        return float("inf") if difference is None else PREDICTION * self.norm(difference)
+        return float("inf") if difference is None else PREDICTION_FACTOR * self.norm(difference)
 
     def estimate_update(
         self, exact: bool, size: float, increment: float, defect: float, previous_output: Value, update: Update
-    ) -> Errors:
+    ) -> OutputErrors:
         """Return the estimates of U(k, n+1).
 
         Args:
@@ -87,15 +87,15 @@ class ErrorEstimate:
         """
         error, inner = self._estimate_error(previous_output.state, defect, update), update.fine.estimate * size
         # An input that did not change passes nothing on: its increments belong to an earlier iteration.
-        upstream, sums = (0.0, Sums()) if update.unchanged else (update.current.moved, update.current.sums)
-        size = size or 1.0
+        upstream, sums = (0.0, Sums()) if update.unchanged else (update.current.largest_increment, update.current.sums)
+        size = size or 1.0  # a zero state has no relative errors, so its norms count as absolute ones
         sum_of_norms = 0.0 if exact else error + inner
-        largest, sums = max(upstream, increment / size), self.model.add(sums, defect)
-        share = sums.share(increment, self.dimensions) if update.first else 1.0
+        largest, sums = max(upstream, increment / size), self.model.propagate_sums(sums, defect)
+        share = sums.compute_share(increment, self.dimensions) if update.first else 1.0
         # Both are upper estimates of the same error, so the smaller one counts. The extrapolated one sees the outer
         # iteration only, so the error of an inner solve is added to it.
-        extrapolation = extrapolate_error(largest, previous_output.moved) * size + inner
-        return Errors(min(share * sum_of_norms, extrapolation), sum_of_norms, largest, sums)
+        extrapolation = extrapolate_error(largest, previous_output.largest_increment) * size + inner
+        return OutputErrors(min(share * sum_of_norms, extrapolation), sum_of_norms, largest, sums)
 
     def _estimate_error(self, previous_state: State, defect: float, update: Update) -> float:
         """Return the estimated norm of the error of U(k, n+1); `defect` is that of `previous_state`, U(k-1, n+1)."""
@@ -105,11 +105,13 @@ class ErrorEstimate:
             current = current._replace(increment=0.0)
         if update.first:
             new, old = update.coarse.embedded_difference, update.previous_coarse.embedded_difference
+            # `is`: the prediction is the very object that G returned, and so is C of the input if C is G
             if update.previous_correction is not None and previous_state is not update.previous_correction:
-                # The caller's guess replaced the prediction. Its distance from F says nothing about F - C.
+                # A guess (of the caller, or a warm start) replaced the prediction. Its distance from F says nothing
+                # about F - C.
                 defect = self.norm(subtract(update.fine.state, update.previous_correction))
             if new is not None and old is not None:
                 embedded = self.norm(old), self.norm(subtract(new, old))
-            previous = previous._replace(increment=float("inf"))
+            previous = previous._replace(increment=float("inf"))  # marks the first update for the error model
         bracket = 0.0 if update.bracket is None else self.norm(update.bracket)
         return self.model.update(current, previous, bracket, defect, embedded)

@@ -4,9 +4,10 @@ To first order the error e(k, n) = U(k, n) - u(n) of an iterate obeys
 
     e(k, n+1) = G' e(k, n) + (F' - G') e(k-1, n),   and e(k-1, n) is about -(U(k, n) - U(k-1, n)),
 
-the increment, where iteration k gained on iteration k-1. G' is known along the increments: the gain
-|G(k, n) - G(k-1, n)| / |increment|. F' - G' is known along those of the iteration before, where the defect
-F(k-1, n) - U(k-1, n+1) is (F' - G') times the increment of iteration k-1: the rate at which a slice contracts.
+minus the increment, if iteration k is much more accurate than iteration k-1. The effect of G' is measured on the
+increments of iteration k: the gain |G(k, n) - G(k-1, n)| / |increment|. The effect of F' - G' is measured on the
+increments of iteration k-1, because the defect F(k-1, n) - U(k-1, n+1) is (F' - G') times them: the rate at which a
+slice contracts.
 
 Sums of norms overlook cancellation. In the first correction `Sums` measures on the increments how much cancels. From
 the second correction on, `extrapolate_error` uses the decay of increments from one iteration to the next.
@@ -19,17 +20,18 @@ from typing import final
 from parareal._iteration.messages import Sums, Value
 
 # The safety factors were set on recorded iterates: docs/explained/estimates.md names them.
-PREDICTION = 2.0
+PREDICTION_FACTOR = 2.0
 """safety factor of the embedded pair's estimate of the prediction"""
-FEW = 4
+MIN_SLICES_FOR_PREDICTION = 4
 """number of slices below which no prediction is accepted on the estimate of its embedded pair"""
-PAIR = 1.8
+PAIR_FACTOR = 1.8
 """safety factor of the embedded pair in the first update"""
-SCALE = 6.0
-"""safety factor of the first update's other estimate: the relative change of F - C is that of its argument"""
-RATE = 1.0
+SCALE_FACTOR = 6.0
+"""safety factor of the first update's other estimate, which assumes that F - C and its argument have the same relative
+change"""
+RATE_FACTOR = 1.0
 """safety factor of the measured rate"""
-EXTRAPOLATION = 3.0
+EXTRAPOLATION_FACTOR = 3.0
 """safety factor for the error extrapolated from the decay of the increments"""
 
 
@@ -45,7 +47,7 @@ def extrapolate_error(increment: float, previous: float) -> float:
     """
     if not increment < previous < float("inf"):
         return float("inf") if increment > 0 else 0.0
-    return EXTRAPOLATION * increment * increment / (previous - increment)
+    return EXTRAPOLATION_FACTOR * increment * increment / (previous - increment)
 
 
 @final
@@ -71,20 +73,21 @@ class ErrorModel:
             embedded: norms of the embedded pair's difference in iteration k-1, and of the difference of these
                 differences between iterations k and k-1; zeros where there is no pair.
         """
-        # Without an increment there is nothing to measure along: the last gain and rate stand.
+        # Without an increment there is nothing to measure: the last gain and rate stand. Only the first update sets the
+        # rate even so.
         if current.increment > 0:
             self.gain = bracket / current.increment
         if previous.increment == float("inf"):
             # The first update has no history of increments, so eq. 19 takes the larger of two guesses.
             difference, change = embedded
-            scale = SCALE * defect / previous.size if previous.size > 0 else float(defect > 0)
+            scale = SCALE_FACTOR * defect / previous.size if previous.size > 0 else float(defect > 0)
             has_pair = difference > 0 and current.increment > 0
-            pair = PAIR * defect / difference * change / current.increment if has_pair else 0.0
+            pair = PAIR_FACTOR * defect / difference * change / current.increment if has_pair else 0.0
             self.rate = max(scale, pair)
         elif previous.increment > 0 and current.increment > 0:
-            self.rate = RATE * defect / previous.increment
+            self.rate = RATE_FACTOR * defect / previous.increment
         return self.gain * current.error + self.rate * current.increment
 
-    def add(self, left: Sums, defect: float) -> Sums:
+    def propagate_sums(self, left: Sums, defect: float) -> Sums:
         """Return the sums right of this slice, from those left of it and the defect of the iteration before."""
         return Sums(self.gain * left.aligned + defect, math.hypot(self.gain * left.orthogonal, defect))

@@ -3,7 +3,8 @@
 One machine runs one sample over a range of slices. It never sees a propagator: `take` returns the requests that are
 ready, `receive` accepts their results in any order, values of the left boundary come in through `enter`, and values of
 the right boundary are read from `outlet`. The caller decides which of the ready propagations run, where, and how many
-at a time. No choice changes an iterate, except with windows, where it matters which value is newest.
+at a time. No choice changes an iterate, except by the rounding of batched calls and, with windows, by the value that is
+newest when a slice is admitted.
 
 The iteration itself is in `recurrence.py`. A machine passes values from slice to slice (the algorithm's loop over n),
 holds iterations back in the synchronous schedule, and admits slices to the window.
@@ -45,17 +46,17 @@ class Machine:
         common = outer, self.scope, self.updates
         self._slices = [Slice(rules, sample, n, u, *common) for n, u in zip(slices, guesses, strict=True)]
         self._first = slices.start
-        self._ready: list[Request] = []
-        self._running: Counter[int] = Counter()  # per iteration: propagations under way (synchronous schedule)
-        self._deepest: dict[int, float] = {}  # per iteration: the largest depth so far (synchronous schedule)
-        self._rejected = -1  # the newest iteration whose final state was rejected
-        self._open = 0  # the newest iteration that may be computed (synchronous schedule)
+        self._ready_requests: list[Request] = []
+        self._running_counts: Counter[int] = Counter()  # per iteration: propagations under way (synchronous schedule)
+        self._largest_depths: dict[int, float] = {}  # per iteration: the largest depth so far (synchronous schedule)
+        self._rejected_iteration = -1  # the newest iteration whose final state was rejected
+        self._open_iteration = 0  # the newest iteration that may be computed (synchronous schedule)
         self._head = 0  # the first slice that is not final: the head of the window
-        self._admitted = len(slices) if rules.window is None else min(rules.window, len(slices))
+        self._admitted_count = len(slices) if rules.window is None else min(rules.window, len(slices))
         self.newly_done: list[int] = []  # slices; the driver reads and clears this list
         self.failure: NonFinite | None = None
         # With a guess, all slices begin at once: none has to wait for its left neighbour's prediction.
-        for left, right in pairwise(self._slices[: self._admitted]):
+        for left, right in pairwise(self._slices[: self._admitted_count]):
             if left.output is not None:
                 right.enter(left.output)
                 self._collect_requests(right)
@@ -73,7 +74,7 @@ class Machine:
     @property
     def iteration(self) -> int:
         """The iteration of the newest value at the right end of the window; -1 before the first."""
-        return self._slices[self._admitted - 1].iteration
+        return self._slices[self._admitted_count - 1].iteration
 
     @property
     def done(self) -> bool:
@@ -86,7 +87,7 @@ class Machine:
         # slice, which was not admitted, never becomes done.
         head = self._slices[self._head].output
         stuck = head is not None and not head.final
-        return stuck and all(s.done for s in self._slices[self._head : self._admitted])
+        return stuck and all(s.done for s in self._slices[self._head : self._admitted_count])
 
     def enter(self, value: Value) -> None:
         """Accept the next value of the left boundary."""
@@ -99,24 +100,24 @@ class Machine:
         # admitted slice starts from the newest value that there is.
         if self.rules.window is not None:
             self._admit(self.rules.window)
-        ready, self._ready = self._ready, []
+        ready, self._ready_requests = self._ready_requests, []
         return ready
 
     def receive(self, request: Request, result: Result) -> None:
         """Accept the result of a propagation; results may come in any order."""
         depth = request.value.depth + result.cost
         if self.rules.synchronous:
-            self._running[request.iteration] -= 1
-            self._deepest[request.iteration] = max(self._deepest.get(request.iteration, 0.0), depth)
+            self._running_counts[request.iteration] -= 1
+            self._largest_depths[request.iteration] = max(self._largest_depths.get(request.iteration, 0.0), depth)
         at = request.slice - self._first
         self._slices[at].receive(request, result, depth)
         self._propagate_values([at])
 
     def _collect_requests(self, here: Slice) -> None:
         ready = here.demand.take()
-        self._ready += ready
+        self._ready_requests += ready
         if self.rules.synchronous:
-            self._running.update(r.iteration for r in ready)
+            self._running_counts.update(r.iteration for r in ready)
 
     def _propagate_values(self, start: Iterable[int]) -> None:
         """Compute every output that can be computed, from the given slices rightwards."""
@@ -127,25 +128,26 @@ class Machine:
             here = self._slices[at]
             # one result can complete several outputs of one slice, where inputs of later iterations came first
             while (value := self._advance_slice(here)) is not None:
-                if at + 1 < self._admitted:
+                if at + 1 < self._admitted_count:
                     self._slices[at + 1].enter(value)
                     pending.append(at + 1)
                 if here.done:
                     self.newly_done.append(here.index)
                     break
-            if here.demand.ready:
+            if here.demand.ready_requests:
                 self._collect_requests(here)
-            if not pending and self.rules.synchronous and self._is_complete(self._open):
+            # only when nothing is pending, because a pending output may make further requests of this iteration
+            if not pending and self.rules.synchronous and self._is_complete(self._open_iteration):
                 # the barrier opens for all slices at once
-                self._open += 1
-                pending.extend(range(self._head, self._admitted))
-        # The final state of a new iteration is here and did not end the solve, so the criterion has rejected it. Fine
-        # propagations that waited for this decision may start.
-        if self.iteration > self._rejected and not self.done:
-            self._rejected = self.iteration
-            last = self._slices[self._admitted - 1].output
-            for here in self._slices[self._head : self._admitted]:
-                here.demand.release(self._rejected, 0.0 if last is None else last.depth, here.done)
+                self._open_iteration += 1
+                pending.extend(range(self._head, self._admitted_count))
+        # The final state of a new iteration (with a window, the state at its right end) is here and did not end the
+        # solve, so the criterion has rejected it. Fine propagations that waited for this decision may start.
+        if self.iteration > self._rejected_iteration and not self.done:
+            self._rejected_iteration = self.iteration
+            last = self._slices[self._admitted_count - 1].output
+            for here in self._slices[self._head : self._admitted_count]:
+                here.demand.release(self._rejected_iteration, 0.0 if last is None else last.depth, here.done)
                 self._collect_requests(here)
 
     def _admit(self, window: int) -> None:
@@ -156,9 +158,9 @@ class Machine:
             if output is None or not output.final:
                 break
             head, self._head = output, self._head + 1
-        for at in range(self._admitted, min(self._head + window, len(self._slices))):
-            self._admitted = at + 1
-            self._rejected = -1  # it refers to the last slice of the window, which is another one now
+        for at in range(self._admitted_count, min(self._head + window, len(self._slices))):
+            self._admitted_count = at + 1
+            self._rejected_iteration = -1  # it refers to the last slice of the window, which is another one now
             self._slices[at].admission_depth = 0.0 if head is None else head.depth
             left = self._slices[at - 1].output
             if left is not None:
@@ -169,10 +171,10 @@ class Machine:
         """Compute a slice's next output, if its parts are here and the schedule allows it."""
         barrier = 0.0
         if self.rules.synchronous:
-            if here.iteration + 1 > self._open:
+            if here.iteration + 1 > self._open_iteration:
                 return None
             # the span counts the wait for the slowest propagation of all earlier iterations
-            barrier = max((depth for i, depth in self._deepest.items() if i <= here.iteration), default=0.0)
+            barrier = max((depth for i, depth in self._largest_depths.items() if i <= here.iteration), default=0.0)
         try:
             return here.advance(barrier)
         except NonFinite as error:
@@ -182,7 +184,7 @@ class Machine:
 
     def _is_complete(self, k: int) -> bool:
         """Return whether iteration k has ended in every slice, and a further one is to be computed."""
-        if any(count for i, count in self._running.items() if i <= k):
+        if any(count for i, count in self._running_counts.items() if i <= k):
             return False
-        left = [s for s in self._slices[self._head : self._admitted] if not s.done]
+        left = [s for s in self._slices[self._head : self._admitted_count] if not s.done]
         return bool(left) and all(s.iteration >= k or s.first_iteration > k for s in left)

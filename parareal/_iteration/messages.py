@@ -15,17 +15,17 @@ class Kind(Enum):
 
 
 class Sums(NamedTuple):
-    """Norms that the sum of one iteration's increments would have at a boundary if nothing cancelled."""
+    """Norms of the increment at a boundary if the contributions of the slices left of it did not cancel."""
 
     aligned: float = 0.0
     """norm if the contributions of all slices pointed in one direction"""
     orthogonal: float = 0.0
     """norm if the contributions were at right angles, as independent vectors nearly are in many dimensions"""
 
-    def share(self, increment: float, dimensions: int) -> float:
+    def compute_share(self, increment: float, dimensions: int) -> float:
         """Return the share of a sum of norms that is left after cancellation (docs/explained/estimates.md, eq. 18a).
 
-        The increment is known, so it shows how much cancelled in it; the error is taken to cancel as much.
+        The cancellation is measured on the increment, which is known. The error is assumed to cancel equally.
         """
         if not self.aligned > 0:
             return 1.0
@@ -49,7 +49,8 @@ class Value(NamedTuple):
     exact: bool = False
     """the state is that of the sequential solution"""
     settled: bool = False
-    """the criterion accepts the state, and everything left of it is final"""
+    """the criterion accepts the state, and its left neighbour is settled, or exact since the previous iteration; see
+    `_iteration/acceptance.py` for the last boundary"""
     depth: float = 0
     """evaluations on the critical path from the start of the solve to this value"""
     estimate: float = 0.0
@@ -60,7 +61,7 @@ class Value(NamedTuple):
     """norm of U(k, n) - U(k-1, n); infinite where there is no earlier iterate"""
     error: float = 0.0
     """estimated norm of the error"""
-    moved: float = float("inf")
+    largest_increment: float = float("inf")
     """the largest increment of this iteration at this boundary or left of it, each relative to its state's norm"""
     sums: Sums = Sums()
     """norms that the increments of this iteration would add up to without cancellation"""
@@ -77,7 +78,7 @@ class Value(NamedTuple):
         return Value(self.iteration, None, None, None, *self[4:])
 
 
-_numbers = count(1)
+_closing_numbers = count(1)
 
 
 @final
@@ -85,7 +86,7 @@ class Scope:
     """The solve that a group of requests belongs to. Closing it cancels them, wherever they wait."""
 
     __slots__ = ("closed",)
-    closures: ClassVar[int] = 0
+    latest_closing: ClassVar[int] = 0
     """number that changes whenever any scope is closed: queues look for cancelled requests only then"""
 
     def __init__(self) -> None:
@@ -95,9 +96,9 @@ class Scope:
         """Cancel all requests of this solve and of the solves within it."""
         if not self.closed:
             self.closed = True
-            # A counter shared by all threads, not `closures + 1`: two threads that add one to the same old number
-            # would both store the same new one, and a queue that has seen it would miss the second closure.
-            Scope.closures = next(_numbers)
+            # A counter shared by all threads, not `latest_closing + 1`: two threads that add one to the same old number
+            # would both store the same new one, and a queue that has seen it would miss the second closing.
+            Scope.latest_closing = next(_closing_numbers)
 
 
 class Request(NamedTuple):
@@ -173,7 +174,8 @@ class Result(NamedTuple):
     embedded_difference: State = None
     """of a coarse propagation: its embedded second result minus `state`; None where there is none"""
     full_cost: float | None = None
-    """evaluations that the fine propagator takes across this slice without parallelism, if not `cost`"""
+    """evaluations that the fine propagator takes across this slice without parallelism; None if that is `cost`, NaN if
+    it is unknown"""
 
     @property
     def sequential_cost(self) -> float:
@@ -185,7 +187,8 @@ class PropagatorFailure(Exception):
     """A wrapper around the exception that a propagator or a network raised.
 
     It tells the failure of the caller's code, which ends a solve with a solution, from the failure of a criterion or
-    of the engine, which is raised as it is.
+    of the engine, which is raised as it is. A fault inside a queue is wrapped, too: it cannot be told from a failure of
+    the code that the queue calls.
     """
 
     def __init__(self, error: Exception):
@@ -203,7 +206,7 @@ class Delivery(NamedTuple):
 
 
 class UpdateRecord(NamedTuple):
-    """Increment and defect of one output of (1b), for the history."""
+    """The increment of one output of (1b), and the defect of the iterate before, for the history."""
 
     sample: int
     boundary: int

@@ -5,14 +5,15 @@ Parareal (Lions, Maday, Turinici 2001; docs/explained/theory.md, eq. 1), for sli
     U(0, n+1) = G(0, n)                                            the prediction      (1a)  `_predict`
     U(k, n+1) = F(k-1, n) + ( C(U(k, n)) - C(U(k-1, n)) )          the iteration       (1b)  `_correct`
 
-C is the correction, for Parareal itself G. The operations are carried out in this order, and the bracket is skipped
-where U(k, n) and U(k-1, n) agree bitwise, infinities included. So U(k, n) is the sequential solution from k = n on, bit
-by bit. Algorithm 1 (predict; then for every k, for every n: fine in parallel, coarse, correct) has no loop over k here:
-a slice computes output k as soon as all its parts have arrived.
+C is the correction, for Parareal itself G. The operations are carried out in this order. Where U(k, n) and U(k-1, n)
+agree bitwise, the bracket is skipped, even if G is infinite there. So U(k, n) is the sequential solution from k = n on,
+bit by bit. Algorithm 1 (predict; then for every k, for every n: fine in parallel, coarse, correct) has no loop over k
+here: a slice computes output k as soon as all its parts have arrived.
 
 Algorithm 1, for one slice:
 
-    U(k, n) arrives:     request G(k, n), if C uses it, and F(k, n), if U(k, n) is not settled         `enter`
+    U(k, n) arrives:     request F(k, n), and G(k, n) if C or the prediction uses it; nothing for an   `enter`
+                         unchanged input, and no F for a settled one that is not the slice's first
     a result arrives:    keep it until the outputs that need it are computed                           `receive`
     all parts are here:  compute U(k, n+1) by (1a) or (1b), judge it (`_iteration/acceptance.py`), and `advance`
                          pass it to slice n+1 (`_iteration/machine.py`)
@@ -34,7 +35,8 @@ class _Input(NamedTuple):
 
     value: Value
     source: int
-    """the iteration whose F and G serve this input: an earlier one where the inputs agree bitwise"""
+    """the iteration in which F and G were requested for this state; an earlier one if the input has not changed
+    since"""
     unchanged: bool
     """it agrees bitwise with the input of the iteration before"""
 
@@ -57,7 +59,7 @@ class Slice:
         self.demand = Demand(rules, sample, index, outer, scope)
         self.acceptance = Acceptance(rules, sample, index, record)
         self.inputs: dict[int, _Input] = {}
-        self.newest: _Input | None = None
+        self.newest_input: _Input | None = None
         self.first_iteration = float("inf")  # iteration of the first input; later than 0 if a window admits the slice
         self.fine_results: dict[int, tuple[Result, float]] = {}  # with depth, by the iteration of the request
         self.coarse_results: dict[int, tuple[Result, float]] = {}
@@ -73,20 +75,21 @@ class Slice:
 
     def enter(self, value: Value) -> None:
         """Accept the next value of the left boundary, and request the propagations that start from it."""
-        k, previous = value.iteration, self.newest
+        k, previous = value.iteration, self.newest_input
         if self.done:
             return
         if self.admission_depth > value.depth:  # waiting for the window is a dependency, and counts in the span
             value = value._replace(depth=self.admission_depth)
-        predict = self.rules.predicts and self.output is None
+        predict = self.rules.has_coarse and self.output is None
         if previous is None:
             self.first_iteration = k
-            if self.output is not None:  # a guess replaces the prediction, whenever this slice is admitted
+            # a guess replaces the prediction, and gets the number of the iteration that admits the slice
+            if self.output is not None:
                 self.output = self.output._replace(iteration=k)
                 self.done = k >= self.rules.limit
         unchanged = previous is not None and _agree(previous.value, value)
-        self.newest = _Input(value, previous.source if previous is not None and unchanged else k, unchanged)
-        self._store_input(k, self.newest)
+        self.newest_input = _Input(value, previous.source if previous is not None and unchanged else k, unchanged)
+        self._store_input(k, self.newest_input)
         # An unchanged input requests nothing: F and G are deterministic, so the results of `source` serve it as well.
         if not unchanged:
             if self.rules.correction.uses_coarse or (predict and previous is None):
@@ -110,9 +113,9 @@ class Slice:
         value = self._predict() if self.output is None else self._compute_next(self.iteration + 1, barrier)
         if value is not None:
             self.output = value
+            # before `_request_fine_again`, whose request must already require full accuracy
             self.demand.full_accuracy |= self.acceptance.requires_full_accuracy
             self.done = value.final or value.iteration >= self.rules.limit
-            # first discard, then request: the request depends on the results that are left
             self._discard()
             self._request_fine_again()
         return value
@@ -126,7 +129,7 @@ class Slice:
             return None
         k = int(self.first_iteration)
         left = self.inputs[k].value
-        if not self.rules.predicts:  # no coarse propagator: the prediction is constant over the slice
+        if not self.rules.has_coarse:  # no coarse propagator: the prediction is constant over the slice
             return self.acceptance.judge_prediction(left, Value(k, left.state, depth=left.depth), None)
         if k not in self.coarse_results:
             return None
@@ -137,12 +140,14 @@ class Slice:
 
     def _compute_next(self, k: int, barrier: float) -> Value | None:
         """Compute the output of iteration k if its input is here; a final input serves all later iterations."""
-        newest = self.newest
+        newest = self.newest_input
         # A left neighbour that is final sends no further values, so its last value serves this iteration, too.
         if k not in self.inputs and newest is not None and newest.value.final:
             accepted = self.output_fine is not None and self.output_fine.accepted
             if newest.value.settled and accepted and self.output is not None:
-                # F does not run on an input that has settled, so a further iteration would repeat the last output
+                # A settled input starts no F, and the criterion needs no better result of F either, so this iteration
+                # repeats the last output. A cumulative estimate stays. Any other takes over the left neighbour's,
+                # because the output makes no increment of its own.
                 cumulative = self.rules.criterion.cumulative
                 estimate = self.output.estimate if cumulative else newest.value.estimate
                 return self.output._replace(iteration=k, settled=True, estimate=estimate)
@@ -180,7 +185,7 @@ class Slice:
             memory=memory,
             coarse_memory=coarse.memory,
             # Exact input, no bracket, full accuracy: then the output is F of the sequential solution. An input that
-            # has become exact in this very iteration does not count, because F ran on the one before.
+            # has become exact only in this iteration does not count, because F(k-1, n) started from the previous input.
             exact=current.value.exact and current.unchanged and fine.exact,
             depth=max(current.value.depth, barrier, fine_depth, coarse_depth),
         )
@@ -229,8 +234,8 @@ class Slice:
         k = self.iteration
         if self.done:
             self.fine_results, self.coarse_results, self.inputs = {}, {}, {}
-            self.newest, self.output_fine = None, None
-            self.demand.waiting = []
+            self.newest_input, self.output_fine = None, None
+            self.demand.held_back_requests = []
             return
         # output k+1 needs F and G of input k, which are stored under its source
         keep = self.inputs[k].source if k in self.inputs else k
@@ -248,13 +253,17 @@ class Slice:
         one) would keep its first approximate result for ever.
         """
         k, fine = self.iteration, self.output_fine
-        if fine is None or self.done or k not in self.inputs or self.demand.newest >= k:
+        # F of this iteration or a newer one may have been requested already, or be held back
+        if fine is None or self.done or k not in self.inputs or self.demand.newest_fine_iteration >= k:
             return
         here = self.inputs[k]
+        # a settled boundary needs no better result than the criterion does; any other may still become exact
         enough = fine.accepted if here.value.settled else fine.exact
         if not enough:
-            # the approximate result must not serve the next output as well, which would otherwise not wait
+            # Discard the approximate result: otherwise the next output would be computed from it, without waiting for
+            # the better one.
             self.fine_results = {i: entry for i, entry in self.fine_results.items() if i > k}
+            # at full accuracy, because on a state that stays the same one more approximate result would be wasted
             self.demand.request_fine(k, here.value, full_accuracy=here.unchanged or here.value.settled)
 
 

@@ -23,7 +23,7 @@ class Rules:
     correct_memory: Callable[..., Memory]
     """(memory, change of the state, boundary, coarse memories that belong to the change) -> the memory of the fine
     stepper at that boundary, corrected"""
-    predicts: bool = True
+    has_coarse: bool = True
     """there is a coarse propagator; without one, the prediction is the slice's first input"""
     synchronous: bool = False
     """hold every iteration back until the one before it has ended"""
@@ -45,7 +45,7 @@ class Rules:
     def keeps_states(self) -> bool:
         """Whether the states of earlier iterates are needed again.
 
-        They are where F may have to run again on the same state, where the correction uses the states, and where the
-        prediction is the slice's input. Elsewhere they are discarded at once, which keeps memory small.
+        They are needed if F may run again on the same state, if the correction uses states, or if the prediction is
+        the slice's input. Otherwise they are discarded at once, to save memory.
         """
-        return self.inexact or self.correction.uses_states or not self.predicts
+        return self.inexact or self.correction.uses_states or not self.has_coarse

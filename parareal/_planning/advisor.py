@@ -1,4 +1,4 @@
-"""Advisors: measurements of one kind of problem, and the plans that follow. They decide every `slices="auto"`."""
+"""Advisors: measurements of one kind of problem, and the plans that follow. They decide `slices="auto"`."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,9 @@ from parareal._planning.span_law import FACTORS_TO_ESTIMATE, TickTime, estimate,
 SEQUENTIAL_NOTE = "Solved sequentially: parallel-in-time was not predicted to be faster."
 """last sentence of `Solution.message` if an advisor chose the sequential solve"""
 
-FAILED_NOTE = "Solved sequentially: parallel-in-time failed before on an interval of this length, or was slower."
+FAILED_NOTE = (
+    "Solved sequentially: parallel-in-time failed before on an interval of this length or less, or was slower."
+)
 """last sentence of `Solution.message` if the sequential solve was chosen because parallel solves did not succeed"""
 
 PATIENCE = 2
@@ -63,34 +65,37 @@ class Advisor:
         """The observed numbers of iterations, one per sample, by the number of slices."""
         return dict(self._iterations)
 
-    def batch_time(self, call: Callable[[int], None], *, seconds: float = 1.0, most: int | None = None) -> BatchTime:
+    def batch_time(
+        self, call: Callable[[int], None], *, seconds: float = 1.0, max_rows: int | None = None
+    ) -> BatchTime:
         """Return the batch-time curve, which is measured at the first call only.
 
         Args:
             call: makes one call with a number of rows (`BatchTime.measure`).
             seconds: time to spend on measuring, approximately.
-            most: the largest number of rows that may be called, or None. A curve that was measured with a larger one
-                is returned as well.
+            max_rows: the largest number of rows that may be called, or None. A curve that was measured with a larger
+                one is returned as well.
 
         Raises:
             Exception: the exception of `call`, unchanged.
         """
-        curve = self._curve(most)
+        curve = self._curve(max_rows)
         if curve is not None:
             return curve
-        curve = BatchTime.measure(call, seconds=seconds, most=most)
+        curve = BatchTime.measure(call, seconds=seconds, max_rows=max_rows)
         with self._lock:
-            return self._batch_times.setdefault(most, curve)  # the first of two threads that measured at once
+            # if two threads measured at the same time, the first curve is kept
+            return self._batch_times.setdefault(max_rows, curve)
 
-    def has_batch_time(self, most: int | None = None) -> bool:
-        """Return whether calls of up to `most` rows (None: any number) have been timed."""
-        return self._curve(most) is not None
+    def has_batch_time(self, max_rows: int | None = None) -> bool:
+        """Return whether calls of up to `max_rows` rows (None: any number) have been timed."""
+        return self._curve(max_rows) is not None
 
-    def _curve(self, most: int | None) -> BatchTime | None:
-        """Return a curve measured with at least `most` rows allowed, or None."""
+    def _curve(self, max_rows: int | None) -> BatchTime | None:
+        """Return a curve measured with at least `max_rows` rows allowed, or None."""
         with self._lock:
             curves = [(bound or float("inf"), curve) for bound, curve in self._batch_times.items()]
-        return next((curve for bound, curve in curves if bound >= (most or float("inf"))), None)
+        return next((curve for bound, curve in curves if bound >= (max_rows or float("inf"))), None)
 
     def learn_iterations(self, slices: int, iterations: Iterable[int]) -> None:
         """Record the numbers of iterations of a solve at the last boundary, one per sample; they replace older ones.
@@ -122,12 +127,12 @@ class Advisor:
     def learn_failure(self, length: float) -> None:
         """Record that a parallel solve failed or cannot be faster: decline intervals of this length or more."""
         with self._lock:
-            self._failed = min(self._failed, length)
+            self._failed = min(self._failed, length)  # length 0: nothing is to be gained on any interval
 
     def declines(self, length: float) -> bool:
         """Return whether the sequential solve is the answer without any measurement.
 
-        So it is if the latest plan is sequential, or parallel solves over this length or less did not succeed.
+        It is if the latest plan is sequential, or parallel solves over this length or less did not succeed.
 
         Args:
             length: length of the interval to solve.

@@ -46,9 +46,9 @@ class BatchTime:
                 f"{len(self.rows)} and {len(self.seconds)}"
             )
         if self.rows[0] < 1 or any(b <= a for a, b in zip(self.rows, self.rows[1:], strict=False)):
-            raise ValueError(f"rows must be positive and rise, got {self.rows}")
+            raise ValueError(f"rows must be at least 1 and strictly rising, but were {self.rows}")
         if not min(self.seconds) > 0:
-            raise ValueError(f"seconds must be positive, got {self.seconds}")
+            raise ValueError(f"seconds must be positive, but were {self.seconds}")
 
     @staticmethod
     def of(curve: "BatchTime | Mapping[int, float] | None") -> "BatchTime":
@@ -77,7 +77,7 @@ class BatchTime:
 
     @staticmethod
     def measure(
-        call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0, most: int | None = None
+        call: Callable[[int], None], *, sizes: Sequence[int] = SIZES, seconds: float = 3.0, max_rows: int | None = None
     ) -> "BatchTime":
         """Measure a curve: time `call(rows)` for several numbers of rows, and return the medians.
 
@@ -89,16 +89,18 @@ class BatchTime:
                 exceptions are passed on.
             sizes: numbers of rows, rising.
             seconds: the time to spend, approximately.
-            most: the largest number of rows that may be called, which is timed, too, unless it exceeds all `sizes`;
+            max_rows: the largest number of rows that may be called, which is timed, too, unless it exceeds all `sizes`;
                 None for no bound.
 
         Raises:
-            ValueError: if `most` is not a whole number of at least 1.
+            ValueError: if `max_rows` is not a whole number of at least 1, or `sizes` is empty.
         """
-        if most is not None:
-            whole_number("most", most, 1)
+        if not len(sizes):
+            raise ValueError("sizes must have at least one number of rows, but was empty")
+        if max_rows is not None:
+            whole_number("max_rows", max_rows, 1)
             # the bound itself is timed, so that no allowed number of rows is extrapolated
-            sizes = [*(rows for rows in sizes if rows < most), *([most] if most <= max(sizes) else [])]
+            sizes = [*(rows for rows in sizes if rows < max_rows), *([max_rows] if max_rows <= max(sizes) else [])]
         start_time = time.perf_counter()
         timings: dict[int, list[float]] = {}
         for rows in sizes:

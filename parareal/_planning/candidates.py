@@ -57,8 +57,7 @@ class Plan:
 
     The properties `slices`, `levels`, `correction`, `schedule`, `window`, `speculate_until`, `max_batch` and
     `iterations` are those of the advised setting. Its costs are `predicted_span`, `predicted_work` and
-    `predicted_wall_time`.
-    `print(plan.explain())` shows the reasons.
+    `predicted_wall_time`. `print(plan.explain())` shows the reasons.
     """
 
     best: Candidate

@@ -132,6 +132,8 @@ def _list_settings(
     for name, entries in choices.items():
         if not len(entries):
             raise ValueError(f"{name} must have at least one entry to try")
+    if any(not len(level) for level in levels):
+        raise ValueError(f"levels: an entry must have at least one number of slices, but levels was {list(levels)}")
     for schedule in schedules:
         one_of("schedules: an entry", schedule, SCHEDULES)
     divisions: list[tuple[int, tuple[int, ...] | None]] = [
@@ -157,7 +159,7 @@ def _list_settings(
 
 def _speculation_bounds(iterations: list[int], schedule: str, window: int | None) -> list[int | None]:
     """Return the values of `speculate_until` to try: None, and every iteration that may be the last."""
-    # a synchronous schedule does not speculate anyway, and combinations with windows are not tried
+    # Bounds are tried only without a window and with the pipelined schedule, to keep the number of candidates small.
     if schedule == "synchronous" or window is not None:
         return [None]
     return [None, *sorted(set(iterations))]

@@ -141,7 +141,7 @@ def _check_arguments(
     whole_number("coarse_stages", coarse_stages, 0)
     one_of("schedule", schedule, SCHEDULES)
     if not message_time >= 0:
-        raise ValueError(f"message_time must be seconds, 0 or more, got {message_time}")
+        raise ValueError(f"message_time must be seconds, 0 or more, but was {message_time}")
 
 
 def _run_on_clock(problem: Problem, options: Options, executor: ClusterExecutor) -> tuple[Stats, float]:
@@ -154,9 +154,8 @@ def _run_on_clock(problem: Problem, options: Options, executor: ClusterExecutor)
     cluster = executor.cluster
     assert cluster is not None
     total = len(cluster.devices) * cluster.now
-    busy = (
-        sum(device.seconds for device in cluster.devices) / total if total else 0.0
-    )  # without evaluations no time passes
+    # without evaluations no time passes
+    busy = sum(device.seconds for device in cluster.devices) / total if total else 0.0
     return replace(run.solution().stats, wall_time=cluster.now), busy
 
 
@@ -176,17 +175,20 @@ def _list_nodes(
         ValueError: unless exactly one of `slices`, `levels` and `boundaries` is passed and valid.
     """
     if sum(x is not None for x in (slices, levels, boundaries)) != 1:
-        raise ValueError("pass exactly one of slices, levels and boundaries")
+        raise ValueError(
+            "pass exactly one of slices, levels and boundaries, but they were "
+            f"slices={slices}, levels={levels}, boundaries={boundaries}"
+        )
     if levels is not None:
         return [0, steps]
     if boundaries is not None:
         nodes = [whole_number("boundaries: a node", n, 0) for n in boundaries]
         if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
-            raise ValueError(f"boundaries must begin with 0 and end with {steps}, got {list(boundaries)}")
+            raise ValueError(f"boundaries must begin with 0 and end with {steps}, but were {list(boundaries)}")
         return nodes
     count = whole_number("slices", slices, 1)
     if count > steps:
-        raise ValueError(f"slices must be at most the {steps} steps, got {count}")
+        raise ValueError(f"slices must be at most the {steps} steps, but was {count}")
     return divide(0, steps, count, whole=True)
 
 
@@ -207,6 +209,7 @@ def _make_criterion(iterations: int | Sequence[int], slices: int) -> AbstractCri
 class _PrescribedIterations(AbstractCriterion):
     """Accept the right boundary of each slice from a prescribed iteration on; accepting the last stops the solve."""
 
+    # so that accepting the last boundary stops the solve although others have not settled
     cumulative: ClassVar[bool] = True
     table: tuple[int, ...]
     """iteration per slice"""

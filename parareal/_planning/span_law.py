@@ -14,18 +14,18 @@ TickTime = Callable[[int, int], float]
 """function of the rows of a tick and the number of slices of the solve that returns the seconds of the tick"""
 
 
-def slices_around_least_span(steps: int, iterations: int, factors: Sequence[float], most: int) -> list[int]:
+def slices_around_least_span(steps: int, iterations: int, factors: Sequence[float], max_slices: int) -> list[int]:
     """Return numbers of slices around sqrt(p N), which has the least span (docs/explained/theory.md, eq. 9).
 
     Args:
         steps: fine steps N.
         iterations: number of iterations p.
         factors: multiples of sqrt(p N) to return, rounded.
-        most: the largest number to return; numbers below 2 are left out, too.
+        max_slices: the largest number to return; numbers below 2 are left out, too.
     """
     middle = (max(iterations, 1) * steps) ** 0.5
     # a set, because rounding may give equal numbers; one slice is the sequential solve, which is predicted separately
-    return sorted({count for factor in factors if 1 < (count := round(factor * middle)) <= most})
+    return sorted({count for factor in factors if 1 < (count := round(factor * middle)) <= max_slices})
 
 
 def estimate(steps: int, slices: int, iterations: int, tick_time: TickTime) -> Candidate:

@@ -30,7 +30,9 @@ def check_boundaries(boundaries: Boundaries) -> list[Time]:
     except (TypeError, ValueError, RuntimeError):  # no iterable; or its elements are arrays with several numbers
         times, values = [], []
     if len(values) < 2 or not all(isinstance(t, int | float) for t in values):
-        raise ValueError(f"boundaries must be a one-dimensional sequence of at least two numbers, got {boundaries!r}")
+        raise ValueError(
+            f"boundaries must be a one-dimensional sequence of at least two numbers, but were {boundaries!r}"
+        )
     rising, falling = (all(op(a, b) for a, b in pairwise(values)) for op in (lt, gt))
     if not (rising or falling):
         # the first pair sets the direction; `not (... > 0)` also finds NaN, which compares False
@@ -40,7 +42,7 @@ def check_boundaries(boundaries: Boundaries) -> list[Time]:
             f"boundary {at} is {values[at]}, boundary {at + 1} is {values[at + 1]}"
         )
     if not all(map(isfinite, values)):
-        raise ValueError(f"boundaries must be finite, got {boundaries!r}")
+        raise ValueError(f"boundaries must be finite, but were {boundaries!r}")
     # Tensors stay tensors, so that functions receive the dtype and device the caller chose. NumPy scalars become Python
     # numbers, whose type cannot promote the dtype of a state.
     return times if all(isinstance(t, torch.Tensor) for t in times) else values
@@ -85,5 +87,8 @@ def divide_grid(slices: int | str, levels: Any, steps: int) -> list[int]:
         slices = {"steps": steps, "sqrt": round(steps**0.5), "auto": min(steps, round((3 * steps) ** 0.5))}[slices]
     count = whole_number("slices", slices, 1)
     if count > steps:
-        raise ValueError(f"slices must be a whole number between 1 and the {steps} steps, or 'auto', got {slices!r}")
+        raise ValueError(
+            f"slices must be a whole number between 1 and the {steps} steps, or 'auto', 'sqrt' or 'steps', "
+            f"but was {slices!r}"
+        )
     return divide(0, steps, count, whole=True)

@@ -38,7 +38,10 @@ class Level(Nested):
         whole_number("slices", self.slices, 1)
         optional_whole_number("inner_iterations", self.inner_iterations, 1)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
-            raise TypeError(f"criterion must be an AbstractCriterion, not {type(self.criterion).__name__}")
+            raise TypeError(
+                "criterion must be Increment(), Defect(), Tolerance(), Iterations(), LastChange(), an "
+                f"AbstractCriterion of your own, or None, not {type(self.criterion).__name__}"
+            )
         if self.criterion is not None and self.criterion.last_iteration == 0:
             raise ValueError(
                 "criterion: an inner solve without an iteration never runs fine; use Iterations(1) or more"
@@ -49,6 +52,7 @@ class Level(Nested):
     def edges(self, start: Time, stop: Time) -> list[Time]:
         """Return the boundaries of this level's slices within an interval."""
         nodes = needs_nodes(self)
+        # boundaries at nodes are whole numbers, so each slice holds at least one step
         return divide(start, stop, min(self.slices, abs(int(stop) - int(start))) if nodes else self.slices, nodes)
 
 
@@ -81,7 +85,7 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
         ValueError: if `levels` is not a sequence of whole numbers, or does not agree with the boundaries.
     """
     if not isinstance(levels, Sequence | np.ndarray) or not len(levels):
-        raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9); got {levels!r}")
+        raise ValueError(f"levels must be whole numbers of slices, outermost first, as in (12, 9), but was {levels!r}")
     counts = [whole_number("levels (outermost first, as in (12, 9)): a number in it", n, 1) for n in levels]
     if len(boundaries) == 2:
         nodes = needs_nodes(fine) or needs_nodes(coarse)
@@ -89,7 +93,7 @@ def divide_outermost(fine: Propagator, coarse: Propagator | None, boundaries: li
         boundaries = divide(boundaries[0], boundaries[1], count, nodes)
     if len(boundaries) != counts[0] + 1:
         raise ValueError(
-            f"levels={tuple(counts)} asks for {counts[0]} outermost slices, but there are {len(boundaries) - 1}: "
+            f"levels={tuple(counts)} requires {counts[0]} outermost slices, but there are {len(boundaries) - 1}: "
             f"pass {counts[0] + 1} boundaries, or only the two ends, with at least {counts[0]} steps between them"
         )
     return boundaries
@@ -123,31 +127,31 @@ def check_levels(propagator: Propagator | None, correction: AbstractCorrection) 
         check_levels(propagator.coarse, inherited)
 
 
-def leaves(propagator: Propagator | None) -> list[Propagator]:
+def list_leaves(propagator: Propagator | None) -> list[Propagator]:
     """Return the propagators at the leaves of the tree of levels, which do the work; the innermost fine one first."""
     if isinstance(propagator, Level):
-        return [*leaves(propagator.fine), *leaves(propagator.coarse)]
+        return [*list_leaves(propagator.fine), *list_leaves(propagator.coarse)]
     return [] if propagator is None else [propagator]
 
 
 def needs_nodes(propagator: Propagator | None) -> bool:
     """Return whether boundaries must be integer nodes, because a propagator is `Steps`."""
-    return any(isinstance(p, Steps) for p in leaves(propagator))
+    return any(isinstance(p, Steps) for p in list_leaves(propagator))
 
 
-def runs_until_exact(fine: Propagator) -> int:
+def count_runs_until_exact(fine: Propagator) -> int:
     """Return the largest number of times that a fine propagator must run on one input until its result is exact."""
     if isinstance(fine, Level):
         # an inner solve becomes exact slice by slice, at the latest after one iteration per slice
-        return fine.slices * runs_until_exact(fine.fine)
+        return fine.slices * count_runs_until_exact(fine.fine)
     return 2 if takes_iteration(fine) else 1  # an approximate result first, then one with `iteration=None`
 
 
-def last_iteration(runs: int, slices: int, window: int | None = None) -> int:
+def bound_iterations(runs: int, slices: int, window: int | None = None) -> int:
     """Return the iteration in which every boundary is final at the latest.
 
     Args:
-        runs: `runs_until_exact` of the fine propagator.
+        runs: `count_runs_until_exact` of the fine propagator.
         slices: number of slices.
         window: the window of the solve, or None.
     """
@@ -166,5 +170,5 @@ def check_leaves(name: str, propagator: Any, boundaries: list[Time]) -> None:
         propagator: the argument of that name.
         boundaries: checked boundaries of the outermost level.
     """
-    for leaf in leaves(propagator):
+    for leaf in list_leaves(propagator):
         check_propagator(name, leaf, boundaries)

@@ -114,5 +114,5 @@ def _divide_evenly(
     steps = abs(int(ends[1]) - int(ends[0]))
     if whole and count > steps:
         # more slices than steps would make slices without a step
-        raise ValueError(f"slices must be at most the {steps} steps between the two ends, got {count}")
+        raise ValueError(f"slices must be at most the {steps} steps between the two ends, but was {count}")
     return divide(ends[0], ends[1], count, whole)

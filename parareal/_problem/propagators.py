@@ -186,7 +186,7 @@ class Steps:
 class Nested:
     """A propagator that is itself a solve over slices. Its only subclass is `Level`.
 
-    The base class lets `Propagator` be defined here, while `Level`, which depends on this file, has its own.
+    `Level` depends on this file and has a file of its own. This base class lets `Propagator` be defined here.
     """
 
 
@@ -238,6 +238,9 @@ def check_propagator(name: str, propagator: Any, boundaries: list[Time]) -> None
             "remove the parameter, or pass a plain function"
         )
     if not isinstance(propagator, Steps) and not callable(propagator):
-        raise TypeError(f"{name} must be a function (state, t0, t1) or parareal.Steps, not {type(propagator).__name__}")
+        raise TypeError(
+            f"{name} must be a function (state, t0, t1), one marked by parareal.vectorized, parareal.Steps or "
+            f"parareal.Parareal, not {type(propagator).__name__}"
+        )
     if isinstance(propagator, Steps) and not all(float(t) == int(t) for t in boundaries):
-        raise ValueError(f"{name} is Steps, so boundaries are nodes and must be whole numbers, got {boundaries}")
+        raise ValueError(f"{name} is Steps, so boundaries are nodes and must be whole numbers, but were {boundaries}")

@@ -8,13 +8,16 @@ from parareal._state import Layout, State, canonicalize, conform, finite, stack,
 
 
 class StructureError(TypeError, ValueError):
-    """A propagator returned a state whose structure, shape, dtype or device differs from its input's."""
+    """A propagator returned a state whose structure, shape, dtype or device differs from its input's.
+
+    It is also raised where a stepper or its `evaluate` breaks its contract.
+    """
 
 
 def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]:
     """Return the states of the samples of an initial state, and the layout of one of them.
 
-    Integers become floats, and NumPy scalars become arrays.
+    Python integers become floats, and NumPy scalars become arrays.
 
     Args:
         initial: the state, as the caller passed it.
@@ -40,14 +43,14 @@ def check_initial(initial: State, batch_dims: int) -> tuple[list[State], Layout]
                 "states must be numbers, not truth values, which cannot be subtracted: convert them to floats"
             )
     if not finite(initial):
-        raise ValueError("initial holds a number that is not finite")
+        raise ValueError("initial holds a number that is not finite: replace NaN and infinity")
     if batch_dims == 0:
         samples = [initial]
     else:
         counts = {kind.shape[0] if kind.shape else 0 for kind in whole.leaves}  # 0 for a leaf without a leading axis
         if len(counts) != 1 or counts == {0}:
             raise ValueError(
-                "batch_dims=1 needs a leading axis of one common length on every array of the state, got "
+                "batch_dims=1 needs a leading axis of one common length on every array of the state, but initial was "
                 f"{whole}: pass batch_dims=0 for a single sample"
             )
         samples = [take_row(initial, i) for i in range(counts.pop())]
@@ -78,22 +81,24 @@ def check_guess(guess: Any, boundaries: int, samples: int, layout: Layout, batch
     # a list or tuple may also be the pytree of stacked arrays itself; then it has the structure of a state
     if isinstance(guess, list | tuple) and structure(guess) != layout.tree:
         if len(guess) != boundaries:
-            raise ValueError(f"guess must hold {wanted}, got a sequence of {len(guess)}")
+            raise ValueError(f"guess must hold {wanted}, but was a sequence of {len(guess)}")
         guess = stack([canonicalize(g) for g in guess])
     if structure(guess) != layout.tree:
-        raise ValueError(f"guess must hold {wanted} ({layout}), got the structure {structure(guess)}")
+        raise ValueError(f"guess must hold {wanted} ({layout}), but had the structure {structure(guess)}")
     lead = (boundaries, samples)[: 1 + batch_dims]
     for x, kind in zip(tree_leaves(guess), layout.leaves, strict=True):
         if tuple(getattr(x, "shape", ())) != (*lead, *kind.shape):
-            raise ValueError(f"guess must have shape {(*lead, *kind.shape)}, got {getattr(x, 'shape', ())}: {wanted}")
+            raise ValueError(
+                f"guess must have shape {(*lead, *kind.shape)}, but had {tuple(getattr(x, 'shape', ()))}: {wanted}"
+            )
     if not finite(guess):
-        raise ValueError("guess holds a number that is not finite")
+        raise ValueError("guess holds a number that is not finite: replace NaN and infinity")
     by_boundary = [take_row(guess, n) for n in range(boundaries)]
     by_sample = [[g] if batch_dims == 0 else [take_row(g, i) for i in range(samples)] for g in by_boundary]
     states = [[_restore_numbers(row[i], layout) for row in by_sample] for i in range(samples)]
     guess_layout = Layout.of(states[0][0])  # all rows come from the same arrays
     if guess_layout != layout:
-        raise ValueError(f"guess must hold states like the initial one ({layout}), got {guess_layout}")
+        raise ValueError(f"guess must hold states like the initial one ({layout}), but held {guess_layout}")
     return states
 
 

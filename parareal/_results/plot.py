@@ -33,7 +33,7 @@ def _choose_color(iteration: int, iterations: int) -> tuple[float, float, float,
     return colormaps["viridis"](0.9 * iteration / max(iterations, 1))
 
 
-def convergence(increments: np.ndarray, defects: np.ndarray) -> "Figure":
+def plot_convergence(increments: np.ndarray, defects: np.ndarray) -> "Figure":
     """Plot the norms of increments and defects by boundary, of the worst sample, with one line per iteration.
 
     Args:
@@ -64,7 +64,7 @@ def _plot_line(axis: "Axes", rows: np.ndarray, label: str, color: tuple[float, f
         axis.plot(x, y, marker="o", ms=3.5, lw=1.4, color=color, label=label)
 
 
-def timeline(
+def plot_timeline(
     propagations: Sequence[Propagation], boundaries: Sequence[Any], span: float, sequential_span: float
 ) -> "Figure":
     """Plot each propagation of the first sample as a bar: its slice over evaluations on the critical path.

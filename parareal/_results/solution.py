@@ -24,7 +24,7 @@ class Outcome(Enum):
     EXACT = "The result is the sequential solution itself."
     CONVERGED = "The criterion accepted the final state."
     ITERATIONS_DONE = "The requested number of iterations was made."
-    ITERATION_LIMIT = "max_iterations was reached before the criterion accepted the final state."
+    ITERATION_LIMIT = "The iteration limit was reached before the criterion accepted the final state."
     CANCELLED = "The solve was cancelled; the states are the best so far."
     NON_FINITE = "A state is not finite; boundaries that were final keep their states."
     WORKER_LOST = "A propagator raised an error; boundaries that were final keep their states."
@@ -138,7 +138,7 @@ class Solution:
         Raises:
             ImportError: if matplotlib is missing (the extra `plot`).
         """
-        return plot.convergence(self.increments, self.defects)
+        return plot.plot_convergence(self.increments, self.defects)
 
     def timeline(self) -> "Figure":
         """Plot the schedule of the first sample: one bar per propagation, over evaluations on the critical path.
@@ -146,7 +146,7 @@ class Solution:
         Raises:
             ImportError: if matplotlib is missing (the extra `plot`).
         """
-        return plot.timeline(self.propagations, self.boundaries, self.stats.span, self.stats.sequential_span)
+        return plot.plot_timeline(self.propagations, self.boundaries, self.stats.span, self.stats.sequential_span)
 
     def trace(self, path: str | Path) -> None:
         """Write the schedule to a file in Chrome's trace event format, for https://ui.perfetto.dev."""

@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any, final
 
-from parareal._execution.choose import runner_for
+from parareal._execution.choose import build_runner
 from parareal._execution.evaluations import Evaluation, EvaluationRoutine, drive
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Kind, PropagatorFailure, Value
@@ -31,10 +31,10 @@ class Run:
     """
 
     def __init__(self, problem: Problem, options: Options):
-        self.problem, self.rules = problem, options.rules(problem)
+        self.problem, self.rules = problem, options.build_rules(problem)
         # One machine per sample: each converges and stops by itself, and no sample waits for another.
         self.machines = self._build_machines(options.guess)
-        self.runner = runner_for(problem, options.executor, self.rules)
+        self.runner = build_runner(problem, options.executor, self.rules)
         self.history = History(problem.slices + 1, len(problem.samples))
         self.costs = Costs()
         self.wall_time = 0.0
@@ -43,11 +43,11 @@ class Run:
         """the exception of a propagator, or None"""
         self.cancelled = False
         """set it to True to stop after the present iteration"""
-        self.watch: Callable[[], None] | None = None
+        self.tick_callback: Callable[[], None] | None = None
         """called after every tick, for progress bars"""
         self._yielded_iteration = -1  # the newest iteration that `events` has yielded
-        self._active = set(range(len(self.machines)))  # samples that are not done
-        self._with_requests = set(self._active)  # samples that may have new requests
+        self._active_samples = set(range(len(self.machines)))  # samples that are not done
+        self._samples_to_query = set(self._active_samples)  # samples that may have new requests
 
     def _build_machines(self, guess: Stack | Sequence[State] | None) -> list[Machine]:
         problem, count = self.problem, len(self.problem.samples)
@@ -62,7 +62,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether all samples are done."""
-        return not self._active
+        return not self._active_samples
 
     def iterations(self) -> Generator[int, None, None]:
         """Run to the end, yielding the iteration whenever all samples have completed one more."""
@@ -78,7 +78,8 @@ class Run:
         stop early, set `cancelled` and go on, or close the generator. The driver keeps gradients off:
         `with torch.no_grad(), closing(run.events()) as events`.
 
-        Failures of a propagator do not raise: see `solution().outcome.failed`, and raise `PararealError` from `error`.
+        A failing propagator raises nothing here. The driver checks `solution().outcome.failed`, and raises
+        `PararealError` from `error` itself.
         """
         # Gradients are the driver's task, because a `no_grad` around this generator's body would stay in force in the
         # driver's own code whenever the generator is suspended.
@@ -97,8 +98,8 @@ class Run:
             try:
                 iteration = yield from self._run_one_iteration(start_time)
             except PropagatorFailure as failure:
-                # Only failures of propagators end with a solution, which keeps everything computed so far. Errors of
-                # criteria, and of the engine itself, are raised as they are.
+                # Only failures of propagators, and faults inside a queue, end with a solution, which keeps everything
+                # computed so far. Errors of criteria, and of the rest of the engine, are raised as they are.
                 self.error = failure.error
                 break
             # it is not newer if the last active sample became done without a further iteration
@@ -109,14 +110,15 @@ class Run:
 
     def _run_one_iteration(self, start_time: float) -> EvaluationRoutine[int]:
         """Tick until all active samples have completed one more iteration, or none is active; return the newest."""
-        iteration = self._newest_iteration()  # a guess, or a prediction without work, is there before the first tick
+        # a guess, or a prediction without work, is there before the first tick
+        iteration = self._find_completed_iteration()
         while not self.done and iteration <= self._yielded_iteration:
             advanced = yield from self._tick(start_time)
-            if self.watch is not None:
-                self.watch()
+            if self.tick_callback is not None:
+                self.tick_callback()
             # looked up only if a sample has advanced: it takes a look at every sample
             if advanced:
-                iteration = self._newest_iteration()
+                iteration = self._find_completed_iteration()
         return iteration
 
     def _tick(self, start_time: float) -> EvaluationRoutine[bool]:
@@ -127,13 +129,13 @@ class Run:
         """
         # Only samples that have received something can have new requests. Sorted, so that the order of requests, and
         # of rows in a batch, is the same in every run.
-        for sample in sorted(self._with_requests):
+        for sample in sorted(self._samples_to_query):
             machine = self.machines[sample]
             if ready := machine.take():
                 self.runner.add(ready)
             if machine.done:  # a slice that the window has just admitted computed a state that is not finite
                 self._collect(machine, sample)
-        self._with_requests.clear()
+        self._samples_to_query.clear()
         if self.done:
             return True
         # Evaluations pass through this line: they are yielded to the driver of the run, and their values come back.
@@ -148,11 +150,11 @@ class Run:
             if request.kind is Kind.FINE:
                 self.costs.record(request, result)
             # A result may arrive after its sample is done: its cost counts, its state is of no use.
-            if request.sample in self._active:
+            if request.sample in self._active_samples:
                 machine = self.machines[request.sample]
                 previous = machine.iteration
                 machine.receive(request, result)
-                self._with_requests.add(request.sample)
+                self._samples_to_query.add(request.sample)
                 self._collect(machine, request.sample)
                 advanced |= machine.iteration > previous or machine.done
         return advanced
@@ -166,15 +168,15 @@ class Run:
             self.runner.discard_trajectories(sample, slice)
         machine.newly_done.clear()
         if machine.done:
-            self._active.discard(sample)
+            self._active_samples.discard(sample)
             # cancels what it still has in the queues, in whatever order they find it
             machine.scope.close()
             self.runner.drop(sample)
 
-    def _newest_iteration(self) -> int:
+    def _find_completed_iteration(self) -> int:
         """Return the newest iteration that every active sample has completed; of all samples, if none is active."""
-        if self._active:
-            return min(self.machines[sample].iteration for sample in self._active)
+        if self._active_samples:
+            return min(self.machines[sample].iteration for sample in self._active_samples)
         return max(m.iteration for m in self.machines)
 
     @property

@@ -9,7 +9,7 @@ from parareal._checks import one_of, optional_whole_number
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import last_iteration, leaves, runs_until_exact
+from parareal._problem.levels import bound_iterations, count_runs_until_exact, list_leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import make_memory_correction
 from parareal._state import Stack, State
@@ -46,7 +46,7 @@ class Options:
                 f"not {type(self.criterion).__name__}"
             )
 
-    def rules(self, problem: Problem) -> Rules:
+    def build_rules(self, problem: Problem) -> Rules:
         """Return the rules for the machines of a problem.
 
         Raises:
@@ -59,9 +59,9 @@ class Options:
                 f"{type(problem.correction).__name__}: use Increment, Defect or Iterations"
             )
         window = self._window(criterion, problem.slices)
-        answers = runs_until_exact(problem.fine)
-        # Finite termination bounds the iterations even without an option or a criterion that does.
-        last = last_iteration(answers, problem.slices, window)
+        runs_to_exact = count_runs_until_exact(problem.fine)
+        # Finite termination sets the limit if `max_iterations` and the criterion set none.
+        last = bound_iterations(runs_to_exact, problem.slices, window)
         limits = (last, self.max_iterations, criterion.last_iteration)
         return Rules(
             criterion=criterion,
@@ -70,13 +70,14 @@ class Options:
             limit=min(int(limit) for limit in limits if limit is not None),
             boundaries=problem.boundaries,
             # with nested levels, the memory that crosses boundaries is that of the innermost fine stepper
-            correct_memory=make_memory_correction(leaves(problem.fine)[0]),
-            predicts=problem.coarse is not None,
+            correct_memory=make_memory_correction(list_leaves(problem.fine)[0]),
+            has_coarse=problem.coarse is not None,
             synchronous=self.schedule == "synchronous",
             window=window,
             speculate_until=float("inf") if self.speculate_until is None else self.speculate_until,
-            inexact=answers > 1,
-            # A run to the end makes every boundary exact, so no approximate result of F would remain.
+            inexact=runs_to_exact > 1,
+            # A run to the end replaces every approximate result by an exact one, so approximate results would be
+            # wasted work.
             full_accuracy=(criterion.last_iteration or 0) >= problem.slices,
         )
 

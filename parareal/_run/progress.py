@@ -14,7 +14,7 @@ INTERVAL = 0.1
 
 
 @contextmanager
-def bar(run: Run, show: bool) -> Iterator[None]:
+def show_bar(run: Run, show: bool) -> Iterator[None]:
     """Show a bar during a run: its iteration, the largest increment, and the number of boundaries left."""
     if not show:
         yield
@@ -38,6 +38,6 @@ def bar(run: Run, show: bool) -> Iterator[None]:
                 update_time = time.monotonic()
                 update()
 
-        run.watch = watch
+        run.tick_callback = watch
         yield
         update()  # the last ticks may have come within one interval

@@ -13,7 +13,7 @@ from parareal._execution.evaluations import Tally
 from parareal._iteration.machine import Machine
 from parareal._iteration.messages import Request, Result
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import leaves
+from parareal._problem.levels import list_leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Steps
 from parareal._results.history import History
@@ -26,25 +26,25 @@ from parareal._state import State, copy, nan_like
 class Costs:
     """The evaluations that F takes without parallelism, per sample and slice on which it ran."""
 
-    by_slice: dict[tuple[int, int], float] = field(default_factory=dict)
+    slice_costs: dict[tuple[int, int], float] = field(default_factory=dict)
     """evaluations by (sample, slice)"""
 
     def record(self, request: Request, result: Result) -> None:
         """Record a fine propagation of the outermost level."""
         # NaN is the cost of an approximate result: the cost at full accuracy is unknown
         if not math.isnan(result.sequential_cost):
-            self.by_slice[request.sample, request.slice] = result.sequential_cost
+            self.slice_costs[request.sample, request.slice] = result.sequential_cost
 
-    def of_sample(self, sample: int, problem: Problem) -> float:
+    def sum_sample(self, sample: int, problem: Problem) -> float:
         """Return the evaluations of a sample's sequential solve; NaN where they are unknown.
 
         On slices where a stepper never ran, they are estimated in proportion to the number of nodes.
         """
-        costs = [self.by_slice.get((sample, n), math.nan) for n in range(problem.slices)]
+        costs = [self.slice_costs.get((sample, n), math.nan) for n in range(problem.slices)]
         measured_slices = [n for n, cost in enumerate(costs) if not math.isnan(cost)]
         # F need not run on every slice: a prediction may settle at once, and a solve may end early. A stepper's steps
         # all cost the same; of a plain function nothing is known, and the sum is NaN.
-        if len(measured_slices) < len(costs) and measured_slices and isinstance(leaves(problem.fine)[0], Steps):
+        if len(measured_slices) < len(costs) and measured_slices and isinstance(list_leaves(problem.fine)[0], Steps):
             lengths = [abs(int(b) - int(a)) for a, b in pairwise(problem.boundaries)]
             return sum(costs[n] for n in measured_slices) / sum(lengths[n] for n in measured_slices) * sum(lengths)
         return sum(costs)
@@ -91,7 +91,7 @@ class Summary:
 
     def solution(self, tally: Tally, costs: Costs, wall_time: float, error: Exception | None) -> Solution:
         """Return the solution; `error` is the exception that a propagator raised, or None."""
-        outcomes = [self._outcome(m, error) for m in self.machines]
+        outcomes = [self._judge_outcome(m, error) for m in self.machines]
         # `Outcome` lists its members from the best to the worst, and the worst sample decides
         outcome = max(outcomes, key=list(Outcome).index)
         iterations = max(0 if m.outlet is None else m.outlet.iteration for m in self.machines)
@@ -102,17 +102,17 @@ class Summary:
             states=self.problem.stack(self.trajectories()),
             boundaries=self.problem.boundaries,
             outcome=outcome,
-            message=self._message(outcome, outcomes, error),
+            message=self._build_message(outcome, outcomes, error),
             iterations=iterations,
             slice_iterations=np.array(slice_iterations).T,
             increments=increments,
             defects=defects,
             error_estimate=self.error_estimate(),
-            stats=self._stats(tally, costs, wall_time),
+            stats=self._build_stats(tally, costs, wall_time),
             propagations=self.history.propagations,
         )
 
-    def _outcome(self, machine: Machine, error: Exception | None) -> Outcome:
+    def _judge_outcome(self, machine: Machine, error: Exception | None) -> Outcome:
         """Return the outcome of one sample."""
         # The order matters: a sample that has converged stays so if a propagator fails afterwards on another sample.
         outlet = machine.outlet
@@ -130,7 +130,7 @@ class Summary:
         intended = outlet is not None and self.rules.limit == self.rules.criterion.last_iteration
         return Outcome.ITERATIONS_DONE if intended else Outcome.ITERATION_LIMIT
 
-    def _message(self, outcome: Outcome, outcomes: list[Outcome], error: Exception | None) -> str:
+    def _build_message(self, outcome: Outcome, outcomes: list[Outcome], error: Exception | None) -> str:
         """Return the sentence of an outcome, its cause, and the number of samples that it applies to."""
         worst, rtol = self.error_estimate().max(), np.inf
         if isinstance(self.rules.criterion, Tolerance):
@@ -139,16 +139,23 @@ class Summary:
         if outcome is Outcome.WORKER_LOST and error is not None:
             causes = [f"{type(error).__name__}: {error}"]
         if outcome is Outcome.ITERATION_LIMIT:
-            causes = [f"{self.rules.limit} iterations were allowed; the worst error estimate is {worst:.2g}"]
+            allowed = "1 iteration was" if self.rules.limit == 1 else f"{self.rules.limit} iterations were"
+            causes = [
+                f"{allowed} allowed; the worst error estimate is {worst:.2g}; "
+                "raise max_iterations or loosen the criterion"
+            ]
         if outcome is Outcome.CONVERGED and worst > rtol:
-            causes = [f"slices settled one by one; the worst error estimate at the end is {worst:.2g}"]
+            causes = [
+                f"slices settled one by one; the worst error estimate at the end is {worst:.2g}, above rtol={rtol:g}: "
+                "lower rtol or interior, or run to the end with Iterations(number of slices)"
+            ]
         affected = [i for i, o in enumerate(outcomes) if o is outcome]
         where = f" This holds for {len(affected)} of {len(outcomes)} samples." if len(affected) < len(outcomes) else ""
         # the message names the first cause only, and counts the samples
         return " ".join([outcome.value, *(f"({c})" for c in causes[:1])]) + where
 
-    def _stats(self, tally: Tally, costs: Costs, wall_time: float) -> Stats:
+    def _build_stats(self, tally: Tally, costs: Costs, wall_time: float) -> Stats:
         # work adds up over samples; a span does not, because samples run at the same time
-        sequential = [costs.of_sample(i, self.problem) for i in range(len(self.machines))]
+        sequential = [costs.sum_sample(i, self.problem) for i in range(len(self.machines))]
         span = max((m.outlet.depth for m in self.machines if m.outlet is not None), default=float("nan"))
         return Stats(tally.work, span, tally.calls, tally.peak_batch, wall_time, sum(sequential), max(sequential))

@@ -38,7 +38,7 @@ def _array(x: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Return whether two states are equal bit by bit, so that a deterministic map has one result for both.
 
-    0.0 and -0.0 differ: a division tells them apart.
+    0.0 and -0.0 differ: a division tells them apart. States that hold NaN may count as different.
     """
     # The usual case first: an exact boundary passes on the same object in every iteration.
     if a is b:

@@ -11,7 +11,7 @@ from parareal._state.trees import ARRAY, State, tree_leaves
 
 
 def _vector_norm(x: Any, order: float) -> tuple[float, int]:
-    """Return the norm of one leaf and its number of entries, without overflow or underflow of squares."""
+    """Return the norm of one leaf and its number of entries."""
     if isinstance(x, torch.Tensor):
         x = x if x.is_floating_point() or x.is_complex() else x.double()
         value, size = float(torch.linalg.vector_norm(x, order)) if x.numel() else 0.0, x.numel()
@@ -33,7 +33,7 @@ def _vector_norm(x: Any, order: float) -> tuple[float, int]:
     return value, size
 
 
-def _mean_norm(order: float) -> Callable[[State], float]:
+def _make_mean_norm(order: float) -> Callable[[State], float]:
     """Return the norm (mean of |x|^order)^(1/order) over all entries of a state."""
 
     def norm(state: State) -> float:
@@ -62,7 +62,7 @@ def _largest(values: Iterable[float]) -> float:
 
 
 NORMS: dict[str, Callable[[State], float]] = {
-    "rms": _mean_norm(2),  # root of the mean square
-    "l1": _mean_norm(1),  # mean of the absolute values
+    "rms": _make_mean_norm(2),  # root of the mean square
+    "l1": _make_mean_norm(1),  # mean of the absolute values
     "max": _maximum,
 }

@@ -14,7 +14,7 @@ import parareal
 TIMES = [0.0, 0.5, 1.0]
 
 
-def never(u, t0, t1):
+def fail_if_called(u, t0, t1):
     raise AssertionError("work was done before the input was checked")
 
 
@@ -44,7 +44,7 @@ STEPPER = EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 5))
         (ValueError, "guess holds a number that is not finite", {"guess": [1.0, float("inf"), 1.0]}),
         (ValueError, r"guess must have shape \(3,\)", {"guess": 1.0}),
         (TypeError, "not truth values", {"initial": np.array([True])}),
-        (ValueError, "at least two numbers, got 5", {"boundaries": 5}),
+        (ValueError, "at least two numbers, but were 5", {"boundaries": 5}),
         (TypeError, "float32 or float64, not float16", {"initial": np.ones(2, dtype=np.float16)}),
         (ValueError, "batch_dims must be 0", {"batch_dims": 2}),
         (ValueError, "batch_dims=1 needs a leading axis", {"batch_dims": 1, "initial": 1.0}),
@@ -75,7 +75,7 @@ STEPPER = EulerStepper(lambda u, t: -u, torch.linspace(0, 1, 5))
     ],
 )
 def test_invalid_arguments_are_refused_before_any_work(kind, message, change):
-    arguments = {"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change
+    arguments = {"fine": fail_if_called, "coarse": fail_if_called, "initial": 1.0, "boundaries": TIMES} | change
     with pytest.raises(kind, match=message):
         parareal.solve(**arguments)
 
@@ -136,7 +136,7 @@ class StepWithoutMemory(EulerStepper):
         return state
 
 
-class StepWithScalarPlace(EulerStepper):
+class StepWithScalarWhere(EulerStepper):
     def step(self, state, memory, start, stop):
         yield state, 0.5
         return state, memory
@@ -153,7 +153,7 @@ class StepperWithoutBegin(EulerStepper):
     [
         (StepWithoutYield(lambda u, t: u, torch.ones(5)), "must be a generator"),
         (StepWithoutMemory(lambda u, t: u, torch.ones(5)), r"must return \(state, memory\)"),
-        (StepWithScalarPlace(lambda u, t: u, torch.ones(5)), "`where` for each row"),
+        (StepWithScalarWhere(lambda u, t: u, torch.ones(5)), "`where` for each row"),
         (StepperWithoutBegin(lambda u, t: u, torch.ones(5)), "implement begin"),
         (EulerStepper(lambda u, t: torch.cat([u, u]), torch.ones(5)), "given 1 rows and must return a value for each"),
         (EulerStepper(lambda u, t: 1.0, torch.ones(5)), "must return a value for each"),
@@ -219,7 +219,7 @@ def test_an_exception_in_the_middle_of_a_solve_loses_nothing():
 
 def test_a_solve_at_the_iteration_limit_has_a_solution():
     fine, coarse = (euler_propagator(lambda t, u: u * (1 - u), n) for n in (20, 1))
-    with pytest.raises(parareal.PararealError, match="1 iterations were allowed") as caught:
+    with pytest.raises(parareal.PararealError, match="1 iteration was allowed") as caught:
         parareal.solve(fine, coarse, 0.1, np.linspace(0, 3, 9), max_iterations=1)
     assert caught.value.solution.outcome is parareal.Outcome.ITERATION_LIMIT
     assert caught.value.solution.iterations == 1
@@ -305,7 +305,9 @@ def test_the_embedded_result_of_a_vectorized_function_is_checked(embedded):
 )
 def test_infinite_boundaries_and_callbacks_that_are_no_functions_are_refused_before_any_work(kind, message, change):
     with pytest.raises(kind, match=message):
-        parareal.solve(**{"fine": never, "coarse": never, "initial": 1.0, "boundaries": TIMES} | change)
+        parareal.solve(
+            **{"fine": fail_if_called, "coarse": fail_if_called, "initial": 1.0, "boundaries": TIMES} | change
+        )
 
 
 def test_whole_numbers_may_be_of_any_integer_type():

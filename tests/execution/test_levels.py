@@ -154,8 +154,8 @@ def test_a_slice_has_at_most_one_inner_slice_per_step():
         (4, [0, 24], "outermost first"),
         ((4, 0), [0, 24], "outermost first"),
         ((4, 2.5), [0, 24], "outermost first"),
-        ((4, 2), [0, 6, 24], "asks for 4 outermost slices, but there are 2"),
-        ((9, 2), [0, 4], "asks for 9 outermost slices, but there are 4"),
+        ((4, 2), [0, 6, 24], "requires 4 outermost slices, but there are 2"),
+        ((9, 2), [0, 4], "requires 9 outermost slices, but there are 4"),
     ],
 )
 def test_unsupported_levels_are_refused(levels, boundaries, words):

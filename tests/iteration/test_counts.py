@@ -26,7 +26,7 @@ class IntegerPropagator:
         with np.errstate(over="ignore"):
             return self.a * u * u + B * np.uint64(t0 + 1) + (u >> np.uint64(7))
 
-    def per_slice(self, slices):
+    def count_per_slice(self, slices):
         return [sum(t == n for t, _ in self.calls) for n in range(slices)]
 
 
@@ -46,8 +46,8 @@ def test_exactly_the_needed_propagations_run_once(slices, count, schedule, execu
     )
     last = min(count, slices)
     # F(k, n) for k <= n and k < last; G(k, n) for k <= n and k <= last
-    assert fine.per_slice(slices) == [min(n + 1, last) for n in range(slices)]
-    assert coarse.per_slice(slices) == [min(n, last) + 1 for n in range(slices)]
+    assert fine.count_per_slice(slices) == [min(n + 1, last) for n in range(slices)]
+    assert coarse.count_per_slice(slices) == [min(n, last) + 1 for n in range(slices)]
     assert len(set(fine.calls)) == len(fine.calls)
     assert len(set(coarse.calls)) == len(coarse.calls)
     assert solution.iterations == last
@@ -94,7 +94,7 @@ def build_rhs(dtype=torch.float64):
     return evaluate
 
 
-def steps_problem(method, steps):
+def build_steps_problem(method, steps):
     evaluate, grid = build_rhs(), torch.linspace(0, 3, steps + 1, dtype=torch.float64)
     return evaluate, METHODS[method](evaluate, grid)
 
@@ -106,7 +106,7 @@ DIVISIONS = [(25, 5), (100, 10), (196, 14), (961, 31), (103, 10), (50, 7), (100,
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_span_and_work_follow_the_laws(steps, slices, count):
     """With a shared first evaluation the span is M + the sum of the p largest S_n - 1 (eq. 9 and 10)."""
-    evaluate, stepper = steps_problem("euler", steps)
+    evaluate, stepper = build_steps_problem("euler", steps)
     nodes = edges(steps, slices)
     lengths = np.diff(nodes)
     state = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -117,9 +117,8 @@ def test_span_and_work_follow_the_laws(steps, slices, count):
     assert stats.span == slices + sum(sorted(lengths - 1)[-count:])
     work = slices + sum((lengths[n] - 1) * min(n + 1, count) + min(n, count) for n in range(slices))
     assert stats.work == work == sum(evaluate.rows)
-    assert (
-        stats.calls == len(evaluate.rows) == stats.span
-    )  # one device that takes batches of any size is equivalent to many
+    # one device that takes batches of any size is equivalent to many
+    assert stats.calls == len(evaluate.rows) == stats.span
     assert stats.peak_batch == max(evaluate.rows)
     assert (stats.sequential_work, stats.sequential_span) == (steps, steps)
     if steps % slices == 0:
@@ -131,7 +130,7 @@ def test_span_and_work_follow_the_laws(steps, slices, count):
 
 @pytest.mark.parametrize(("steps", "slices"), [(25, 5), (100, 10), (103, 10)])
 def test_a_run_to_the_end_has_the_sequential_span(steps, slices):
-    _, stepper = steps_problem("euler", steps)
+    _, stepper = build_steps_problem("euler", steps)
     state = torch.tensor([1.0, 2.0], dtype=torch.float64)
     solution = parareal.solve(
         parareal.Steps(stepper),
@@ -187,7 +186,7 @@ def test_span_of_the_synchronous_schedule():
     """M + p (S - 1) + sum of (M - j) (eq. 12): coarse sweeps and fine solves alternate, and share first evaluations."""
     steps, slices = 100, 10
     for count in (1, 2, 3):
-        _, stepper = steps_problem("euler", steps)
+        _, stepper = build_steps_problem("euler", steps)
         solution = parareal.solve(
             parareal.Steps(stepper),
             parareal.Steps(stepper, 1),
@@ -202,7 +201,7 @@ def test_span_of_the_synchronous_schedule():
 @pytest.mark.parametrize("most", [1, 2, 5, 16])
 def test_max_batch_bounds_every_call_and_changes_no_count(most):
     steps, slices, count = 60, 6, 3
-    evaluate, stepper = steps_problem("heun", steps)
+    evaluate, stepper = build_steps_problem("heun", steps)
     arguments = (parareal.Steps(stepper), parareal.Steps(stepper, 1), torch.ones(2, dtype=torch.float64))
     free = parareal.solve(*arguments, edges(steps, slices), criterion=parareal.Iterations(count))
     evaluate.rows.clear()

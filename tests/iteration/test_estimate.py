@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from problems import EulerStepper, euler_propagator
 
 import parareal
-from parareal._iteration.error_model import EXTRAPOLATION, PAIR, RATE, SCALE, ErrorModel, extrapolate_error
+from parareal._iteration.error_model import (
+    EXTRAPOLATION_FACTOR,
+    PAIR_FACTOR,
+    RATE_FACTOR,
+    SCALE_FACTOR,
+    ErrorModel,
+    extrapolate_error,
+)
 from parareal._iteration.messages import Sums, Value
 
 
@@ -16,7 +23,7 @@ def slope(t, u):
     return np.sin(3 * t) - u - 0.2 * np.sin(u)
 
 
-def errors(fine, coarse, state, times, **options):
+def compute_errors(fine, coarse, state, times, **options):
     """Return estimates and true relative errors of the iterates."""
     exact = parareal.sequential(fine, state, times).final_state
     iterates = parareal.refine(fine, coarse, state, times, criterion=parareal.Iterations(5), **options)
@@ -31,7 +38,7 @@ def test_the_estimate_is_close_to_the_error_of_a_contracting_problem(seed, slice
     fine, coarse = (euler_propagator(slope, n) for n in (16, 1))
     # eight numbers, because the error of a single one may pass through zero at the end while its estimate does not
     state = np.random.default_rng(seed).normal(size=8) + 2.0
-    estimates, true = errors(fine, coarse, state, np.linspace(0, 3, slices + 1))
+    estimates, true = compute_errors(fine, coarse, state, np.linspace(0, 3, slices + 1))
     assert np.isinf(estimates[0])  # without an embedded pair nothing is known of the coarse prediction
     above_rounding = true[2:] > 1e-12
     assert (estimates[2:][above_rounding] > 0.5 * true[2:][above_rounding]).all()
@@ -80,7 +87,7 @@ def test_a_function_may_return_an_embedded_result(batched):
     times, state = np.linspace(0, 3, 13), np.array([2.0, 1.0])
     fine = euler_propagator(slope, 4000)
     propagator = parareal.vectorized(coarse) if batched else coarse
-    estimates, true = errors(fine, propagator, state, times)
+    estimates, true = compute_errors(fine, propagator, state, times)
     # The estimate is that of the method of lower order, so it is far above the error of the other one.
     assert true[0] < estimates[0] < 300 * true[0]
     loose = parareal.solve(fine, propagator, state, times, criterion=parareal.Tolerance(2 * estimates[0]))
@@ -138,12 +145,12 @@ def test_the_error_model_of_a_slice():
     model = ErrorModel()
     first, prediction = Value(1, None, increment=0.5, size=2.0, error=0.1), Value(0, None, size=2.0)
     error = model.update(first, prediction, bracket=0.25, defect=0.2, embedded=(0.4, 0.1))
-    rate = max(SCALE * 0.2 / 2.0, PAIR * 0.2 / 0.4 * 0.1 / 0.5)
+    rate = max(SCALE_FACTOR * 0.2 / 2.0, PAIR_FACTOR * 0.2 / 0.4 * 0.1 / 0.5)
     assert (model.gain, model.rate) == (0.5, pytest.approx(rate))
     assert error == pytest.approx(0.5 * 0.1 + rate * 0.5)
     second = Value(2, None, increment=0.05, size=2.0, error=0.01)
     error = model.update(second, first, bracket=0.04, defect=0.02, embedded=(0.0, 0.0))
-    assert model.rate == pytest.approx(RATE * 0.02 / 0.5)
+    assert model.rate == pytest.approx(RATE_FACTOR * 0.02 / 0.5)
     assert error == pytest.approx(0.8 * 0.01 + model.rate * 0.05)
     unchanged = Value(3, None, increment=0.0, error=0.01)
     assert model.update(unchanged, second, 0.0, 0.0, (0.0, 0.0)) == pytest.approx(0.8 * 0.01)
@@ -152,19 +159,19 @@ def test_the_error_model_of_a_slice():
 def test_the_share_that_is_left_after_cancellation():
     """Eq. 18a: never less than independent contributions leave, and no credit in one and two dimensions."""
     model = ErrorModel(gain=0.5)
-    sums = model.add(Sums(8.0, 6.0), 3.0)
+    sums = model.propagate_sums(Sums(8.0, 6.0), 3.0)
     assert sums == Sums(7.0, pytest.approx(np.hypot(3.0, 3.0)))
-    assert sums.share(7.0, 1000) == 1
-    assert sums.share(6.0, 10**9) == pytest.approx(6 / 7)
-    assert sums.share(0.1, 10**9) == pytest.approx(np.hypot(3, 3) / 7)
-    assert sums.share(0.1, 4) == pytest.approx((np.hypot(3, 3) / 7) ** 0.5)
-    assert sums.share(0.1, 2) == sums.share(0.1, 1) == 1
-    assert Sums().share(0.0, 64) == 1
+    assert sums.compute_share(7.0, 1000) == 1
+    assert sums.compute_share(6.0, 10**9) == pytest.approx(6 / 7)
+    assert sums.compute_share(0.1, 10**9) == pytest.approx(np.hypot(3, 3) / 7)
+    assert sums.compute_share(0.1, 4) == pytest.approx((np.hypot(3, 3) / 7) ** 0.5)
+    assert sums.compute_share(0.1, 2) == sums.compute_share(0.1, 1) == 1
+    assert Sums().compute_share(0.0, 64) == 1
 
 
 def test_the_error_extrapolated_from_increments():
     """Eq. 18b: the rest of a geometric series of increments; infinite if they grow or there is only one."""
-    assert extrapolate_error(0.1, 1.0) == pytest.approx(EXTRAPOLATION * 0.1 * 0.1 / (1 - 0.1))
+    assert extrapolate_error(0.1, 1.0) == pytest.approx(EXTRAPOLATION_FACTOR * 0.1 * 0.1 / (1 - 0.1))
     assert (
         extrapolate_error(0.1, 0.1)
         == extrapolate_error(0.2, 0.1)

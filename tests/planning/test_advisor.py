@@ -126,11 +126,11 @@ def test_lengths_at_which_parallel_solves_failed_or_were_slower_are_declined():
 
 def test_calls_are_timed_once_and_never_with_more_rows_than_allowed():
     advisor, calls = Advisor(), []
-    narrow = advisor.batch_time(calls.append, seconds=0.01, most=5)
+    narrow = advisor.batch_time(calls.append, seconds=0.01, max_rows=5)
     assert narrow.rows == (1, 2, 3, 4, 5)
     assert max(calls) == 5
     calls.clear()
-    assert advisor.batch_time(calls.append, seconds=0.01, most=4) is narrow
+    assert advisor.batch_time(calls.append, seconds=0.01, max_rows=4) is narrow
     assert not calls
     assert not advisor.has_batch_time(6)
     assert max(advisor.batch_time(calls.append, seconds=0.01).rows) == 64

@@ -47,7 +47,7 @@ def test_slices_of_steppers_begin_at_whole_nodes(steps, slices, falling):
         (ValueError, "slices must be a whole number of at least 1, but was 0", {"slices": 0}),
         (ValueError, "slices must be a whole number of at least 1, but was 2.5", {"slices": 2.5}),
         (ValueError, "slices must be a whole number of at least 1, but was 'auto'", {"slices": "auto"}),
-        (ValueError, "at most the 8 steps between the two ends, got 9", {"slices": 9}),
+        (ValueError, "at most the 8 steps between the two ends, but was 9", {"slices": 9}),
         (ValueError, "window must be a whole number", {"window": 0}),
         (ValueError, "schedule must be one of", {"schedule": "pipeline"}),
         (ValueError, "max_iterations must be", {"max_iterations": -1}),

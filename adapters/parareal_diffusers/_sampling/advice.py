@@ -123,7 +123,7 @@ class SampleAdvice:
                     )
                 raise
 
-        return self._call_advisor.batch_time(call, seconds=seconds, most=most)
+        return self._call_advisor.batch_time(call, seconds=seconds, max_rows=most)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -295,12 +295,12 @@ def test_max_batch_bounds_the_rows_of_a_call():
     ],
 )
 def test_errors_before_any_work(kind, message, change):
-    def never(x, t):
+    def fail_if_called(x, t):
         raise AssertionError("work was done before the input was checked")
 
     arguments = {"latents": noise(1, 1, 4, 4), "solver": SCHEDULER, "num_inference_steps": 25} | change
     with pytest.raises(kind, match=message):
-        sample(never, **arguments)
+        sample(fail_if_called, **arguments)
 
 
 @pytest.mark.parametrize(

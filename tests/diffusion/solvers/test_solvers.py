@@ -165,15 +165,15 @@ def test_multistep_solvers_converge_like_one_step_solvers(fine):
     ],
 )
 def test_unsupported_schedulers_and_options_are_refused_before_any_work(message, make):
-    def never(x, t):
+    def fail_if_called(x, t):
         raise AssertionError("work was done before the input was checked")
 
     with pytest.raises(ValueError, match=message):
-        sample(never, X, make(), num_inference_steps=1000)
+        sample(fail_if_called, X, make(), num_inference_steps=1000)
 
 
 def test_an_unsupported_coarse_solver_is_refused_before_any_work():
-    def never(x, t):
+    def fail_if_called(x, t):
         raise AssertionError("work was done before the input was checked")
 
     zero = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction")
@@ -182,7 +182,7 @@ def test_an_unsupported_coarse_solver_is_refused_before_any_work():
         (zero, DPMSolver(algorithm_type="dpmsolver"), "cannot start at zero signal"),
     ):
         with pytest.raises(ValueError, match=message):
-            sample(never, X, solver, num_inference_steps=10, coarse=coarse)
+            sample(fail_if_called, X, solver, num_inference_steps=10, coarse=coarse)
 
 
 @pytest.mark.parametrize("coarse", ["auto", "ddim", "same"])
