@@ -114,7 +114,7 @@ class Solution:
     boundaries: list[Time]
     """the times, or nodes, of the boundaries; of nested levels, those of the outermost"""
     outcome: Outcome
-    """how the solve ended; of several samples, the worst"""
+    """the end of the solve; of several samples, the worst one"""
     message: str
     """the outcome in a sentence, with its cause and the number of samples where needed"""
     iterations: int
