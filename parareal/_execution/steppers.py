@@ -70,8 +70,8 @@ class StepperQueue(Queue):
         self.waiting.add(id(stepper), [(r, propagator.count(int(r.start), int(r.stop))) for r in requests])
         if id(stepper) not in self.steppers:
             self.steppers[id(stepper)] = stepper
-            # F and G share first evaluations if they call the same network. Two functions cannot be compared by what
-            # they compute, so the condition is that `evaluate` is the same object (or the same bound method).
+            # F and G share first evaluations if they call the same network. Functions cannot be compared by the results
+            # that they compute, so the condition is that `evaluate` is the same object (or the same bound method).
             self.waiting.same_network = all(s.evaluate == t.evaluate for s, t in pairwise(self.steppers.values()))
 
     @property
