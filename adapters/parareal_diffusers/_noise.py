@@ -19,7 +19,7 @@ from parareal_diffusers._grid.grid import Levels, per_row
 Generators = torch.Generator | Sequence[torch.Generator] | None
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 JumpWeights = Callable[[int, int], list[float]]
-CACHE_BYTES = 2**25  # size of each of two caches: one for the noise of steps, one for the noise of jumps
+CACHE_BYTES = 2**25  # limit of each of two caches, of the noise of steps and of jumps; each holds one entry at least
 
 
 class NoiseSource(Protocol):

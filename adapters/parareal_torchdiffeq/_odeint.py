@@ -62,9 +62,10 @@ def odeint(
         options: options of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
         event_fn: unsupported; must be None.
         slices: number of slices, `"sqrt"` or `"auto"`. `"sqrt"` is the square root of the number of steps N, rounded,
-            and deterministic. `"auto"` times some steps of one row and of many, once per function, and takes the number
-            that is predicted to be fastest (docs/how-to/slices.md). Since it depends on timing, results can differ
-            within the tolerance between runs of one program. If torchdiffeq's own loop is predicted to be faster it is
+            and deterministic. `"auto"` times some steps of one row and of many, once per function, shape and dtype of
+            the state, method and number of steps. It takes the number that is predicted to be fastest
+            (docs/how-to/slices.md). Since it depends on timing, results can differ within the tolerance between runs of
+            one program. If torchdiffeq's own loop is predicted to be faster it is
             used instead, and `Solution.message` says so. The same applies if parallel solves of this function over an
             interval at most this long failed, or were slower twice in a row. With `levels`, `criterion`,
             `max_iterations`, `executor`, `window`, `callback` or your own coarse propagator nothing is timed, and the
@@ -104,7 +105,8 @@ def odeint(
     problem = FixedGridProblem.create(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
     own_coarse = not (coarse is None or isinstance(coarse, str))
-    # The advisor times and predicts the default settings only, so any of these turns it off.
+    # Any of these settings turns the advisor off, because its prediction assumes their defaults. A named coarse method
+    # and `schedule` do not.
     settings = (levels, criterion, executor, window, callback, max_iterations)
     timed = slices == "auto" and not own_coarse and all(x is None for x in settings)
     if criterion is None:
@@ -147,8 +149,9 @@ def odeint(
                     parareal.Steps(fine), coarse_steps, state_format.from_tensor(problem.y0), boundaries, **options
                 )
             except parareal.PararealError as error:
-                # The slices were chosen here, and their coarse steps were too long to be stable. torchdiffeq's loop
-                # gives the answer, and intervals as long as this one are not tried in slices again.
+                # The slices were chosen here, and the solve in slices overflowed, probably because the coarse steps
+                # were too long to be stable. torchdiffeq's loop gives the answer, and intervals as long as this one
+                # are not tried in slices again.
                 if timed and error.solution.outcome is parareal.Outcome.NON_FINITE:
                     record_time(func, problem, float("inf"))
                     note = explain_sequential(func, problem)

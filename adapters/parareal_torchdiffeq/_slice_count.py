@@ -64,7 +64,7 @@ def explain_sequential(func: Any, problem: FixedGridProblem) -> str:
 
 def _get_advisor(func: Any, problem: FixedGridProblem) -> Advisor:
     """Return the advisor for problems of this function, state, method, number of steps and number of threads."""
-    # The length of the interval is not part of the key: what failed on one interval is known to fail on longer ones.
+    # The length of the interval is not part of the key: what failed on one interval is assumed to fail on longer ones.
     y = problem.y0
     return advisor_for(func, (y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()))
 
@@ -112,7 +112,7 @@ class _Timer:
             if self.problem.y0.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.y0.device)  # a call returns before its kernels have finished
             seconds.append(time.perf_counter() - start_time)
-            if seconds[0] > 0.2:  # do not spend more time on a slow function
+            if seconds[0] > 0.2:  # other processes disturb a long call little, so one is enough
                 break
         return min(seconds)
 

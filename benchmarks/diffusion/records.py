@@ -4,9 +4,10 @@
     python benchmarks/diffusion/records.py --no-run   # only tabulate cached runs
     python benchmarks/diffusion/records.py --write    # also writes the table into docs/results/benchmarks.md
 
-The comparison (`compare.py`) can afford fewer samples where its slowest method takes long. This script runs only two of
-our settings, the one with little work and the one with the least span, on the eight samples for which they were chosen
-and on eight others. It uses the same store, problems, noise and stop rules.
+The comparison (`compare.py`) can afford fewer samples where its slowest method takes long. This script runs only three
+of our settings: at a tolerance of 1e-2 the one with little work and the one with the least span, and at 1e-3 the one
+that speculates. They are run on the eight samples for which they were chosen and on eight others, with the same store,
+problems, noise and stop rules.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def scheduler_of(solver: str, ddim: Any) -> Any:
 @final
 @dataclass
 class RunCache:
-    """Makes runs on one subject, and stores them."""
+    """The runs on one subject, each made when it is first requested, and stored."""
 
     subject: Subject
     progress: Callable[[str], Any]

@@ -28,6 +28,7 @@ BEST = "extrapolated"
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Sample ten images sequentially and in parallel in time, and write a report."""
+    # The first line of the docstring is the subcommand's help text.
     parser.add_argument("--steps", type=int, default=196, help="number of DDIM steps")
     parser.add_argument("--slices", default="auto", help="number of slices of our best setting, or auto")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")

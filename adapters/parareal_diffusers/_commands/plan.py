@@ -11,6 +11,7 @@ from parareal_diffusers._sampling.plan import plan
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Plan for the shipped network: time its calls, count iterations, simulate settings, and advise."""
+    # The first line of the docstring is the subcommand's help text.
     parser.add_argument("--steps", type=int, default=100, help="number of DDIM steps")
     parser.add_argument("--tolerance", type=float, default=1e-2, help="relative error of the final state")
     parser.add_argument("--samples", type=int, default=2, help="number of samples whose iterations are counted")

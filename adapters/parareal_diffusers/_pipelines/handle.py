@@ -275,7 +275,6 @@ class Handle:
         # Several ControlNets are one component (`MultiControlNetModel`), which calls each of them by itself.
         networks = [part for network in networks for part in getattr(network, "nets", [network])]
         try:
-            # Copies are made before the wrappers are installed.
             if self._devices:
                 bridge.replicas = Replicas(self._devices, self._weights, networks)
             with (

@@ -82,7 +82,7 @@ class LoopBridge:
         """the time at which the present pass began, in seconds"""
         self._latents: Tensor | None = None
         """the latents that the last `step` returned; None before the first"""
-        # Last, because the stand-in refers to this object. `release` breaks the circle.
+        # The stand-in and this object refer to each other; `release` breaks the circle.
         self.scheduler = make_stand_in(scheduler, self)
 
     # Calls of the stand-in scheduler.

@@ -69,7 +69,8 @@ def choose_embedded_solver(coarse: Solver) -> Solver | None:
             return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]
         case Extrapolated(order=order):
             return replace(coarse, order=3 - order)
-        # From here on solvers add noise. The embedded solver adds the same noise, so it cancels in the difference.
+        # The solvers of the next two cases add noise. The embedded solver adds the same noise, so it cancels in the
+        # difference.
         case DDPM() | DPMSolver(order=1):
             return COARSE["dpmpp_2m_sde"]
         case DPMSolver():

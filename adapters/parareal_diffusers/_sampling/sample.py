@@ -146,7 +146,8 @@ def sample(
     latents = add_initial_noise(problem.fine, problem.grid, latents, random)
     # The checks above read single numbers of the grid, so it stays on the CPU until here.
     grid = problem.grid.to(latents.device)
-    # From here on the engine works; the network is called by `Denoiser`, the steps are made by `SolverStepper`.
+    # From here on the engine works. The network is called by `Denoiser`, and the steps are made by `SolverStepper` and
+    # `CoarseStepper`.
     solution = parareal.solve(
         *propagators(problem.fine, problem.coarse, grid, problem.denoiser, random, latents, problem.criterion),
         latents,

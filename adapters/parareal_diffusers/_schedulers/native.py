@@ -165,7 +165,7 @@ def _singlestep_solver(scheduler: Any) -> Solver:
 
 def _unipc_solver(scheduler: Any) -> Solver:
     config = scheduler.config
-    # That scheduler keeps a state of its own, which would have to cross slices.
+    # The scheduler that is used as predictor keeps a state of its own, which would have to cross slices.
     if scheduler.solver_p is not None:
         raise ValueError(
             "UniPCMultistepScheduler with another scheduler as predictor (solver_p) cannot be carried from step to "

@@ -119,7 +119,7 @@ class Replay:
         self.record = SchedulerRecord(scheduler, latents, generator, steps, options)
         decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
         # The caches wrap functions that do not refer to this object, so that it is freed with the solve, without the
-        # garbage collector. Each holds at most `CACHE_BYTES`.
+        # garbage collector. Each holds at most `CACHE_BYTES`, or one entry.
         cache = lru_cache(max(1, CACHE_BYTES // max(1, latents.nbytes)))
         self.jump = cache(partial(_sum_noise, self.record.zeros, cache(self.record.noise), decay))
 
@@ -144,7 +144,7 @@ class Replay:
         if record.path is not None:
             return {}
         states = record.states[node]
-        needed = states if self.copies > 1 or len(record.generators) == 1 else [states[sample]]
+        needed = states if len(record.generators) == 1 else [states[sample]]
         return {"generator": _one_or_all(record.restore_generators(needed))}
 
     def __call__(self, start: Tensor, stop: Tensor, sample: Tensor, scale: Tensor) -> Tensor:

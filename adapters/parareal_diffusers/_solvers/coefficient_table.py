@@ -36,7 +36,7 @@ def look_up_coefficients(
     """
     if interval.start.device.type != "cpu":
         return compute(interval, nodes, *integers)
-    # Solvers are frozen dataclasses, so bound methods of equal solvers are equal keys. Dimensions and dtype of the
+    # A bound method is a key per solver object; a solve uses the same objects throughout. Dimensions and dtype of the
     # states are part of the key because the shapes and dtypes of coefficients follow from them.
     key = (compute, interval.state.ndim, interval.state.dtype)
     if key not in interval.grid.tables:

@@ -95,7 +95,7 @@ class Solver(ABC):
         """Return the memory of a fine solver at a slice boundary whose state is corrected.
 
         The default returns `memory` unchanged. A multistep method then converges more slowly, because it extrapolates
-        from predictions that belong to the state before the correction (docs/reference/solvers.md, History).
+        from predictions that belong to the state before the correction (docs/explained/history-and-noise.md, History).
 
         Args:
             memory: the memory at the boundary, leading axes of length 1.
@@ -157,8 +157,8 @@ class Solver(ABC):
         """Return the coefficients of the steps as linear maps, with the predicted clean sample held fixed.
 
         A step is then x -> decay * x + ... + std * noise. The noise of a coarse jump is the sum of the noises of its
-        fine steps, propagated by these decays (docs/reference/solvers.md, eq. 14). It affects how fast the iteration
-        converges, not to which sample. The default is DDPM's step with the posterior variance.
+        fine steps, propagated by these decays (docs/explained/history-and-noise.md, eq. 14). It affects how fast the
+        iteration converges, not to which sample. The default is DDPM's step with the posterior variance.
 
         Returns:
             `Linear(decay, std)`, both of shape (R, 1).

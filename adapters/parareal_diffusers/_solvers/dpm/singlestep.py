@@ -111,8 +111,9 @@ class DPMSolverSinglestep(DPM):
             c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
             return _StageWeights(c.state, c.d0, c.noise)
         order = self._orders(nodes, interval)
+        # The end of the grid counts as the start of a cycle.
         begins_cycle = torch.cat([self.step_orders(interval.grid) == 1, torch.tensor([True])]).to(interval.stop.device)
-        # An order p step started p - 1 nodes earlier. The end of the grid counts as the start of a cycle.
+        # A step of order p starts from the state p - 1 nodes earlier.
         at_base = interval.level(interval.start - (order - 1))
         h = interval.t.half_log_snr - at_base.half_log_snr
         c = Coefficients.of(self.algorithm_type, at_base, interval.t)

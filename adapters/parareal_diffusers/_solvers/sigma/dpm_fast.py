@@ -94,7 +94,7 @@ class DPMFast(Solver):
         return new, StepStart(torch.where(unfinished, base, 0.0), torch.where(unfinished, first, 0.0), node)
 
     def orders(self, evaluations: int) -> tuple[int, ...]:
-        """Return the orders of the steps of a grid with `evaluations` nodes.
+        """Return the orders of the solver's steps on a grid of N = `evaluations` steps, which are their stages.
 
         The grid may belong to another fine solver; then the orders need not add up, and all are 1.
         """

@@ -156,6 +156,6 @@ class TwoStageChurn(TwoStage):
         return None if self.churn is None else self.churn.initial_noise_std(self.scheduler.values)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Return the nodes with noise: the ends of steps, except for the last step."""
+        """Return for each node whether the stage from there adds noise: it ends a step, and not the last one."""
         nodes = torch.arange(1, grid.steps + 1)
         return (nodes % 2 == 0) & (nodes < grid.steps)
