@@ -114,7 +114,10 @@ class RecordedNoise:
         return torch.cat(noises)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        """Draw a step's noise from one generator: for the whole batch if it is the only one, else for its sample.
+        """Draw a step's noise from one generator.
+
+        It is drawn for the whole batch if there is only one generator, otherwise for the sample that the generator
+        belongs to.
 
         One call per generator and step, with the loop's shape, because a generator's numbers depend on the shape drawn.
         """
@@ -209,8 +212,8 @@ class Noise:
 def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b: int) -> list[float]:
     """Return the weight with which the standard noise of each step a .. b-1 enters the state at node b.
 
-    A backward sweep instead of the product in eq. (14), because the steps of a cycle share a base node: the noise of a
-    cycle's inner steps does not reach its end.
+    Computed by a backward sweep. The product in eq. (14) assumes that each step starts where the one before ended. All
+    steps of a cycle start from the cycle's first node instead, so the noise of its inner steps does not reach its end.
     """
     reach = {b: 1.0}  # per node: the factor with which a perturbation of its state arrives at node b
     weights = [0.0] * (b - a)

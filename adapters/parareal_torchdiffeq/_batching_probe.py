@@ -8,8 +8,8 @@ and states, in one form after the other, and compares the result with one call p
 3. `vmap`: `torch.vmap` over both;
 4. `rows`: one call per row, with a warning.
 
-Every leaf of a tuple has the leading axis. If the leaves differ in rank, 1 and 2 are skipped: in 1 no shape of t has the
-rank of all leaves, and 2 is not tried for such tuples. Where both results are NaN, they count as equal.
+Every leaf of a tuple has the leading axis. If the leaves differ in rank, 1 and 2 are skipped: in 1 no shape of t has
+the rank of all leaves, and 2 is not tried for such tuples. Where both results are NaN, they count as equal.
 
 A function may take another branch at states that the probe did not try (a limiter, `torch.where`). After the solve the
 form is therefore compared again, at the states of the solution, by `matches_single_calls`. If it fails there, the solve

@@ -44,7 +44,8 @@ class Outputs:
         outputs[np.flatnonzero(on_boundary)] = boundaries[boundary[on_boundary]]
         if integrate and not on_boundary.all():
             rest = np.flatnonzero(~on_boundary)
-            # The first boundary at or after the end of a step is the right one of its slice.
+            # The first boundary at or after the end of a step is the right-hand boundary of its slice, so the slice's
+            # number is one less.
             self._integrate_slices(boundaries, outputs, rest, boundary[rest] - 1, ends[rest])
         return outputs
 
@@ -53,7 +54,8 @@ class Outputs:
         times, points = self.problem.times, self.problem.output_times
         dtype = torch.promote_types(times.dtype, points.dtype)
         # torchdiffeq takes the first step that ends at or after the output time. A user's grid need not rise
-        # everywhere, so its running maximum is searched: it is sorted, and first reaches a time at the same node.
+        # everywhere. `searchsorted` needs sorted values, so the running maximum of the grid is searched. It reaches
+        # every time at the same node as the grid does.
         ends = 1 + torch.searchsorted(times[1:].to(dtype).cummax(0).values, points.to(dtype))
         ends[0] = 0  # the first output time is the initial time
         return ends.cpu().numpy(), (times[ends] == points).cpu().numpy()

@@ -38,7 +38,7 @@ class FixedGridProblem:
     output_times: Tensor
     """times at which the solution is returned, rising, shape (points,)"""
     falling: bool
-    """whether the user's time falls, so that all times here are its negatives"""
+    """whether the user's time falls, so all times here are its negatives"""
     dtype: torch.dtype
     """dtype of the returned solution"""
 

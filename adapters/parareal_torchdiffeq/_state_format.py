@@ -65,7 +65,10 @@ class StateFormat:
         return torch.from_numpy(array) if self.numpy else array
 
     def from_user(self, state: Any, like: Tensor) -> Tensor:
-        """Return a state that the user's function computed from `to_user(like)`, in the form and dtype of `like`."""
+        """Convert a state from the user's form to the form and dtype of `like`.
+
+        The user's function computed it from `to_user(like)`.
+        """
         if self.shapes is not None:
             state = torch.cat([x.reshape(*like.shape[:-1], -1) for x in state], dim=-1)
         return state.to(like.dtype)

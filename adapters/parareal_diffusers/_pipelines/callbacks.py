@@ -42,7 +42,7 @@ class StepCallback:
         pending, self.pending[:] = list(self.pending), []
         for refinement in pending:
             self._deliver(refinement, tensors)
-        # The user's function may just have interrupted the pipeline. The `step` of this pass is over, so that the final
+        # The user's function may just have interrupted the pipeline. The `step` of this pass is over, so the final
         # state goes back as the callback's result, which diffusers' loops use as their latents.
         if self.bridge.is_interrupted() and not self.bridge.done:
             return {"latents": self.bridge.stop()}

@@ -203,7 +203,7 @@ class Handle:
         """Restore the pipeline."""
         self.disable()
 
-    # Calls of the pipeline's derived class.
+    # Methods that the pipeline's derived class calls.
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline with the engine in its loop. Calls from several threads take turns.
@@ -233,7 +233,8 @@ class Handle:
 
     def _check_scheduler(self, arguments: dict[str, Any]) -> None:
         """Raise an error if the scheduler is unsupported; checked once per scheduler and number of steps."""
-        # Any number serves for a call that leaves it out: it is checked again at the start of the loop.
+        # If the call leaves num_inference_steps out, any number serves here, because the real number is checked at the
+        # start of the loop.
         scheduler, steps = self.pipe.scheduler, arguments.get("num_inference_steps", 10)
         options = self._step_options(arguments)
         dtype = getattr(self.pipe, self._family.networks[0]).dtype
@@ -298,7 +299,7 @@ class Handle:
     @contextmanager
     def _install(self, bridge: LoopBridge) -> Iterator[None]:
         """Put the stand-in in the scheduler's place, and make the bridge the active one of this thread."""
-        # Not by setattr: a pipeline writes components that are set into its configuration.
+        # Not by setattr, which would also write the stand-in into the pipeline's configuration.
         attributes = vars(self.pipe)
         scheduler = attributes["scheduler"]
         attributes["scheduler"] = bridge.scheduler

@@ -85,7 +85,7 @@ class LoopBridge:
         # The stand-in and this object refer to each other; `release` breaks the circle.
         self.scheduler = make_stand_in(scheduler, self)
 
-    # Calls of the stand-in scheduler.
+    # Methods that the stand-in scheduler calls.
 
     def reset(self) -> None:
         """Drop a loop that has begun: the scheduler has new timesteps."""
@@ -175,7 +175,7 @@ class LoopBridge:
         self.loop = self.loop.start(latents, output.dtype, options, self.on_iteration)
         self.loop.receive_first(output)
 
-    # Calls of the network wrappers.
+    # Methods that the network wrappers call.
 
     @property
     def rows(self) -> LatentRows | None:
@@ -187,7 +187,7 @@ class LoopBridge:
         max_rows = None if self.max_rows is None else self.max_rows * copies
         return max_rows, [size * copies for size in self.pad_sizes]
 
-    # Calls of the handle and the callbacks.
+    # Methods that the handle and the callbacks call.
 
     @property
     def running(self) -> RunningLoop | None:

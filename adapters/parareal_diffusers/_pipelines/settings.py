@@ -40,7 +40,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise `TypeError` or `ValueError` for values that are invalid for every call of a pipeline.
 
-        The number of steps is known only in a call, so that `set_up_loop` checks the rest.
+        The number of steps is known only in a call, so `set_up_loop` checks the rest.
         """
         if isinstance(self.slices, str):
             one_of("slices", self.slices, ("auto", "sqrt", "steps"))
@@ -115,7 +115,7 @@ def set_up_loop(
         fine = AnyScheduler(scheduler, _select_options(scheduler, step_options))
     if isinstance(fine, LMS) and first:
         # The scheduler applies its weights of fourth order to the one slope that it has. The native solver begins with
-        # first order, so that the two would differ.
+        # first order, so the two would differ.
         raise ValueError(
             f"LMSDiscreteScheduler, started at step {first} as in this call, uses weights for slopes that it does not "
             "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
@@ -155,7 +155,8 @@ def check_options(fine: Solver, options: dict[str, Any]) -> None:
     if isinstance(fine, AnyScheduler):
         supported |= {name: p.default for name, p in inspect.signature(fine.scheduler.step).parameters.items()}
         supported |= fine.options
-    # An option at its default changes nothing: None, 0 and False are all accepted for one that is not set.
+    # An option that equals the supported value changes nothing. None, 0 and False count as equal, because pipelines
+    # pass any of them for an option that is not set.
     wrong = [k for k, value in options.items() if k != "generator" and (value or 0) != (supported.get(k) or 0)]
     if wrong:
         raise ValueError(

@@ -97,7 +97,7 @@ def _exact_settings(indexes_by_pass: bool) -> dict[str, Any]:
     """Return settings that run to the sequential result, in passes that do not coincide with the steps.
 
     In the pipelined schedule pass i contains step i of the exact solution, which would hide that a loop uses the number
-    of the pass. The synchronous schedule reveals it. It needs more passes than steps, so that families whose loop is
+    of the pass. The synchronous schedule reveals it. It needs more passes than steps, so families whose loop is
     known to look something up by the pass are verified in the pipelined schedule.
     """
     return {

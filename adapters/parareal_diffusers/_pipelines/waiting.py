@@ -22,7 +22,7 @@ class WaitingLoop:
     """The loop before its first `step`, with all parts of a run except for its states.
 
     The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its call of
-    `step` shows the states, the network's dtype and the generator, so that `start` makes the run there.
+    `step` shows the states, the network's dtype and the generator, so `start` makes the run there.
 
     Args:
         scheduler: the pipeline's own, with its timesteps set and before its first step.

@@ -25,8 +25,8 @@ class SampleAdvice:
 
     def __init__(self, problem: SamplingProblem, latents: Tensor):
         self.problem, self.latents = problem, latents
-        # Looked up here, once per call: `advisor_for` returns a new advisor each time for a model that it cannot
-        # attach one to, and what `batch_time` measures would be lost between two methods.
+        # Looked up once, here. For a model that no advisor can be attached to, every call of `advisor_for` returns a
+        # new advisor, which lacks the times measured before.
         self._call_advisor, self._iteration_advisor = _call_advisor(problem, latents), _iteration_advisor(problem)
 
     def plan_call(

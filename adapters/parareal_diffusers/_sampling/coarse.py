@@ -27,7 +27,8 @@ COARSE: dict[str, Solver] = {
 """the coarse solvers that have a name"""
 
 FEW_STEPS = 64
-"""largest number of steps for which first-order steps are further from the ODE than second-order coarse jumps are"""
+"""up to this number of steps, first-order fine steps have a larger discretisation error than second-order coarse
+jumps"""
 
 
 def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
@@ -57,7 +58,10 @@ def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
 
 
 def choose_embedded_solver(coarse: Solver) -> Solver | None:
-    """Return a solver of another order that needs no evaluations but a coarse solver's; None if none is known."""
+    """Return a solver of another order that reuses the coarse solver's evaluations and needs no others.
+
+    None if no such solver is known.
+    """
     match coarse:
         case (
             DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++")
@@ -91,7 +95,8 @@ def default_coarse_solver(fine: Solver, grid: Grid) -> Solver:
         # approximate the ODE; `Extrapolated` approximates the fine steps themselves.
         far_from_ode = grid.steps <= FEW_STEPS or not grid.chained
         return COARSE["extrapolated" if far_from_ode and is_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]
-    # A scheduler's own step cannot jump, so its noise needs a native solver that suits its schedule.
+    # `AnyScheduler` cannot jump over several nodes. So the coarse solver is a native stochastic solver that is defined
+    # for the scheduler's kind of schedule.
     if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
         exploding = bool((grid.start.alpha == 1).all())
         return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")

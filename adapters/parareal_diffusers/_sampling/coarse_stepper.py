@@ -106,8 +106,8 @@ def propagators(
         criterion: if it estimates errors cumulatively, coarse jumps get an embedded solver.
     """
     estimates_errors = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-    # Two solvers approximate one flow only if fine steps start where the steps before ended. Otherwise their difference
-    # says nothing about F, except for `Extrapolated`, both of whose orders reproduce the fine steps themselves.
+    # The difference of the two coarse solvers estimates the error of F only if each fine step starts where the step
+    # before it ended. `Extrapolated` is an exception, because both of its orders reproduce the fine steps.
     comparable = estimates_errors and (isinstance(coarse, Extrapolated) or grid.chained)
     embedded = choose_embedded_solver(coarse) if comparable else None
     records_predictions = fine.begin(latents[:1]) is not None

@@ -159,7 +159,8 @@ class Denoiser:
         conditional: Any = self.kwargs
         # Not strict: trees of different structure are reported by the second check, which says more about them.
         for x, y in zip(optree.tree_leaves(unconditional), optree.tree_leaves(conditional), strict=False):
-            # Halves that share a call can only differ in leaves with rows; the same object is in both halves anyway.
+            # Both halves are rows of one call, so only leaves with one row per sample can differ between them. A leaf
+            # that is the same object in both halves needs no check.
             if x is not y and not self._is_per_sample(y):
                 raise ValueError(
                     f"guidance: its model_kwargs may only name entries with a row for each of the {self.samples} "

@@ -67,7 +67,11 @@ def _scale_noise(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, g
 
 
 def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
-    """Return the state from which the first step starts: latents, for a solver with churn raised to its level."""
+    """Return the state from which the first step starts.
+
+    That is the latents; for a solver with churn, the latents plus the noise that raises them to the level of the first
+    node.
+    """
     std = solver.initial_noise_std(grid)
     if std is None:
         return latents

@@ -33,7 +33,7 @@ def plan(
 ) -> parareal.Plan:
     """Choose the settings of `sample` for this machine by measurement and simulation.
 
-    The latents are sampled once with each of some numbers of slices, which shows how many iterations samples need. The
+    The latents are sampled once per candidate number of slices, to count the iterations that each sample needs. The
     network is timed with batches of several sizes. From both, every setting is simulated. What is measured is kept for
     the life of the process: `sample(..., slices="auto")` with the same model, solver, steps, coarse solver and
     tolerance uses it. The cost is a few times that of sampling the latents sequentially.
@@ -45,7 +45,7 @@ def plan(
         num_inference_steps: the number of steps, as for `sample`.
         model_kwargs: further arguments of the network, as for `sample`.
         tolerance: as for `sample`, but positive.
-        slices: the numbers of slices to run; by default four around the one of least span.
+        slices: the numbers of slices to run; by default up to four numbers near sqrt(N), where the span is least.
         generator: as for `sample`; a generator is copied, not advanced.
         progress: show a progress bar.
         options: further arguments of `sample`.

@@ -52,13 +52,13 @@ class SamplingProblem:
     def boundaries(self, count: int) -> list[int]:
         """Return the nodes that bound `count` slices, for a user who did not choose boundaries.
 
-        Slices are evenly long, except for extrapolated jumps: they gain by shorter slices at the end, where the noise
-        is small; others do not (docs/results/extrapolated.md).
+        Slices have equal numbers of steps, up to rounding. Only extrapolated jumps get shorter slices at the end, where
+        the noise is small, because only they converge faster with them (docs/results/extrapolated.md).
         """
         base_nodes = list(self.fine.base_nodes(self.grid))
         even = resolve_boundaries(None, count, None, base_nodes)
         has_cycles = base_nodes != list(range(self.grid.steps))
-        # `space_boundaries` knows nothing of cycles, which slices should begin with.
+        # Slices should begin with a cycle, and `space_boundaries` does not align them.
         if has_cycles or not isinstance(self.coarse, Extrapolated) or count == 1:
             return even
         return space_boundaries(self.grid, count, LOG_SNR)

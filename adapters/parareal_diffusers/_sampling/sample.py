@@ -68,9 +68,9 @@ def sample(
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
         slices: a number, `"auto"`, `"sqrt"` or `"steps"`. `"auto"` chooses from the time of the network's calls,
             measured once, and from the iterations of earlier calls or else expected ones (`plan`, docs/how-to/plan.md);
-            it chooses one slice if more are not predicted to be faster. Because times vary, so may the results of one
-            program, within the tolerance. `"sqrt"`, the rounded root of N, is deterministic. `"steps"` is one
-            slice per step.
+            it chooses one slice if more are not predicted to be faster. Measured times vary, so the number of slices
+            can differ between runs of one program, and the results can differ within the tolerance. `"sqrt"`, the
+            rounded root of N, is deterministic. `"steps"` is one slice per step.
         boundaries: nodes between 0 and N, rising, both ends included, in place of `slices`.
         levels: nested levels, outermost first, in place of `slices`: `(12, 9)` is 12 slices of 9 slices each
             (`parareal.Parareal`). `boundaries` may bound the slices of the outermost level.

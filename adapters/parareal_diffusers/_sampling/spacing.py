@@ -47,7 +47,7 @@ def space_boundaries(grid: Grid, slices: int, log_snr: float) -> list[int]:
     if log_snr:
         # Lambda is infinite at zero signal, where a grid may start.
         ratio = grid.start.half_log_snr.cpu().double().clamp(-20, 20)
-        # It is infinite at the last node, too, which is free of noise: the last difference is repeated there.
+        # At the last node, too, lambda is infinite if that node has no noise. The last difference is repeated there.
         end = 2 * ratio[-1] - ratio[-2] if steps > 1 else ratio[-1] + 1
         ratio = torch.cat([ratio, end[None]])
         position = (1 - log_snr) * position + log_snr * (ratio - ratio[0]) / (ratio[-1] - ratio[0])

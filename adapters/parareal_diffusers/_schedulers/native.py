@@ -196,7 +196,7 @@ def _ddpm_grid(scheduler: Any) -> Grid:
 def _cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor, final: torch.Tensor) -> Grid:
     """Return the grid of steps from `timesteps` to `targets`, with levels looked up by timestep as DDIM and DDPM do.
 
-    A negative target stands for the level `final`. A negative start is not treated, so that it counts from the end, as
+    A negative target stands for the level `final`. A negative start is not treated, so it counts from the end, as
     in the schedulers.
     """
     alphas = scheduler.alphas_cumprod.cpu()

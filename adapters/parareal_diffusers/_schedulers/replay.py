@@ -56,14 +56,15 @@ class SchedulerRecord:
     def noise(self, node: int) -> Tensor:
         """Return the noise that a step adds, of shape (samples, *sample)."""
         states, order = self.states, int(getattr(self.scheduler, "order", 1))
-        # The copy begins with this step, or with its cycle of calls: the noise of earlier steps that a multistep
-        # scheduler keeps would be counted again.
+        # The copy starts at this step, or at the first call of its cycle. After earlier steps a multistep scheduler
+        # would still hold their noise, and the result would contain it again.
         first = max(self.steps.start, node - node % order)
         scheduler = self._copy_at(first)
         for i in range(first, node):
             self._step_from_zeros(scheduler, i, self.restore_generators(states[i]))
         result = self._step_from_zeros(scheduler, node, self.restore_generators(states[node]))
-        # A step that divides by zero gives NaN from zeros: coarse jumps, which use this noise, then go without.
+        # From a zero state, a step that divides by zero returns NaN. Coarse jumps, the only users of this noise, then
+        # get zero noise for this step.
         return torch.nan_to_num(result, 0.0, 0.0, 0.0)
 
     def restore_generators(self, states: Sequence[Tensor]) -> list[torch.Generator]:

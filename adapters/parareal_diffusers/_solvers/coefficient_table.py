@@ -1,9 +1,9 @@
 """Tables of step coefficients per grid, computed once per kind of step, to save CPU time.
 
 The fine solver always steps from a node to the next, and the coarse jumps recur in every iteration, so a solve has few
-kinds of steps. Two steps are of one kind if they have the same length in nodes and their history lies equally many
-nodes back. For each kind the coefficients of all N start nodes are computed together, which takes about as long as
-computing them for one row.
+kinds of steps. Two steps are of one kind if they span the same number of nodes and their predictions lie at the same
+distances before the start, in nodes. For each kind the coefficients of all N start nodes are computed together, which
+takes about as long as computing them for one row.
 """
 
 from collections.abc import Callable

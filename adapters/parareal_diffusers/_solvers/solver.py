@@ -31,8 +31,8 @@ class Shift(NamedTuple):
     noise: Tensor
     """increment of the predicted noise, at the same place"""
     previous: Tensor
-    """increment of the state one step earlier: a first-order step whose prediction changes by `clean` maps it to the
-    increment of the boundary's state"""
+    """increment of the state at the node before the boundary. It is chosen such that a first-order step whose
+    prediction changes by `clean` maps it to the increment of the boundary's state"""
 
 
 @dataclass(frozen=True)

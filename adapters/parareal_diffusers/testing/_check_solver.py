@@ -200,7 +200,7 @@ class _SolverCase:
     def jumps(self) -> str:
         """Compare coarse jumps over two nodes with single steps.
 
-        On a single Gaussian, where no jump can end near another mode, so that a large error means a wrong level.
+        The model is a single Gaussian, so no jump can end near another mode, and a large error means a wrong level.
         """
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping to [-1, 1] has no effect

@@ -137,7 +137,7 @@ class NetworkBatch:
 
     def _gather_samples(self, x: Tensor, key: str) -> Tensor:
         """Return a tensor of one entry per sample as one entry per row."""
-        # Flux's embedded guidance is one number for all samples. Some pipelines repeat it within their loop, so that
+        # Flux's embedded guidance is one number for all samples. Some pipelines repeat it within their loop, so
         # its length is that of the latents already.
         if key == "guidance" and len(x) == self.count:
             return x

@@ -108,8 +108,8 @@ def scale_control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
     if starts is None or stops is None or _covers_loop(starts, stops):
         return
     scale = arguments["controlnet_conditioning_scale"]
-    # Pipelines accept one value for all ControlNets, or a list with one value for each. A list of any of the three
-    # tells the number; otherwise the pipeline's own ControlNets do.
+    # Pipelines accept one value for all ControlNets, or a list with one value for each. If start, end or scale is a
+    # list, its length is the number of ControlNets; otherwise the pipeline's ControlNets are counted.
     nets = getattr(getattr(pipe, "controlnet", None), "nets", None)
     lists = [list(x) for x in (starts, stops, scale) if isinstance(x, list | tuple)]
     count = len(lists[0]) if lists else 1 if nets is None else len(nets)

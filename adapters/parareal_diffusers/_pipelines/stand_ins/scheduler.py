@@ -53,7 +53,7 @@ class Timesteps(Tensor):
 
     @staticmethod
     def of(values: Tensor, bridge: SchedulerBridge, first: int = 0) -> "Timesteps":
-        """Return values as timesteps of a bridge, of which `first` is the number of the first."""
+        """Return `values` as timesteps that `bridge` iterates; `first` is the step number of `values[0]`."""
         timesteps = values.as_subclass(Timesteps)
         timesteps.bridge, timesteps.first = bridge, first
         return timesteps
@@ -161,7 +161,7 @@ def _stand_in_class(kind: type) -> type:
     """Return the class of stand-ins for schedulers of a class."""
 
     # `timesteps` is a property of the class and a value in the instance's dictionary. The property takes precedence,
-    # so that the scheduler's own code and the pipeline both read `Timesteps`, and `restore_scheduler` finds the plain
+    # so the scheduler's own code and the pipeline both read `Timesteps`, and `restore_scheduler` finds the plain
     # tensor.
     def timesteps(self: Any) -> Any:
         values = self.__dict__["timesteps"]

@@ -162,7 +162,8 @@ class DPMSolver(DPM):
 class _HigherOrderWeights(NamedTuple):
     """Weights of the terms of second and third order; the last four are None if the solver's order is 2.
 
-    In rows of lower order d1, d2 and share are zero. r0 and r1 are the lengths of the last two steps over h; `share` is r0 / (r0 + r1), `inverse_r` is 1 / (r0 + r1).
+    In rows of lower order d1, d2 and share are zero. r0 and r1 are the lengths of the last two steps over h; `share` is
+    r0 / (r0 + r1), `inverse_r` is 1 / (r0 + r1).
     """
 
     inverse_r0: Tensor

@@ -84,7 +84,7 @@ class TwoStage(Solver):
         slope = torch.where(completes, whole, (state - clean) / interval.s.sigma)
         down, noise = self.target_and_noise(s, interval, completes)
         new = torch.where(completes, memory.base, state) + slope * (down - s.sigma) + noise
-        # A single node that is left over at the end of the grid starts no step: an Euler step is all there is.
+        # A last stage that no second stage follows is a plain Euler step, so nothing is stored for it.
         begins = single & (memory.node < 0) & (interval.start % 2 == 0) & (interval.stop < interval.grid.steps)
         in_progress, zero = per_row(begins, x), torch.zeros_like(x)
         base, clean = torch.where(in_progress, state, zero), torch.where(in_progress, clean, zero)
