@@ -48,7 +48,9 @@ def solve_sequentially(
     stats = replace(solution.stats, wall_time=solution.stats.wall_time + elapsed)
     solution = replace(solution, stats=stats, message=f"{solution.message} {note}")
     if throw and solution.outcome.failed:
-        raise parareal.PararealError("the final state of torchdiffeq's loop is not finite", solution)
+        raise parareal.PararealError(
+            "the final state of torchdiffeq's loop is not finite: use a smaller step_size or another method", solution
+        )
     return ys, solution
 
 

@@ -86,15 +86,17 @@ def _check(options: argparse.Namespace) -> None:
     if find_spec("matplotlib") is None:
         raise ImportError("the report needs matplotlib: install the extra parareal-torch[plot]")
     if not 1 <= options.steps <= 1000:
-        raise ValueError(f"--steps must be between 1 and 1000, the steps the model was trained on, got {options.steps}")
+        raise ValueError(
+            f"--steps must be between 1 and 1000, the steps the model was trained on, but was {options.steps}"
+        )
     if options.slices != "auto" and not (options.slices.isdigit() and 1 <= int(options.slices) <= options.steps):
         raise ValueError(
-            f"--slices must be auto or a number between 1 and --steps={options.steps}, got {options.slices}"
+            f"--slices must be auto or a number between 1 and --steps={options.steps}, but was {options.slices}"
         )
     if options.tolerance != 0 and not options.tolerance > 1e-6:  # NaN, too
-        raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, got {options.tolerance}")
+        raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, but was {options.tolerance}")
     if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        raise ValueError(f"--threads must be at least 1, but was {options.threads}")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out must name a folder, but {options.out} is a file")
 

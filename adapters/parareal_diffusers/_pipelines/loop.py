@@ -161,15 +161,16 @@ class LoopBridge:
         if self._latents is None or latents is self._latents or torch.equal(latents, self._latents):
             return
         raise RuntimeError(
-            "the pipeline changed its latents after a step, but in parallel in time they hold rows of many steps: this "
-            "pipeline cannot be sampled in parallel in time"
+            "the pipeline changed its latents after a step, but in parallel in time they hold rows of many steps: call "
+            "handle.disable() and sample sequentially"
         )
 
     def _start(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> None:
         """Begin the engine's run at the first `step`, and give it the output of the first pass."""
         if self.loop is None:
             raise RuntimeError(
-                "the pipeline does not iterate its scheduler's timesteps: it cannot be sampled in parallel in time"
+                "the pipeline does not iterate its scheduler's timesteps, so it cannot be sampled in parallel in time: "
+                "call handle.disable() and sample sequentially"
             )
         assert isinstance(self.loop, WaitingLoop)
         self.loop = self.loop.start(latents, output.dtype, options, self.on_iteration)
@@ -225,8 +226,8 @@ class LoopBridge:
         """Raise `RuntimeError` unless the loop has ended: its latents would be rows of many steps, not samples."""
         if not self.done:
             raise RuntimeError(
-                "the pipeline left its loop before the end: it cannot be sampled in parallel in time with these "
-                "arguments"
+                "the pipeline left its loop before the end, so it cannot be sampled in parallel in time with these "
+                "arguments: call handle.disable() and sample sequentially"
             )
 
     def release(self) -> None:

@@ -54,7 +54,9 @@ def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices:
 def check_network(name: str, network: Any) -> None:
     """Raise `ValueError` for a network that stores something from step to step."""
     if not isinstance(network, torch.nn.Module):
-        raise ValueError(f"the {name} must be a torch module, not {type(network).__name__}")
+        raise ValueError(
+            f"the {name} must be a torch module, not {type(network).__name__}: load the pipeline with this component"
+        )
     network = getattr(network, "_orig_mod", network)  # of a module returned by `torch.compile`
     # `is_cache_enabled` is set by `enable_cache`. Caches applied by a function leave only their hooks.
     cached = getattr(network, "is_cache_enabled", False)

@@ -118,7 +118,7 @@ def set_up_loop(
         # first order, so the two would differ.
         raise ValueError(
             f"LMSDiscreteScheduler, started at step {first} as in this call, uses weights for slopes that it does not "
-            "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
+            "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or start at step 0 (strength=1)"
         )
     grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
     coarse = resolve_coarse_solver(settings.coarse, fine, grid)

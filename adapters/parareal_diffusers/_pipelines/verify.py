@@ -59,7 +59,9 @@ class Verifier:
                 actual = to_arrays(run_parallel(exact, bound))
         # Stand-ins raise RuntimeError. A loop that indexes a list by the pass raises IndexError in later passes.
         except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{type(pipe).__name__} cannot be sampled in parallel in time: {error}") from error
+            raise ValueError(
+                f"{type(pipe).__name__} cannot be sampled in parallel in time ({error}): sample it without parallelize"
+            ) from error
         network = getattr(pipe, family.networks[0])
         allowed = TOLERANCE.get(network.dtype, TOLERANCE_HALF)
         same = len(expected) == len(actual) and all(a.shape == b.shape for a, b in zip(expected, actual, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 import parareal
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import NoiseSource
-from parareal_diffusers._sampling.coarse import choose_embedded_solver
+from parareal_diffusers._sampling.coarse import COARSE, choose_embedded_solver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import CoarseMemory, Solver, SolverStepper, start_step
 from parareal_diffusers._solvers.step_interval import StepInterval
@@ -121,4 +121,7 @@ def _finish_step(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) 
         step.send(output)
     except StopIteration as end:
         return end.value
-    raise TypeError("an embedded pair of solvers must make one evaluation per step: another one was requested")
+    raise TypeError(
+        "an embedded pair of solvers must make one evaluation per step, but one of them requested another: choose "
+        f"another coarse solver ({', '.join(COARSE)}), or a criterion other than Tolerance"
+    )

@@ -152,8 +152,8 @@ class Denoiser:
         unknown = sorted(set(guidance.model_kwargs) - set(self.kwargs))
         if unknown:
             raise ValueError(
-                f"guidance: its model_kwargs name {', '.join(unknown)}, which the model_kwargs of sample do not: "
-                f"they are {', '.join(self.kwargs) or 'empty'}"
+                f"guidance: its model_kwargs name {', '.join(unknown)}, which the model_kwargs of sample do not (they "
+                f"are {', '.join(self.kwargs) or 'empty'}): add them to model_kwargs, or leave them out of guidance"
             )
         unconditional: Any = {**self.kwargs, **guidance.model_kwargs}
         conditional: Any = self.kwargs

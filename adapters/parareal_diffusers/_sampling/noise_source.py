@@ -105,8 +105,11 @@ def check_generator(generator: Any, latents: Tensor) -> None:
         raise ValueError(
             f"generator has {len(generators)} entries for {len(latents)} samples: give one per sample, or a single one"
         )
-    if any(g.device.type not in ("cpu", latents.device.type) for g in generators):
-        raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
+    wrong = [str(g.device) for g in generators if g.device.type not in ("cpu", latents.device.type)]
+    if wrong:
+        raise ValueError(
+            f"generator must be on {latents.device.type}, as the latents are, or on the CPU, but was on {wrong[0]}"
+        )
 
 
 def check_noise_sampler(noise_sampler: Any, solver: Solver, generator: Any) -> None:

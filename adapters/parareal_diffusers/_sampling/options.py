@@ -55,7 +55,9 @@ def resolve_boundaries(
             raise ValueError(f"boundaries already determine the number of slices: leave slices={slices!r} out")
         nodes = [whole_number("boundaries: a node", n, 0) for n in boundaries]
         if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
-            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, but was {list(boundaries)}")
+            raise ValueError(
+                f"boundaries must begin with node 0 and end with node {steps}, but were {list(boundaries)}"
+            )
         return nodes
     edges = divide_grid(slices, levels, steps)
     # At a boundary within a cycle, the cycle's first state and predictions would cross the boundary and would have to

@@ -83,7 +83,11 @@ def prepare(
     The network is not called, and no random number is drawn.
     """
     if not isinstance(latents, Tensor) or latents.ndim < 2:
-        raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
+        actual = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(
+            "latents must be a tensor of shape (samples, *sample), with at least two dimensions, but was "
+            f"{actual}: add a leading axis of samples"
+        )
     if latents.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"latents must be float32 or float64, not {latents.dtype}: convert them; the network may stay in half "

@@ -205,7 +205,10 @@ def check_snapshots(scheduler: Any, snapshots: Snapshots) -> None:
             f"{name} draws noise but its step takes no generator, so its noise cannot be made a function of the step: "
             "use EulerAncestralDiscreteScheduler, or DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'"
         )
-    problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
+    problem = (
+        f"{name} keeps a state that cannot be carried from step to step: use a scheduler with a native solver "
+        "(docs/results/support.md)"
+    )
     # A stochastic scheduler draws for the whole batch at once, so its steps are made on the batch, as in `_step_row`.
     copies = len(PROBE_STATE) if snapshots.draws_noise or snapshots.brownian_path is not None else 1
     rows = [(x[None], PROBE_STATE.new_zeros(len(snapshots.slots), *x.shape), -1) for x in PROBE_STATE]

@@ -66,7 +66,10 @@ def check_native_grid(scheduler: Any) -> None:
     check_supported_scheduler(scheduler)
     if type(scheduler) not in _GRIDS:
         supported = ", ".join(kind.__name__ for kind in _GRIDS)
-        raise TypeError(f"a solver object takes its nodes from one of {supported}, not {type(scheduler).__name__}")
+        raise TypeError(
+            f"a solver object takes its nodes from one of {supported}, not {type(scheduler).__name__}: pass the "
+            "scheduler itself to run its own step"
+        )
 
 
 def copy_with_timesteps(scheduler: Any, num_inference_steps: int | None) -> Any:
@@ -213,8 +216,8 @@ def _sigma_grid(scheduler: Any) -> Grid:
     start, stop = (Levels.of_sigma(x, config["use_flow_sigmas"]) for x in (sigmas[:-1], sigmas[1:]))
     if len(timesteps) != len(sigmas) - 1:
         raise ValueError(
-            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: do not edit its "
-            "timesteps after set_timesteps"
+            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: call set_timesteps "
+            "again, and do not edit its timesteps afterwards"
         )
     return Grid(timesteps, start, stop, config["prediction_type"], None, _threshold(config))
 

@@ -71,14 +71,20 @@ class NetworkBatch:
         self.name, self.rows, self.arguments = name, rows, dict(arguments)
         state = next((x for key, x in arguments.items() if key in STATES), None)
         if not isinstance(state, Tensor):
-            raise RuntimeError(f"{name} was called without {' or '.join(sorted(STATES))}")
+            raise RuntimeError(
+                f"{name} was called without {' or '.join(sorted(STATES))}: call handle.disable() and sample "
+                "sequentially"
+            )
         self.count = len(state)
         if not rows.num_rows:
             # The first pass: the number of samples is not known, so guidance copies cannot be told from samples. All
             # entries are in the pipeline's own order, so nothing needs to be gathered.
             self.rows = rows = LatentRows.first_pass(rows.num_steps, self.count)
         if self.count % rows.num_rows:
-            raise RuntimeError(f"{name} was called with a state of shape {tuple(state.shape)} for {rows.num_rows} rows")
+            raise RuntimeError(
+                f"{name} was called with a state of shape {tuple(state.shape)} for {rows.num_rows} rows: call "
+                "handle.disable() and sample sequentially"
+            )
         self.copies = self.count // rows.num_rows
         self.index = None
         if rows.sample_index is not None:
@@ -116,8 +122,8 @@ class NetworkBatch:
         times = getattr(value, "rows", value)  # a `RowTimestep`, or the tensor that its `expand` has returned
         if not isinstance(times, Tensor) or times.ndim != 1 or len(times) not in (self.rows.num_rows, self.count):
             raise RuntimeError(
-                f"{self.name} was given a timestep that the pipeline has computed in an unsupported way: the pipeline "
-                "cannot be sampled in parallel in time"
+                f"{self.name} was given a timestep that the pipeline has computed in an unsupported way, so the "
+                "pipeline cannot be sampled in parallel in time: call handle.disable() and sample sequentially"
             )
         if self.rows.check_timesteps:
             self._check_timesteps(times)
@@ -131,8 +137,8 @@ class NetworkBatch:
         actual, expected = (x.double() / x.double().abs().max().clamp(min=1e-30) for x in (times, expected))
         if not torch.allclose(actual, expected, rtol=0.0, atol=1e-2):  # wide enough for the rounding of half precision
             raise RuntimeError(
-                f"{self.name} was given other timesteps than those of its rows: this pipeline cannot be sampled in "
-                "parallel in time"
+                f"{self.name} was given other timesteps than those of its rows, so this pipeline cannot be sampled in "
+                "parallel in time: call handle.disable() and sample sequentially"
             )
 
     def _gather_samples(self, x: Tensor, key: str) -> Tensor:
@@ -149,7 +155,8 @@ class NetworkBatch:
         if x.ndim == 0 or len(x) != count:
             raise RuntimeError(
                 f"{self.name} was given {key} of shape {tuple(x.shape)}, but its first axis should have length "
-                f"{count}: this pipeline cannot be sampled in parallel in time with these arguments"
+                f"{count}, so this pipeline cannot be sampled in parallel in time with these arguments: call "
+                "handle.disable() and sample sequentially"
             )
         return x
 
@@ -158,8 +165,9 @@ class NetworkBatch:
         if x.ndim == 0:
             return x
         raise RuntimeError(
-            f"{self.name} was given a tensor {key}, and it is unknown whether it has one entry per sample: this "
-            "pipeline cannot be sampled in parallel in time with these arguments"
+            f"{self.name} was given a tensor {key}, and it is unknown whether it has one entry per sample, so this "
+            "pipeline cannot be sampled in parallel in time with these arguments: call handle.disable() and sample "
+            "sequentially"
         )
 
     def run(self, call: Callable[..., Any], max_rows: int | None, pad_sizes: list[int]) -> Any:

@@ -117,7 +117,7 @@ def scale_control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
     if not len(starts) == len(stops) == len(scales) or not all(isinstance(x, float) for x in scales):
         raise ValueError(
             f"{type(pipe).__name__}: control that begins or ends within the loop needs one controlnet_conditioning"
-            "_scale, control_guidance_start and control_guidance_end per ControlNet, all of them floats, but got "
+            "_scale, control_guidance_start and control_guidance_end per ControlNet, all of them floats, but they were "
             f"{scales}, {starts} and {stops}"
         )
     row_scales = [RowScale.of(*item) for item in zip(scales, starts, stops, strict=True)]

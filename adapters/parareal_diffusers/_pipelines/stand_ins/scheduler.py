@@ -97,8 +97,8 @@ class RowTimestep(Tensor):
         size = size[0] if isinstance(size, list | tuple) and len(size) == 1 else size
         if not isinstance(size, int) or size % len(self.rows):
             raise RuntimeError(
-                f"this pipeline expands its timestep to {sizes}, which is no multiple of its {len(self.rows)} rows: it "
-                "cannot be sampled in parallel in time"
+                f"this pipeline expands its timestep to {sizes}, which is no multiple of its {len(self.rows)} rows, so "
+                "it cannot be sampled in parallel in time: call handle.disable() and sample sequentially"
             )
         return self.rows.repeat(size // len(self.rows))
 
@@ -117,8 +117,8 @@ class RowTimestep(Tensor):
             if name == "__getitem__" and args[1] is None and args[0].ndim == 0:  # t[None]
                 return cls.of(args[0].rows, keep_dim=True)
         raise RuntimeError(
-            f"this pipeline computes {name} of its timestep, which differs from row to row: it cannot be sampled "
-            "in parallel in time"
+            f"this pipeline computes {name} of its timestep, which differs from row to row, so it cannot be sampled "
+            "in parallel in time: call handle.disable() and sample sequentially"
         )
 
 
@@ -186,7 +186,7 @@ def _stand_in_class(kind: type) -> type:
         if args:
             raise TypeError(
                 f"the options of {kind.__name__}.step must be passed by keyword, but the pipeline passed {len(args)} "
-                "by position"
+                "by position: call handle.disable() and sample sequentially"
             )
         as_object = kwargs.pop("return_dict", True)
         new = self._parareal_bridge.step(model_output, sample, kwargs)

@@ -151,7 +151,11 @@ class DPMSolver(DPM):
             # The scheduler's own run, with full histories.
             nodes = torch.stack([interval.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
             weights = self._weights(c, nodes, interval, guarded=False)
-            coefficients |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
+            second = ("inverse_r0", "d1")
+            coefficients |= {
+                f"{'second' if name in second else 'third'}-order coefficient {name}": x
+                for name, x in weights._asdict().items()
+            }
         check_finite({name: x.flatten() for name, x in coefficients.items() if x is not None}, grid)
 
     def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
