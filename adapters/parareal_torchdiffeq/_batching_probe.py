@@ -115,7 +115,7 @@ def _build_probe_rows(t: Tensor, y: Tensor, shapes: list[Size]) -> tuple[Tensor,
     count = next(n for n in range(3, len(dimensions) + 4) if n not in dimensions)
     t = t[torch.arange(count, device=t.device) % len(t)]
     # Row i differs from the state by about i %, also where an entry is zero, and by another share in every entry.
-    size = y.abs() + (y.abs().mean() or 1.0)
+    size = y.abs() + (y.abs().mean() or 1.0)  # 1 for a state of zeros
     pattern = torch.cos(torch.arange(prod(y.shape), device=y.device, dtype=size.dtype)).reshape(y.shape)
     rows = [y + 0.01 * i * pattern * size for i in range(count)]
     return t, torch.stack(rows)

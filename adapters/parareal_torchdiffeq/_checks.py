@@ -130,6 +130,7 @@ def smallest_tolerance(tolerance: Any) -> float:
     return float(min(torch.as_tensor(x).min() for x in entries))
 
 
+# Cached, because short solves are often repeated, with the same tolerances each time.
 @lru_cache
 def build_increment_criterion(rtol: float, atol: float, dtype: torch.dtype) -> parareal.Increment:
     """Return the default criterion for torchdiffeq's tolerances.

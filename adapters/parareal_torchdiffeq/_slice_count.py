@@ -100,6 +100,7 @@ class _Timer:
         # The times of the nodes are passed as the grid: the user's grid_constructor must not run for a part of it.
         options = {"grid_constructor": lambda f, y, t: t, "perturb": problem.solver.perturb}
         if problem.shapes is not None:
+            # A format only for its conversion to a tuple, which needs no dtype of the engine.
             y = StateFormat(False, problem.shapes, problem.dtype, None).to_user(y)
         torchdiffeq.odeint(self.func, y, t, method=problem.method, options=options)
 

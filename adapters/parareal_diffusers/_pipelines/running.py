@@ -131,7 +131,8 @@ class RunningLoop:
     def final_steps(self) -> int:
         """The number of steps, from the first on, after which the state of every sample is final."""
         edges, first = self.setup.edges, self.setup.first
-        # A run that was stopped early leaves boundaries that are not final.
+        # Not from the machines: those of a run that was stopped early hold boundaries that are not final, and yet its
+        # loop has ended.
         if self.done:
             return self.setup.num_steps
         return min(_final_node(machine, edges) for machine in self.run.machines) - first

@@ -76,7 +76,7 @@ def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: Noise
     if std is None:
         return latents
     assert isinstance(random, Noise)  # solvers with churn are native, so their noise is no `Replay`
-    return latents + std * random.step(-1)
+    return latents + std * random.step(-1)  # -1 is the draw before all steps, as in `make_noise_source`
 
 
 def check_noise_dtype(solver: Solver, output_dtype: torch.dtype, state_dtype: torch.dtype) -> None:

@@ -70,7 +70,8 @@ def plan(
         "tolerance": tolerance,
         **options,
     }
-    # `prepare` takes the arguments that define the problem; the others only concern a run of `sample`.
+    # `prepare` takes the arguments that define the problem; the others only concern a run of `sample`. Names are read
+    # from its signature, so that a new argument need not be listed here as well.
     problem_names = signature(prepare).parameters
     problem = prepare(model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names})
     steps = problem.grid.steps

@@ -45,7 +45,8 @@ def space_boundaries(grid: Grid, slices: int, log_snr: float) -> list[int]:
     steps = grid.steps
     position = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if log_snr:
-        # Lambda is infinite at zero signal, where a grid may start.
+        # Lambda is infinite at zero signal, where a grid may start. At all other nodes |lambda| is below 20 on the
+        # schedules of diffusers.
         ratio = grid.start.half_log_snr.cpu().double().clamp(-20, 20)
         # At the last node, too, lambda is infinite if that node has no noise. The last difference is repeated there.
         end = 2 * ratio[-1] - ratio[-2] if steps > 1 else ratio[-1] + 1

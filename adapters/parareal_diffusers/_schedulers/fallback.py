@@ -132,6 +132,7 @@ class AnyScheduler(Solver):
         if is_flow(self.scheduler):
             return shift.noise - shift.clean
         stores_clean = config.get("predict_x0", str(config.get("algorithm_type", "")).endswith("++"))
+        # `ets` and derivatives dx / dsigma are the predicted noise, whatever prediction the scheduler integrates.
         is_noise = name in _NOISE_PREDICTION_ATTRIBUTES or name == "prev_derivative"
         return shift.clean if stores_clean and not is_noise else shift.noise
 
@@ -222,6 +223,7 @@ def check_snapshots(scheduler: Any, snapshots: Snapshots) -> None:
                 # Every sample's step draws from the global generator in the state that it had in the probe run.
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(snapshots.generator_states[node])
+                    # Half of the state stands for the network's output, as in the probe run.
                     result = restored.step(0.5 * states, t, states, return_dict=False, **snapshots.options)[0]
                 x = result[row : row + 1]
                 rows[i] = x, *snapshots.capture(restored, x[0], row)

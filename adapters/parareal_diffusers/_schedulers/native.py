@@ -128,7 +128,8 @@ def grid_of(scheduler: Any) -> Grid:
     if not has_native_solver(scheduler):
         return AnyScheduler(scheduler).grid()
     config = scheduler.config
-    # Flow sigmas need a solver that works on the predicted clean sample, as the schedulers themselves require.
+    # Flow sigmas need a solver that works on the predicted clean sample, as the schedulers themselves require. DEIS
+    # converts every output to the clean sample first.
     predicts_clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
     supports_flows = config.get("use_flow_sigmas", False) and predicts_clean
     types = _PREDICTION_TYPES.get(type(scheduler), ("epsilon", "v_prediction", "sample"))

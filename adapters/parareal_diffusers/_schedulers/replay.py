@@ -69,6 +69,7 @@ class SchedulerRecord:
 
     def restore_generators(self, states: Sequence[Tensor]) -> list[torch.Generator]:
         """Return new generators in these states, so that the user's own are not advanced."""
+        # Not strict, because `Replay.step_options` passes the state of a single sample's generator.
         return [torch.Generator(g.device).set_state(x) for g, x in zip(self.generators, states, strict=False)]
 
     def _step_from_zeros(self, scheduler: Any, node: int, generators: Sequence[torch.Generator]) -> Tensor:

@@ -65,6 +65,7 @@ class _Kind(NamedTuple):
         nodes = None
         if self.distances is not None:
             distances = torch.tensor(self.distances, dtype=torch.int64)
+            # -1 where the history has no prediction, and where its node would lie before the grid.
             nodes = torch.where(distances > 0, start[:, None] - distances, -1).clamp(min=-1)
         interval = StepInterval(like.grid, start, stop, torch.zeros_like(start), state)
         return interval, nodes, *(torch.full_like(start, x) for x in self.integers)

@@ -210,6 +210,7 @@ class _SolverCase:
         case = replace(self, model=model)
         prediction = case.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(prediction, case.run(48, slices=1))
+        # The native solvers have at most 0.27 here; DDIM with steps that end one node early has 0.9.
         if error < 0.3:
             return ""
         return f"jumps over two nodes are off by {error:.1e}: step from level interval.s to level interval.t"
@@ -225,6 +226,7 @@ class _SolverCase:
         for count in (0, 3):
             result = self.run(steps, slices=8, criterion=parareal.Iterations(count))
             errors.append(relative_error(result, expected))
+        # The native solvers reduce the error to at most 0.015 of the first.
         if not errors[1] <= max(0.1 * errors[0], self.bound):
             return (
                 f"three iterations reduce the error only from {errors[0]:.1e} to {errors[1]:.1e}: a multistep method "

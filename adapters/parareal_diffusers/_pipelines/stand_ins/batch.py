@@ -97,6 +97,7 @@ class NetworkBatch:
         if self.scale is not None:
             # The ControlNet gets a plain number. `apply_scale` multiplies its output by the factor of each row.
             self.arguments["conditioning_scale"] = float(self.scale)
+        # Once gathered, arguments per sample have entries per row as well, so all of these can be cut into parts.
         self.row_arguments = {key for key in self.arguments if key in STATES | TIMES | PER_SAMPLE | PER_ROW}
         self._gather()
 

@@ -136,6 +136,7 @@ def make_stand_in(scheduler: Any, bridge: SchedulerBridge) -> Any:
 def restore_scheduler(stand_in: Any) -> Any:
     """Return a stand-in as a scheduler of its original class, with its timesteps set and before its first step."""
     scheduler = copy.copy(stand_in)
+    # The class of a stand-in derives from the scheduler's own class, which is the next in its method resolution order.
     scheduler.__class__ = type(stand_in).__mro__[1]
     del scheduler.__dict__["_parareal_bridge"]
     return _reset_steps(scheduler)

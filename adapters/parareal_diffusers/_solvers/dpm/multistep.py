@@ -71,6 +71,7 @@ class DPMSolver(DPM):
 
     def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Return the coefficients of state, prediction and noise, and the weights of the terms of higher order."""
+        # On `Sigmas` k-diffusion's samplers are reproduced, whose third-order SDE term has the other sign.
         c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
         return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, interval)
 

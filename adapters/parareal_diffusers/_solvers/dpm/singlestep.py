@@ -70,6 +70,7 @@ class DPMSolverSinglestep(DPM):
         if memory is None:
             new = c.state * x + c.d0 * m
             return (new + interval.noise(c.noise) if self.stochastic else new), None
+        # A step of order 1 begins a cycle from the row's own state: also a jump, and a step with an empty memory.
         base = torch.where(per_row(c.order == 1, x), x, memory.base)
         new = self._update(m, base, memory, c)
         return (new + interval.noise(c.noise) if self.stochastic else new), self._advance_cycle(
@@ -82,6 +83,7 @@ class DPMSolverSinglestep(DPM):
         """Return the memory after a step: the prediction is added, and rows whose cycle ends get an empty one."""
         predictions, nodes, order = memory.predictions.clone(), memory.nodes.clone(), c.order
         nodes[order == 1] = -1
+        # The last stage of a complete cycle has no entry of its own. It overwrites one, and the cycle is emptied below.
         rows, stage = torch.arange(len(m), device=m.device), (order - 1).clamp(max=self.order - 2)
         predictions[rows, stage], nodes[rows, stage] = m, interval.start
         # The next cycle reads nothing of the last one. Values left over would be compared by the stop criterion.
@@ -159,6 +161,8 @@ class DPMSolverSinglestep(DPM):
         """Add `change` to the cycle's first state and the increment of the coarse prediction to its predictions."""
         if bool((memory.nodes < 0).all()):  # no cycle is in progress
             return memory
+        # `change` is the increment at the boundary. That at the cycle's first node is not known, and is approximated by
+        # it. This affects only how fast the iteration converges.
         return Cycle(memory.base + change, memory.predictions + self.integrand(shift)[:, None], memory.nodes)
 
     def check_fine(self, grid: Grid) -> None:

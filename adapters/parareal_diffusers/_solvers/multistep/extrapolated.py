@@ -138,7 +138,9 @@ def _sums(grid: Grid, of: str) -> _Sums:
     # level. That gives a and b; `determinant` is that of the 2 x 2 system.
     determinant = alpha * of_noise - sigma * of_clean
     a = (to_alpha * of_noise - to_sigma * of_clean) / determinant
-    a = torch.where(a == 0, 1e-8, a)  # a last step to zero noise; avoids a division by zero below
+    # For `of="clean"` a last step to zero noise has a = 0. The sums below divide by a, so it is replaced by a number
+    # below the rounding of float32.
+    a = torch.where(a == 0, 1e-8, a)
     b = (to_sigma * alpha - to_alpha * sigma) / determinant
     product = torch.cat([torch.ones(1, dtype=torch.float64), a.cumprod(0)])
     term = b / product[1:]
