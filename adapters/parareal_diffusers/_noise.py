@@ -180,7 +180,7 @@ class Noise:
         scales = [s if i in drawing else 0.0 for i, s in enumerate(std)]
         # Bounded, because the noise of all steps is N times the batch. Coarse jumps recur in every iteration.
         cache = lru_cache(max(1, CACHE_BYTES // (record.dtype.itemsize * math.prod(record.shape))))
-        self.weights = lru_cache(None)(partial(_weights, scales, decay, list(base)))
+        self.weights = lru_cache(None)(partial(_compute_weights, scales, decay, list(base)))
         self.record, self.step = record, cache(record.draw)
         self.jump = cache(partial(_jump, record, self.step, self.weights))
 
@@ -209,7 +209,7 @@ class Noise:
         return torch.where(_is_single(start, stop, scale), scale, per_row(jumps.to(scale), scale))
 
 
-def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b: int) -> list[float]:
+def _compute_weights(scales: list[float], decay: list[float], base: list[int], a: int, b: int) -> list[float]:
     """Return the weight with which the standard noise of each step a .. b-1 enters the state at node b.
 
     Computed by a backward sweep. The product in eq. (14) assumes that each step starts where the one before ended. All

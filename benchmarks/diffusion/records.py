@@ -40,9 +40,9 @@ def format_row(steps: int, tolerance: float, result: MethodRuns, first: int, mor
         "oracle: span, work/N": _format_costs(oracle, steps),
         "as run: span, work/N": _format_costs(run, steps),
         "iterations": "-" if run is None else format_iterations(run),
-        "worst error": "-" if run is None else f"{run.worst:.1e}",
+        "worst error": "-" if run is None else f"{run.worst_error:.1e}",
         "as run, other samples": _format_costs(others, steps),
-        "worst error, other samples": "-" if others is None else f"{others.worst:.1e}",
+        "worst error, other samples": "-" if others is None else f"{others.worst_error:.1e}",
     }
 
 

@@ -73,10 +73,10 @@ def run(options: argparse.Namespace) -> int:
                 bar.set_description(f"{models.FASHION_MNIST_CLASSES[label]}, {method.name}")
                 _sample_image(method, net, scheduler, options.steps, noise[label : label + 1], label)
                 bar.update()
-    rows = table(methods)
+    rows = build_table(methods)
     text = report.markdown(rows)
-    print(f"\n{text}\n\n{about(options.steps)}")
-    files = report.write(options.out, methods, rows, about(options.steps), models.FASHION_MNIST_CLASSES)
+    print(f"\n{text}\n\n{format_legend(options.steps)}")
+    files = report.write(options.out, methods, rows, format_legend(options.steps), models.FASHION_MNIST_CLASSES)
     print("\nreport: " + ", ".join(str(f) for f in files))
     return 0
 
@@ -138,7 +138,7 @@ def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -
     return x
 
 
-def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
+def build_table(methods: list[DemoMethod]) -> list[dict[str, str]]:
     """Return the rows of the table, one per method: numbers are means per image, errors the worst of all images."""
     reference = methods[0]
     steps = methods[-1].solutions[0].stats.sequential_span
@@ -165,7 +165,7 @@ def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
     return rows
 
 
-def about(steps: int) -> str:
+def format_legend(steps: int) -> str:
     """Return the legend of the table, with the machine."""
     return (
         f"Ten images of 28 x 28 pixels, one at a time, DDIM with {steps} steps. Span, work, calls and wall time are "

@@ -46,7 +46,7 @@ class ClassHandle(Protocol):
         ...
 
 
-def parallel_class(kind: type, handle: ClassHandle) -> type:
+def build_parallel_class(kind: type, handle: ClassHandle) -> type:
     """Return the class of a parallelized pipeline: `kind` with another call, progress bar and `interrupt`."""
 
     # `wraps` keeps the signature of the call, which tools and users inspect.

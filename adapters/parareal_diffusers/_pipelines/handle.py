@@ -10,7 +10,7 @@ import parareal
 from parareal.driver import resolve_renamed
 from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
-from parareal_diffusers._pipelines.derived import parallel_class
+from parareal_diffusers._pipelines.derived import build_parallel_class
 from parareal_diffusers._pipelines.families import FAMILIES, find_family, guess_family
 from parareal_diffusers._pipelines.loop import LoopBridge
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
@@ -151,7 +151,7 @@ class Handle:
         self._solution: parareal.Solution | None = None
         self._records = CallRecords()
         self._checked_scheduler: tuple[Any, ...] | None = None
-        pipe.__class__ = parallel_class(self._pipeline_class, self)
+        pipe.__class__ = build_parallel_class(self._pipeline_class, self)
 
     @property
     def solution(self) -> parareal.Solution | None:
@@ -324,4 +324,4 @@ class Handle:
     @property
     def running(self) -> bool:
         """True while the engine drives the pipeline's loop."""
-        return self._bridge is not None and self._bridge.running is not None and not self._bridge.done
+        return self._bridge is not None and self._bridge.running_loop is not None and not self._bridge.done

@@ -12,7 +12,12 @@ from parareal_diffusers._pipelines.stand_ins.replicas import check_devices
 from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
 from parareal_diffusers._sampling.options import resolve_batch_sizes, resolve_boundaries, resolve_criterion
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_supported_scheduler, copy_with_timesteps, grid_of, solver_of
+from parareal_diffusers._schedulers.native import (
+    build_grid,
+    check_supported_scheduler,
+    choose_solver,
+    copy_with_timesteps,
+)
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
 from parareal_diffusers._solvers.solver import Solver
@@ -107,7 +112,7 @@ def set_up_loop(
         TypeError, ValueError: if the combination is unsupported; the message says what to change.
     """
     scheduler = copy_with_timesteps(scheduler, None)
-    fine = solver_of(scheduler)
+    fine = choose_solver(scheduler)
     if isinstance(fine, DDIM):
         ddim_options = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
         fine = DDIM(scheduler, **{k: v for k, v in ddim_options.items() if v is not None})
@@ -120,7 +125,7 @@ def set_up_loop(
             f"LMSDiscreteScheduler, started at step {first} as in this call, uses weights for slopes that it does not "
             "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or start at step 0 (strength=1)"
         )
-    grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
+    grid = fine.grid() if isinstance(fine, AnyScheduler) else build_grid(scheduler)
     coarse = resolve_coarse_solver(settings.coarse, fine, grid)
     fine.check_fine(grid)
     coarse.check_schedule(grid)

@@ -6,7 +6,7 @@ from typing import Any
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_supported_scheduler, solver_of
+from parareal_diffusers._schedulers.native import check_supported_scheduler, choose_solver
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver
@@ -50,7 +50,7 @@ def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
         solver = coarse
     else:
         check_supported_scheduler(coarse)
-        solver = solver_of(coarse)
+        solver = choose_solver(coarse)
     if isinstance(solver, AnyScheduler):
         name = type(solver.scheduler).__name__
         raise TypeError(f"coarse: {name} has no native solver, which a coarse solver must be: use coarse='auto'")

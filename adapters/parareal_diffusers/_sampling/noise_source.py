@@ -66,7 +66,7 @@ def _scale_noise(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, g
     return Noise(record, solver.linear(StepInterval.of_steps(grid, base_nodes)), base_nodes)
 
 
-def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
+def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, noise_source: NoiseSource | None) -> Tensor:
     """Return the state from which the first step starts.
 
     That is the latents; for a solver with churn, the latents plus the noise that raises them to the level of the first
@@ -75,8 +75,8 @@ def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: Noise
     std = solver.initial_noise_std(grid)
     if std is None:
         return latents
-    assert isinstance(random, Noise)  # solvers with churn are native, so their noise is no `Replay`
-    return latents + std * random.step(-1)  # -1 is the draw before all steps, as in `make_noise_source`
+    assert isinstance(noise_source, Noise)  # solvers with churn are native, so their noise is no `Replay`
+    return latents + std * noise_source.step(-1)  # -1 is the draw before all steps, as in `make_noise_source`
 
 
 def check_noise_dtype(solver: Solver, output_dtype: torch.dtype, state_dtype: torch.dtype) -> None:

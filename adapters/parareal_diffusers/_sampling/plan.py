@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 import parareal
 from parareal_diffusers._noise import Generators
-from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.problem import prepare
+from parareal_diffusers._sampling.advice import SamplingAdvisor
+from parareal_diffusers._sampling.problem import prepare_problem
 from parareal_diffusers._sampling.sample import sample
 
 FACTORS = (0.7, 1.0, 1.5, 2.4)
@@ -70,13 +70,15 @@ def plan(
         "tolerance": tolerance,
         **options,
     }
-    # `prepare` takes the arguments that define the problem; the others only concern a run of `sample`. Names are read
-    # from its signature, so that a new argument need not be listed here as well.
-    problem_names = signature(prepare).parameters
-    problem = prepare(model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names})
+    # `prepare_problem` takes the arguments that define the problem; the others only concern a run of `sample`. Names
+    # are read from its signature, so that a new argument need not be listed here as well.
+    problem_names = signature(prepare_problem).parameters
+    problem = prepare_problem(
+        model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names}
+    )
     steps = problem.grid.steps
     slice_counts = slices or sorted({n for f in FACTORS if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
-    advice = SampleAdvice(problem, latents[:1])
+    advice = SamplingAdvisor(problem, latents[:1])
     for count in tqdm(slice_counts, desc="plan", unit="solve", disable=not progress):
         # Every run gets the same noise, so that numbers of iterations differ by the slices alone.
         random = _copy_generators(generator)

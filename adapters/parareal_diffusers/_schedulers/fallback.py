@@ -98,7 +98,7 @@ class AnyScheduler(Solver):
         return torch.stack(states), SchedulerMemory(torch.stack(data), numbers)
 
     def _step_row(
-        self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, random: Any
+        self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, noise_source: Any
     ) -> tuple[Tensor, Tensor, int]:
         """Return state, data and skeleton of one row after its step."""
         # A coarse prediction at a node within a cycle: the scheduler's earlier calls of this cycle were never made, and
@@ -107,9 +107,11 @@ class AnyScheduler(Solver):
             return x, data, skeleton
         # If all samples draw from one generator, what a sample gets depends on the shape of the whole batch. So the
         # step is made for `copies` equal rows, and the row of this sample is kept.
-        copies, options = (random.copies, random.step_options(node, sample)) if isinstance(random, Replay) else (1, {})
+        copies, options, path = 1, {}, None
+        if isinstance(noise_source, Replay):
+            copies, path = noise_source.copies, noise_source.path
+            options = noise_source.step_options(node, sample)
         row = sample if copies > 1 else 0
-        path = random.path if isinstance(random, Replay) else None
         scheduler, t = self.snapshots.restore(data, skeleton, node, copies, path), self.scheduler.timesteps[node]
         outputs, states = output.expand(copies, *x.shape), x.expand(copies, *x.shape)
         result = scheduler.step(outputs, t, states, return_dict=False, **options, **self.options)[0]

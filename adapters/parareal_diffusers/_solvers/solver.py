@@ -199,8 +199,10 @@ class SolverStepper(Stepper):
 
     per_sample: ClassVar[bool] = True
 
-    def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: NoiseSource | None = None):
-        self.solver, self.grid, self.random = solver, grid, random
+    def __init__(
+        self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], noise_source: NoiseSource | None = None
+    ):
+        self.solver, self.grid, self.noise_source = solver, grid, noise_source
         # F and G share first evaluations because both steppers have the same object here.
         self.evaluate = denoiser
 
@@ -210,7 +212,9 @@ class SolverStepper(Stepper):
 
     def step(self, state: Tensor, memory: Memory, start: Nodes, stop: Nodes, sample: Nodes) -> StepGenerator:  # pyright: ignore
         """Advance every row by the solver; the engine passes `sample` because of `per_sample`."""
-        return start_step(self.solver, state, memory, StepInterval(self.grid, start, stop, sample, state, self.random))
+        return start_step(
+            self.solver, state, memory, StepInterval(self.grid, start, stop, sample, state, self.noise_source)
+        )
 
     def correct(
         self, memory: Memory, change: Tensor, node: int, coarse_memories: tuple[CoarseMemory, CoarseMemory]

@@ -12,7 +12,7 @@ from parareal_diffusers._grid.grid import prediction_type_of
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._sampling.denoiser import denoised
 from parareal_diffusers._sampling.sample import sample
-from parareal_diffusers._schedulers.native import copy_with_timesteps, solver_of
+from parareal_diffusers._schedulers.native import choose_solver, copy_with_timesteps
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing._errors import relative_error
@@ -63,7 +63,7 @@ def check_solver(
         TypeError: for a value that is no solver and no scheduler.
         ValueError: if the solver has no scheduler, or a reference or a model is needed.
     """
-    fine = solver if isinstance(solver, Solver) else solver_of(copy_with_timesteps(solver, max(steps)))
+    fine = solver if isinstance(solver, Solver) else choose_solver(copy_with_timesteps(solver, max(steps)))
     if fine.scheduler is None:
         name = type(fine).__name__
         raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler) takes them from a scheduler")
@@ -107,7 +107,7 @@ def _scheduler_reference(solver: Solver, steps: int) -> Reference:
             f"check_solver has no reference for {type(solver).__name__} on Sigmas: give a sequential loop as "
             "reference=, called as reference(model, latents, sigmas, generator)"
         )
-    native = solver_of(copy_with_timesteps(solver.scheduler, steps))
+    native = choose_solver(copy_with_timesteps(solver.scheduler, steps))
     options: dict[str, Any] = {}
     # DDIM's scheduler takes these two as arguments of its step, so they are no part of its config.
     if isinstance(native, DDIM) and isinstance(solver, DDIM):

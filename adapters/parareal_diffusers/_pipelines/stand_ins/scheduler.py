@@ -128,7 +128,7 @@ _SCALINGS = ("div", "true_divide", "__truediv__", "mul", "__mul__", "__rmul__")
 def make_stand_in(scheduler: Any, bridge: SchedulerBridge) -> Any:
     """Return a copy of a scheduler whose loop calls go to a bridge; the scheduler itself is not changed."""
     stand_in = copy.deepcopy(scheduler)
-    stand_in.__class__ = _stand_in_class(type(scheduler))
+    stand_in.__class__ = _build_stand_in_class(type(scheduler))
     stand_in.__dict__["_parareal_bridge"] = bridge
     return stand_in
 
@@ -158,7 +158,7 @@ def _reset_steps(scheduler: Any) -> Any:
 
 
 @functools.cache  # one class per scheduler class, not one per call
-def _stand_in_class(kind: type) -> type:
+def _build_stand_in_class(kind: type) -> type:
     """Return the class of stand-ins for schedulers of a class."""
 
     # `timesteps` is a property of the class and a value in the instance's dictionary. The property takes precedence,

@@ -60,7 +60,7 @@ class DPMSolver(DPM):
         prediction = yield from interval.predict(x)
         m0 = self.convert_model_output(x, prediction, interval)
         state, d0, noise, weights = look_up_coefficients(
-            interval, self._coefficients, None if memory is None else memory.nodes
+            interval, self._compute_coefficients, None if memory is None else memory.nodes
         )
         new = self._scale_state(state, x, interval) + d0 * m0
         if memory is not None:
@@ -69,11 +69,11 @@ class DPMSolver(DPM):
             memory = PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
         return (new + interval.noise(noise) if self.stochastic else new), memory
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Return the coefficients of state, prediction and noise, and the weights of the terms of higher order."""
         # On `Sigmas` k-diffusion's samplers are reproduced, whose third-order SDE term has the other sign.
         c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
-        return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, interval)
+        return c.state, c.d0, c.noise, None if nodes is None else self._compute_weights(c, nodes, interval)
 
     def _scale_state(self, factor: Tensor, x: Tensor, interval: StepInterval) -> Tensor:
         """Return the term of the state, in single steps with the scheduler's cast of the state to float32."""
@@ -95,7 +95,7 @@ class DPMSolver(DPM):
         difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
         return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
 
-    def _weights(
+    def _compute_weights(
         self, c: Coefficients, nodes: Tensor, interval: StepInterval, guarded: bool = True
     ) -> "_HigherOrderWeights":
         """Return the weights of the terms of higher order, zero in rows of lower order.
@@ -151,7 +151,7 @@ class DPMSolver(DPM):
         if self.order > 1:
             # The scheduler's own run, with full histories.
             nodes = torch.stack([interval.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
-            weights = self._weights(c, nodes, interval, guarded=False)
+            weights = self._compute_weights(c, nodes, interval, guarded=False)
             second = ("inverse_r0", "d1")
             coefficients |= {
                 f"{'second' if name in second else 'third'}-order coefficient {name}": x

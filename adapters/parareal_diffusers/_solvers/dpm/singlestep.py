@@ -66,7 +66,7 @@ class DPMSolverSinglestep(DPM):
         """Advance every row by one step of its cycle; one evaluation."""
         prediction = yield from interval.predict(x)
         m = self.convert_model_output(x, prediction, interval)
-        c = look_up_coefficients(interval, self._coefficients, None if memory is None else memory.nodes)
+        c = look_up_coefficients(interval, self._compute_coefficients, None if memory is None else memory.nodes)
         if memory is None:
             new = c.state * x + c.d0 * m
             return (new + interval.noise(c.noise) if self.stochastic else new), None
@@ -107,7 +107,7 @@ class DPMSolverSinglestep(DPM):
         d1 = torch.where(per_row(c.order >= 3, m), (c.r0 * difference - c.r1 * d1) / c.r0_minus_r1, d1)
         return c.state * base + c.d0 * d0 + c.d1 * d1 + c.d2 * d2
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> "_StageWeights":
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor | None) -> "_StageWeights":
         """Return the weights of steps from the cycles' first states to level t."""
         if nodes is None:
             c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
