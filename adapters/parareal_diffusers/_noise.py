@@ -19,7 +19,7 @@ from parareal_diffusers._grid.grid import Levels, per_row
 Generators = torch.Generator | Sequence[torch.Generator] | None
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 JumpWeights = Callable[[int, int], list[float]]
-CACHE_BYTES = 2**25  # size of each of two caches: one for the noise of steps, one for the noise of jumps
+CACHE_BYTES = 2**25  # limit of each of two caches, of the noise of steps and of jumps; each holds one entry at least
 
 
 class NoiseSource(Protocol):
@@ -114,7 +114,10 @@ class RecordedNoise:
         return torch.cat(noises)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        """Draw a step's noise from one generator: for the whole batch if it is the only one, else for its sample.
+        """Draw a step's noise from one generator.
+
+        It is drawn for the whole batch if there is only one generator, otherwise for the sample that the generator
+        belongs to.
 
         One call per generator and step, with the loop's shape, because a generator's numbers depend on the shape drawn.
         """
@@ -177,7 +180,7 @@ class Noise:
         scales = [s if i in drawing else 0.0 for i, s in enumerate(std)]
         # Bounded, because the noise of all steps is N times the batch. Coarse jumps recur in every iteration.
         cache = lru_cache(max(1, CACHE_BYTES // (record.dtype.itemsize * math.prod(record.shape))))
-        self.weights = lru_cache(None)(partial(_weights, scales, decay, list(base)))
+        self.weights = lru_cache(None)(partial(_compute_weights, scales, decay, list(base)))
         self.record, self.step = record, cache(record.draw)
         self.jump = cache(partial(_jump, record, self.step, self.weights))
 
@@ -206,11 +209,11 @@ class Noise:
         return torch.where(_is_single(start, stop, scale), scale, per_row(jumps.to(scale), scale))
 
 
-def _weights(scales: list[float], decay: list[float], base: list[int], a: int, b: int) -> list[float]:
+def _compute_weights(scales: list[float], decay: list[float], base: list[int], a: int, b: int) -> list[float]:
     """Return the weight with which the standard noise of each step a .. b-1 enters the state at node b.
 
-    A backward sweep instead of the product in eq. (14), because the steps of a cycle share a base node: the noise of a
-    cycle's inner steps does not reach its end.
+    Computed by a backward sweep. The product in eq. (14) assumes that each step starts where the one before ended. All
+    steps of a cycle start from the cycle's first node instead, so the noise of its inner steps does not reach its end.
     """
     reach = {b: 1.0}  # per node: the factor with which a perturbation of its state arrives at node b
     weights = [0.0] * (b - a)

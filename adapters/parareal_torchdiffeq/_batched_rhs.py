@@ -46,7 +46,8 @@ def flatten_rhs(func: Func, shapes: list[Size] | None) -> Func:
 def iterate_batched_forms(func: Func, shapes: list[Size] | None, y: Tensor) -> Iterator[BatchedRhs]:
     """Yield the forms that need one call for all rows, the cheapest first. `_batching_probe` describes them."""
     ranks = {y.ndim} if shapes is None else {len(shape) for shape in shapes}
-    # In these two forms t has one shape for all leaves, so the leaves must be of one rank.
+    # `broadcast` gives t the rank of the leaves, so they must be of one rank. For other tuples `vector` is not tried
+    # either.
     if len(ranks) == 1:
         ones = [1] * ranks.pop()
         evaluate_rows = func if shapes is None else _flatten_rows(func, shapes)

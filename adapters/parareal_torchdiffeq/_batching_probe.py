@@ -8,8 +8,8 @@ and states, in one form after the other, and compares the result with one call p
 3. `vmap`: `torch.vmap` over both;
 4. `rows`: one call per row, with a warning.
 
-Every leaf of a tuple has the leading axis. If the leaves differ in rank, no shape of t suits all of them, so 1 and 2
-are skipped. Where both results are NaN, they count as equal.
+Every leaf of a tuple has the leading axis. If the leaves differ in rank, 1 and 2 are skipped: in 1 no shape of t has
+the rank of all leaves, and 2 is not tried for such tuples. Where both results are NaN, they count as equal.
 
 A function may take another branch at states that the probe did not try (a limiter, `torch.where`). After the solve the
 form is therefore compared again, at the states of the solution, by `matches_single_calls`. If it fails there, the solve
@@ -114,8 +114,8 @@ def _build_probe_rows(t: Tensor, y: Tensor, shapes: list[Size]) -> tuple[Tensor,
     dimensions = {n for shape in shapes for n in shape}
     count = next(n for n in range(3, len(dimensions) + 4) if n not in dimensions)
     t = t[torch.arange(count, device=t.device) % len(t)]
-    # Relative perturbations of about 1 % per row, nonzero where an entry is zero, and different in every entry.
-    size = y.abs() + (y.abs().mean() or 1.0)
+    # Row i differs from the state by about i %, also where an entry is zero, and by another share in every entry.
+    size = y.abs() + (y.abs().mean() or 1.0)  # 1 for a state of zeros
     pattern = torch.cos(torch.arange(prod(y.shape), device=y.device, dtype=size.dtype)).reshape(y.shape)
     rows = [y + 0.01 * i * pattern * size for i in range(count)]
     return t, torch.stack(rows)

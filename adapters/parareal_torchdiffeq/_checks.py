@@ -104,11 +104,14 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def check_grid(times: Any, output_times: Tensor) -> None:
     """Raise `ValueError` unless the user's grid begins and ends with the output times, as torchdiffeq requires."""
-    ends = isinstance(times, Tensor) and times.ndim == 1 and len(times) and times[0] == output_times[0]
-    if not ends or times[-1] != output_times[-1]:
+    is_grid = isinstance(times, Tensor) and times.ndim == 1 and len(times) > 0
+    if not is_grid or times[0] != output_times[0] or times[-1] != output_times[-1]:
+        first, last = output_times[0].item(), output_times[-1].item()
+        actual = f"shape {tuple(times.shape)}" if isinstance(times, Tensor) else type(times).__name__
+        actual = f"{times[0].item()} to {times[-1].item()}" if is_grid else actual
         raise ValueError(
             "options: grid_constructor must return a tensor of shape (steps + 1,) that begins with t[0] and ends with "
-            "t[-1]"
+            f"t[-1], here {first} and {last}, but returned {actual}"
         )
 
 
@@ -127,6 +130,7 @@ def smallest_tolerance(tolerance: Any) -> float:
     return float(min(torch.as_tensor(x).min() for x in entries))
 
 
+# Cached, because short solves are often repeated, with the same tolerances each time.
 @lru_cache
 def build_increment_criterion(rtol: float, atol: float, dtype: torch.dtype) -> parareal.Increment:
     """Return the default criterion for torchdiffeq's tolerances.

@@ -85,11 +85,12 @@ def _nextafter(t: Array, direction: int) -> Array:
 
 
 def _scale_difference(second: Array, first: Array) -> Array:
-    """Return an estimate of the error at order 3 from the embedded differences of orders 2 and 1.
+    """Return the embedded difference of order 2, scaled to lie between those of orders 2 and 3.
 
-    The four stages of the 3/8 rule have no embedded method of order 3. With r the ratio of the norms of the order-2 and
-    order-1 differences, `r * second` would estimate order 3 if errors decrease geometrically with the order. Returned
-    is `sqrt(r) * second`, which lies between orders 2 and 3 and proved safer (docs/explained/estimates.md).
+    The four stages of the 3/8 rule have no embedded method of order 3. Let r be the ratio of the norms of the order-2
+    and the order-1 difference. If errors decreased geometrically with the order, `r * second` would be the order-3
+    difference. This function returns `sqrt(r) * second`, which lies between orders 2 and 3 and proved safer
+    (docs/explained/estimates.md).
     """
     axes = tuple(range(1, second.ndim))
     two, one = ((abs(x) ** 2).sum(axes) ** 0.5 if axes else abs(x) for x in (second, first))
@@ -153,7 +154,7 @@ class RK4Method(RungeKuttaMethod):
     """The 3/8 rule, fourth order (Kutta 1901); torchdiffeq's `rk4` is this one, not the classical method."""
 
     def step(self, y: Array, memory: None, start: Array, stop: Array) -> Any:
-        """Advance every row in one step of four evaluations; the embedded result is an estimate of order 3."""
+        """Advance every row in one step of four evaluations; the embedded difference lies between orders 2 and 3."""
         t0, t1, dt, h = self.compute_interval(y, start, stop)
         k1 = yield y, self.cast_start_time(t0)
         k2 = yield y + h * k1 * _1_3, self.cast_time(t0 + dt * _1_3)

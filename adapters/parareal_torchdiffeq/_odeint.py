@@ -62,9 +62,10 @@ def odeint(
         options: options of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
         event_fn: unsupported; must be None.
         slices: number of slices, `"sqrt"` or `"auto"`. `"sqrt"` is the square root of the number of steps N, rounded,
-            and deterministic. `"auto"` times some steps of one row and of many, once per function, and takes the number
-            that is predicted to be fastest (docs/how-to/slices.md). Since it depends on timing, results can differ
-            within the tolerance between runs of one program. If torchdiffeq's own loop is predicted to be faster it is
+            and deterministic. `"auto"` times some steps of one row and of many, once per function, shape and dtype of
+            the state, method and number of steps. It takes the number that is predicted to be fastest
+            (docs/how-to/slices.md). Since it depends on timing, results can differ within the tolerance between runs of
+            one program. If torchdiffeq's own loop is predicted to be faster it is
             used instead, and `Solution.message` says so. The same applies if parallel solves of this function over an
             interval at most this long failed, or were slower twice in a row. With `levels`, `criterion`,
             `max_iterations`, `executor`, `window`, `callback` or your own coarse propagator nothing is timed, and the
@@ -103,14 +104,15 @@ def odeint(
         )
     problem = FixedGridProblem.create(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
-    own_coarse = not (coarse is None or isinstance(coarse, str))
-    # The advisor times and predicts the default settings only, so any of these turns it off.
+    has_user_coarse = not (coarse is None or isinstance(coarse, str))
+    # Any of these settings turns the advisor off, because its prediction assumes their defaults. A named coarse method
+    # and `schedule` do not.
     settings = (levels, criterion, executor, window, callback, max_iterations)
-    timed = slices == "auto" and not own_coarse and all(x is None for x in settings)
+    uses_advisor = slices == "auto" and not has_user_coarse and all(x is None for x in settings)
     if criterion is None:
         criterion = build_increment_criterion(smallest_tolerance(rtol), smallest_tolerance(atol), problem.y0.dtype)
     rhs, start_time = None, time.perf_counter()
-    if timed:
+    if uses_advisor:
         # The engine refuses some states that torchdiffeq's loop would accept. Both must be treated alike, whatever
         # the timing decides, so the state is checked before.
         check_initial_state(problem.y0)
@@ -121,7 +123,7 @@ def odeint(
             return (ys, solution) if return_solution else ys
         slices = slice_count
     boundaries = divide_grid(slices, levels, problem.steps)
-    state_format = StateFormat.choose(problem, len(boundaries) - 1, own_coarse=own_coarse)
+    state_format = StateFormat.choose(problem, len(boundaries) - 1, has_user_coarse=has_user_coarse)
     options = {
         "criterion": criterion,
         "max_iterations": max_iterations,
@@ -138,7 +140,7 @@ def odeint(
         # call per row, is never rejected, so the loop ends.
         while True:
             if rhs is None or rejected_forms:
-                rhs = find_form(func, problem.shapes, problem.probe_times(), problem.y0, rejected_forms)
+                rhs = find_form(func, problem.shapes, problem.list_probe_times(), problem.y0, rejected_forms)
             fine = state_format.build_method(problem, rhs)
             embedded = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
             coarse_steps = build_coarse_propagator(coarse, fine, problem, state_format, embedded)
@@ -147,9 +149,10 @@ def odeint(
                     parareal.Steps(fine), coarse_steps, state_format.from_tensor(problem.y0), boundaries, **options
                 )
             except parareal.PararealError as error:
-                # The slices were chosen here, and their coarse steps were too long to be stable. torchdiffeq's loop
-                # gives the answer, and intervals as long as this one are not tried in slices again.
-                if timed and error.solution.outcome is parareal.Outcome.NON_FINITE:
+                # The slices were chosen here, and the solve in slices overflowed, probably because the coarse steps
+                # were too long to be stable. torchdiffeq's loop gives the answer, and intervals as long as this one
+                # are not tried in slices again.
+                if uses_advisor and error.solution.outcome is parareal.Outcome.NON_FINITE:
                     record_time(func, problem, float("inf"))
                     note = explain_sequential(func, problem)
                     ys, solution = solve_sequentially(problem, y0, throw, return_solution, note)
@@ -159,7 +162,7 @@ def odeint(
                     raise parareal.PararealError(
                         str(error), state_format.convert_solution(solution)
                     ) from error.__cause__
-            times = problem.user_times(solution.boundaries)
+            times = problem.list_user_times(solution.boundaries)
             # A func that has raised is not called again, for the check of its form or for the outputs.
             complete = solution.outcome is not parareal.Outcome.WORKER_LOST
             states = state_format.to_tensor(solution.states)
@@ -168,6 +171,6 @@ def odeint(
             rejected_forms.append(rhs.form)
         outputs = Outputs(problem, fine, state_format, np.array(solution.boundaries))
         ys = state_format.to_user(outputs.compute(solution.states, integrate=complete))
-    if timed:
+    if uses_advisor:
         record_time(func, problem, time.perf_counter() - start_time)
     return (ys, state_format.convert_solution(solution)) if return_solution else ys

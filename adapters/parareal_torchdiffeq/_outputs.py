@@ -39,13 +39,14 @@ class Outputs:
         boundaries = self.state_format.to_tensor(states)
         outputs = boundaries.new_full((len(self.problem.output_times), *boundaries.shape[1:]), float("nan"))
         ends, on_node = self._locate()
-        boundary = np.searchsorted(self.boundary_nodes, ends)
-        on_boundary = on_node & (self.boundary_nodes[boundary] == ends)
-        outputs[np.flatnonzero(on_boundary)] = boundaries[boundary[on_boundary]]
+        right_boundary = np.searchsorted(self.boundary_nodes, ends)
+        on_boundary = on_node & (self.boundary_nodes[right_boundary] == ends)
+        outputs[np.flatnonzero(on_boundary)] = boundaries[right_boundary[on_boundary]]
         if integrate and not on_boundary.all():
-            rest = np.flatnonzero(~on_boundary)
-            # The first boundary at or after the end of a step is the right one of its slice.
-            self._integrate_slices(boundaries, outputs, rest, boundary[rest] - 1, ends[rest])
+            points = np.flatnonzero(~on_boundary)
+            # The first boundary at or after the end of a step is the right-hand boundary of its slice, so the slice's
+            # number is one less.
+            self._integrate_slices(boundaries, outputs, points, right_boundary[points] - 1, ends[points])
         return outputs
 
     def _locate(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,8 @@ class Outputs:
         times, points = self.problem.times, self.problem.output_times
         dtype = torch.promote_types(times.dtype, points.dtype)
         # torchdiffeq takes the first step that ends at or after the output time. A user's grid need not rise
-        # everywhere, so its running maximum is searched: it is sorted, and first reaches a time at the same node.
+        # everywhere. `searchsorted` needs sorted values, so the running maximum of the grid is searched. It reaches
+        # every time at the same node as the grid does.
         ends = 1 + torch.searchsorted(times[1:].to(dtype).cummax(0).values, points.to(dtype))
         ends[0] = 0  # the first output time is the initial time
         return ends.cpu().numpy(), (times[ends] == points).cpu().numpy()
@@ -70,19 +72,24 @@ class Outputs:
             slices: the slice of each of these.
             ends: the node at which the step with each of these ends.
         """
-        rows, row = np.unique(slices, return_inverse=True)  # one row per slice, and the row of every point
-        steps = ends - self.boundary_nodes[slices]
-        last = np.zeros_like(rows)  # steps to make per row: as far as its last point
-        np.maximum.at(last, row, steps)
-        state = self.state_format.from_tensor(boundaries[rows])
-        for step in range(1, steps.max() + 1):
-            active, here = np.flatnonzero(last >= step), np.flatnonzero(steps == step)
-            before = state[active]
-            after, slope = advance_one_step(self.method, before, self.boundary_nodes[rows[active]] + step - 1)
-            state[active] = after
-            if len(here):
-                at = np.searchsorted(active, row[here])  # where the rows of these points stand among the active rows
-                outputs[points[here]] = self._interpolate(points[here], ends[here], before[at], slope[at], after[at])
+        # One row per slice, and the row of every point.
+        row_slices, point_rows = np.unique(slices, return_inverse=True)
+        point_steps = ends - self.boundary_nodes[slices]
+        row_steps = np.zeros_like(row_slices)  # steps to make per row: as far as its last point
+        np.maximum.at(row_steps, point_rows, point_steps)
+        state = self.state_format.from_tensor(boundaries[row_slices])
+        for step in range(1, point_steps.max() + 1):
+            active_rows = np.flatnonzero(row_steps >= step)
+            before = state[active_rows]
+            start_nodes = self.boundary_nodes[row_slices[active_rows]] + step - 1
+            after, slope = advance_one_step(self.method, before, start_nodes)
+            state[active_rows] = after
+            reached = np.flatnonzero(point_steps == step)  # the points within this step
+            if len(reached):
+                # the positions of their rows among the active rows
+                i = np.searchsorted(active_rows, point_rows[reached])
+                states = before[i], slope[i], after[i]
+                outputs[points[reached]] = self._interpolate(points[reached], ends[reached], *states)
 
     def _interpolate(self, points: np.ndarray, ends: np.ndarray, y0: Any, f0: Any, y1: Any) -> Tensor:
         """Return the solution at output times within steps, interpolated as in torchdiffeq.

@@ -38,7 +38,7 @@ class FixedGridProblem:
     output_times: Tensor
     """times at which the solution is returned, rising, shape (points,)"""
     falling: bool
-    """whether the user's time falls, so that all times here are its negatives"""
+    """whether the user's time falls, so all times here are its negatives"""
     dtype: torch.dtype
     """dtype of the returned solution"""
 
@@ -58,11 +58,11 @@ class FixedGridProblem:
             ys = self.solver.integrate(self.output_times)
         return ys if self.shapes is None else _flat_to_shape(ys, (len(self.output_times),), self.shapes)
 
-    def probe_times(self) -> Tensor:
+    def list_probe_times(self) -> Tensor:
         """Return a few grid times spread over the interval, in the form that the user's function expects."""
-        return self.user_times(range(0, self.steps + 1, max(1, self.steps // 3)))
+        return self.list_user_times(range(0, self.steps + 1, max(1, self.steps // 3)))
 
-    def user_times(self, nodes: Iterable[int]) -> Tensor:
+    def list_user_times(self, nodes: Iterable[int]) -> Tensor:
         """Return the times at the nodes, with the sign and the dtype that the user's function expects."""
         # torchdiffeq casts the time to the real dtype of the state before it calls the user's function.
         times = self.times[list(nodes)].to(self.y0.dtype.to_real())

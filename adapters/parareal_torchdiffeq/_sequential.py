@@ -28,7 +28,8 @@ def solve_sequentially(
         parareal.PararealError: as described under `throw`.
     """
     ys, elapsed = None, 0.0
-    # Without a solution to return the engine is left out, because its bookkeeping takes as long as some steps.
+    # If no solution is requested, torchdiffeq's loop is called without the engine, whose bookkeeping takes as long as a
+    # few steps.
     if not return_solution:
         start_time = time.perf_counter()
         ys = problem.integrate()
@@ -36,7 +37,8 @@ def solve_sequentially(
         if not throw or finite(_get_final_state(ys)):
             return ys, None
 
-    # An error carries a solution, so a failure gets here, too. It uses the result above: nothing is integrated twice.
+    # An error must carry a solution, so a solve that failed above continues here. `fine` then returns the states
+    # computed above, so nothing is integrated twice.
     def fine(state: Any, start: int, stop: int) -> parareal.Costed:
         nonlocal ys
         ys = problem.integrate() if ys is None else ys
@@ -46,7 +48,9 @@ def solve_sequentially(
     stats = replace(solution.stats, wall_time=solution.stats.wall_time + elapsed)
     solution = replace(solution, stats=stats, message=f"{solution.message} {note}")
     if throw and solution.outcome.failed:
-        raise parareal.PararealError("the final state of torchdiffeq's loop is not finite", solution)
+        raise parareal.PararealError(
+            "the final state of torchdiffeq's loop is not finite: use a smaller step_size or another method", solution
+        )
     return ys, solution
 
 

@@ -36,7 +36,7 @@ def choose_slices(func: Any, problem: FixedGridProblem) -> tuple[int, BatchedRhs
     if problem.steps == 1 or advisor.declines(problem.length):
         return 1, None
     with torch.no_grad(), np.errstate(all="ignore"):
-        rhs = find_form(func, problem.shapes, problem.probe_times(), problem.y0)
+        rhs = find_form(func, problem.shapes, problem.list_probe_times(), problem.y0)
         if rhs.form == "rows":
             # One call per row gains nothing on an interval of any length, so all lengths from 0 on are declined.
             advisor.learn_failure(0.0)
@@ -64,7 +64,7 @@ def explain_sequential(func: Any, problem: FixedGridProblem) -> str:
 
 def _get_advisor(func: Any, problem: FixedGridProblem) -> Advisor:
     """Return the advisor for problems of this function, state, method, number of steps and number of threads."""
-    # The length of the interval is not part of the key: what failed on one interval is known to fail on longer ones.
+    # The length of the interval is not part of the key: what failed on one interval is assumed to fail on longer ones.
     y = problem.y0
     return advisor_for(func, (y.shape, y.dtype, y.device, problem.method, problem.steps, torch.get_num_threads()))
 
@@ -86,7 +86,7 @@ class _Timer:
     def measure_tick(self, rows: int, slices: int) -> float:
         """Return the seconds of one step of `rows` rows, in a solve with `slices` slices."""
         problem = self.problem
-        state_format = StateFormat.choose(problem, slices, own_coarse=False)
+        state_format = StateFormat.choose(problem, slices, has_user_coarse=False)
         fine = state_format.build_method(problem, self.rhs)
         state = state_format.from_tensor(problem.y0.expand(rows, *problem.y0.shape).contiguous())
         step = self._measure(lambda: advance_one_step(fine, state, np.zeros(rows, dtype=np.int64)))
@@ -96,10 +96,11 @@ class _Timer:
     def _integrate_first_steps(self, steps: int) -> None:
         """Make the first steps by torchdiffeq's loop."""
         problem = self.problem
-        t, y = problem.user_times(range(steps + 1)), problem.y0
+        t, y = problem.list_user_times(range(steps + 1)), problem.y0
         # The times of the nodes are passed as the grid: the user's grid_constructor must not run for a part of it.
         options = {"grid_constructor": lambda f, y, t: t, "perturb": problem.solver.perturb}
         if problem.shapes is not None:
+            # A format only for its conversion to a tuple, which needs no dtype of the engine.
             y = StateFormat(False, problem.shapes, problem.dtype, None).to_user(y)
         torchdiffeq.odeint(self.func, y, t, method=problem.method, options=options)
 
@@ -112,7 +113,7 @@ class _Timer:
             if self.problem.y0.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.y0.device)  # a call returns before its kernels have finished
             seconds.append(time.perf_counter() - start_time)
-            if seconds[0] > 0.2:  # do not spend more time on a slow function
+            if seconds[0] > 0.2:  # other processes disturb a long call little, so one is enough
                 break
         return min(seconds)
 

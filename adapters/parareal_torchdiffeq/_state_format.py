@@ -29,7 +29,7 @@ class StateFormat:
     array takes about a third of the time of torch's.
     """
 
-    numpy: bool
+    uses_numpy: bool
     """whether the engine's states are NumPy arrays"""
     shapes: list[Size] | None
     """shapes of the leaves of a tuple; None if the user's state is a tensor"""
@@ -39,33 +39,36 @@ class StateFormat:
     """real dtype of the engine's states, in their array library"""
 
     @staticmethod
-    def choose(problem: FixedGridProblem, rows: int, own_coarse: bool) -> "StateFormat":
+    def choose(problem: FixedGridProblem, rows: int, has_user_coarse: bool) -> "StateFormat":
         """Return the format for a solve.
 
         Args:
             problem: the problem to solve.
             rows: the number of rows in a call.
-            own_coarse: whether the caller supplies the coarse propagator. States are then tensors, as documented.
+            has_user_coarse: whether the caller supplies the coarse propagator. States are then tensors, as documented.
         """
         y = problem.y0
         numpy_has_dtype = problem.times.dtype in (torch.float32, torch.float64)  # the user's times may be bfloat16
         single_thread = y.numel() * rows <= _SINGLE_THREAD_SIZE or torch.get_num_threads() == 1
-        numpy = not own_coarse and numpy_has_dtype and y.device.type == "cpu" and single_thread
+        uses_numpy = not has_user_coarse and numpy_has_dtype and y.device.type == "cpu" and single_thread
         real_dtype = y.dtype.to_real()
         # "torch.float64" without the first six letters is NumPy's name of the dtype
-        numpy_or_torch_dtype = np.dtype(str(real_dtype)[6:]) if numpy else real_dtype
-        return StateFormat(numpy, problem.shapes, problem.dtype, numpy_or_torch_dtype)
+        numpy_or_torch_dtype = np.dtype(str(real_dtype)[6:]) if uses_numpy else real_dtype
+        return StateFormat(uses_numpy, problem.shapes, problem.dtype, numpy_or_torch_dtype)
 
     def from_tensor(self, tensor: Tensor) -> Any:
         """Return a tensor as an array of the engine's that shares its memory."""
-        return tensor.numpy(force=True) if self.numpy else tensor.detach()
+        return tensor.numpy(force=True) if self.uses_numpy else tensor.detach()
 
     def to_tensor(self, array: Any) -> Tensor:
         """Return an array of the engine's as a tensor that shares its memory."""
-        return torch.from_numpy(array) if self.numpy else array
+        return torch.from_numpy(array) if self.uses_numpy else array
 
     def from_user(self, state: Any, like: Tensor) -> Tensor:
-        """Return a state that the user's function computed from `to_user(like)`, in the form and dtype of `like`."""
+        """Convert a state from the user's form to the form and dtype of `like`.
+
+        The user's function computed it from `to_user(like)`.
+        """
         if self.shapes is not None:
             state = torch.cat([x.reshape(*like.shape[:-1], -1) for x in state], dim=-1)
         return state.to(like.dtype)
@@ -103,7 +106,7 @@ class StateFormat:
         """
 
         def evaluate(y: Any, t: Any) -> Any:
-            if self.numpy:
+            if self.uses_numpy:
                 y, t = torch.from_numpy(y), torch.from_numpy(t)
             slope = -rhs(-t, y) if falling else rhs(t, y)
             return self.from_tensor(slope)

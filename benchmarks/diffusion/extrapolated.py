@@ -92,7 +92,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--write",
         action="store_true",
-        help="write the tables into docs/results and docs/reference",
+        help="write the tables into docs/results",
     )
     options = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {options.samples} samples", flush=True)

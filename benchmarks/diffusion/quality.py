@@ -223,8 +223,9 @@ def format_table(
             loaded = {m: [torch.load(Chunk(solver, m, n).file(cache)) for n in numbers] for m in MODES}
             rows += format_rows(solver, loaded, net, distance, resamples)
     training = compute_features(net, data.load("train", folder)[0][: 50 * CHUNK])
+    count = f"{len(training):,}".replace(",", " ")
     note = (
-        f"± is the standard deviation over {resamples} bootstrap resamples. 2 500 real training images are at a "
+        f"± is the standard deviation over {resamples} bootstrap resamples. {count} real training images are at a "
         f"distance of {distance(training):.3f}. The classifier has an accuracy of {accuracy:.2%} on the test images. "
         f"Span is that of the slowest of {CHUNK} samples that are drawn together."
     )

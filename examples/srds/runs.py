@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from parareal_diffusers import sample, srds
 from parareal_diffusers._sampling.denoiser import Denoiser
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
+from parareal_diffusers._schedulers.native import build_grid, copy_with_timesteps
 from parareal_diffusers.testing import relative_error, scheduler_loop
 from srds.subject import Subject
 from torch import Tensor
@@ -53,7 +53,7 @@ def scheduler_of(solver: str, ddim: Any) -> Any:
 @final
 @dataclass
 class RunCache:
-    """Makes runs on one subject, and stores them."""
+    """The runs on one subject, each made when it is first requested, and stored."""
 
     subject: Subject
     progress: Callable[[str], Any]
@@ -119,7 +119,7 @@ class RunCache:
 def build_network(subject: Subject, scheduler: Any, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the network with guidance and conditioning, with the signature that `scheduler_loop` expects."""
     ready = copy_with_timesteps(scheduler, steps)
-    denoiser = Denoiser(subject.model, grid_of(ready), len(subject.latents), subject.model_kwargs, subject.guidance)
+    denoiser = Denoiser(subject.model, build_grid(ready), len(subject.latents), subject.model_kwargs, subject.guidance)
     # The denoiser takes nodes. Where timesteps repeat, the first node stands for all.
     nodes = {float(t): i for i, t in reversed(list(enumerate(ready.timesteps)))}
     index = torch.arange(len(subject.latents))

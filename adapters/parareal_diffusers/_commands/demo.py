@@ -28,6 +28,7 @@ BEST = "extrapolated"
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Sample ten images sequentially and in parallel in time, and write a report."""
+    # The first line of the docstring is the subcommand's help text.
     parser.add_argument("--steps", type=int, default=196, help="number of DDIM steps")
     parser.add_argument("--slices", default="auto", help="number of slices of our best setting, or auto")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
@@ -72,10 +73,10 @@ def run(options: argparse.Namespace) -> int:
                 bar.set_description(f"{models.FASHION_MNIST_CLASSES[label]}, {method.name}")
                 _sample_image(method, net, scheduler, options.steps, noise[label : label + 1], label)
                 bar.update()
-    rows = table(methods)
+    rows = build_table(methods)
     text = report.markdown(rows)
-    print(f"\n{text}\n\n{about(options.steps)}")
-    files = report.write(options.out, methods, rows, about(options.steps), models.FASHION_MNIST_CLASSES)
+    print(f"\n{text}\n\n{format_legend(options.steps)}")
+    files = report.write(options.out, methods, rows, format_legend(options.steps), models.FASHION_MNIST_CLASSES)
     print("\nreport: " + ", ".join(str(f) for f in files))
     return 0
 
@@ -85,15 +86,17 @@ def _check(options: argparse.Namespace) -> None:
     if find_spec("matplotlib") is None:
         raise ImportError("the report needs matplotlib: install the extra parareal-torch[plot]")
     if not 1 <= options.steps <= 1000:
-        raise ValueError(f"--steps must be between 1 and 1000, the steps the model was trained on, got {options.steps}")
+        raise ValueError(
+            f"--steps must be between 1 and 1000, the steps the model was trained on, but was {options.steps}"
+        )
     if options.slices != "auto" and not (options.slices.isdigit() and 1 <= int(options.slices) <= options.steps):
         raise ValueError(
-            f"--slices must be auto or a number between 1 and --steps={options.steps}, got {options.slices}"
+            f"--slices must be auto or a number between 1 and --steps={options.steps}, but was {options.slices}"
         )
     if options.tolerance != 0 and not options.tolerance > 1e-6:  # NaN, too
-        raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, got {options.tolerance}")
+        raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, but was {options.tolerance}")
     if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        raise ValueError(f"--threads must be at least 1, but was {options.threads}")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out must name a folder, but {options.out} is a file")
 
@@ -135,7 +138,7 @@ def ddim_loop(net: Any, scheduler: Any, steps: int, x: Tensor, labels: Tensor) -
     return x
 
 
-def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
+def build_table(methods: list[DemoMethod]) -> list[dict[str, str]]:
     """Return the rows of the table, one per method: numbers are means per image, errors the worst of all images."""
     reference = methods[0]
     steps = methods[-1].solutions[0].stats.sequential_span
@@ -162,7 +165,7 @@ def table(methods: list[DemoMethod]) -> list[dict[str, str]]:
     return rows
 
 
-def about(steps: int) -> str:
+def format_legend(steps: int) -> str:
     """Return the legend of the table, with the machine."""
     return (
         f"Ten images of 28 x 28 pixels, one at a time, DDIM with {steps} steps. Span, work, calls and wall time are "

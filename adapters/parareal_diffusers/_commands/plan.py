@@ -11,6 +11,7 @@ from parareal_diffusers._sampling.plan import plan
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Plan for the shipped network: time its calls, count iterations, simulate settings, and advise."""
+    # The first line of the docstring is the subcommand's help text.
     parser.add_argument("--steps", type=int, default=100, help="number of DDIM steps")
     parser.add_argument("--tolerance", type=float, default=1e-2, help="relative error of the final state")
     parser.add_argument("--samples", type=int, default=2, help="number of samples whose iterations are counted")
@@ -26,12 +27,14 @@ def run(options: argparse.Namespace) -> int:
         ValueError: for an invalid option; the command line prints the message.
     """
     if not 1 <= options.steps <= 1000:
-        raise ValueError(f"--steps must be between 1 and 1000, the steps the model was trained on, got {options.steps}")
+        raise ValueError(
+            f"--steps must be between 1 and 1000, the steps the model was trained on, but was {options.steps}"
+        )
     if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {options.samples}")
+        raise ValueError(f"--samples must be at least 1, but was {options.samples}")
     if options.threads is not None:
         if options.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {options.threads}")
+            raise ValueError(f"--threads must be at least 1, but was {options.threads}")
         torch.set_num_threads(options.threads)
     net, scheduler = models.load("fashion-mnist")
     noise = torch.randn(options.samples, 1, 28, 28, generator=torch.Generator().manual_seed(options.seed))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AMPLIFY = 20
+AMPLIFICATION = 20
 """the factor of the difference shown at the end of a strip"""
 
 
@@ -77,7 +77,7 @@ def write(
     page = (
         f"# Report\n\n{markdown(rows)}\n\n{about}\n\n## Images\n\nFrom left to right: the coarse prediction, the "
         "iterates, the sequential image, and the difference between the last iterate and the sequential image, "
-        f"amplified {AMPLIFY} times. The numbers are relative errors.\n\n{strips}\n\n"
+        f"amplified {AMPLIFICATION} times. The numbers are relative errors.\n\n{strips}\n\n"
         "## Convergence and schedule of the first image\n\nOpen `trace.json` in Perfetto (ui.perfetto.dev).\n\n"
         f"{plots}\n"
     )
@@ -105,7 +105,7 @@ def strip(methods: Sequence[tuple[str, list[Tensor]]], reference: Tensor) -> "Fi
             title = "coarse prediction" if k == 0 else f"iteration {k}"
             _show(axis, image, f"{title}\n{relative_error(image, reference):.0e}")
         _show(row[-2], reference, "sequential\n")
-        _show(row[-1], AMPLIFY * (iterates[-1] - reference), f"difference\nx {AMPLIFY}")
+        _show(row[-1], AMPLIFICATION * (iterates[-1] - reference), f"difference\nx {AMPLIFICATION}")
         row[0].text(
             -0.1,
             0.5,

@@ -80,7 +80,7 @@ class Grid:
     down: Tensor | None = None
     """target sigmas of the steps, shape (N,), where churn then adds noise up to the next start level; None without"""
     casts: bool = True
-    """whether solvers round states to float32 within a step, as some of the reproduced schedulers do"""
+    """whether the grid is a diffusers scheduler's; then solvers reproduce its rounding and coefficients"""
 
     @cached_property
     def starts(self) -> Tensor:

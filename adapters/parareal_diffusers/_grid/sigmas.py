@@ -36,7 +36,10 @@ class Sigmas:
                 f"Sigmas needs a sequence of at least two numbers, but values has shape {tuple(values.shape)}"
             )
         if not bool(torch.isfinite(values).all()) or not bool((values.diff() < 0).all()) or not float(values[-1]) >= 0:
-            raise ValueError("Sigmas must be finite and fall strictly, down to zero or above: sort them, largest first")
+            raise ValueError(
+                f"Sigmas must be finite and fall strictly, down to zero or above, but were {values.tolist()}: remove "
+                "duplicates and sort, largest first"
+            )
 
     @staticmethod
     def karras(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> "Sigmas":

@@ -26,7 +26,7 @@ class CallRecords:
     def add(self, bridge: LoopBridge) -> None:
         """Record the times and iterations of a call.
 
-        A call in one slice needs no iterations, so that its count is recorded only if there is no other.
+        A call in one slice needs no iterations, so its count is recorded only if there is no other.
         """
         for rows, seconds in bridge.pass_times.items():
             self.pass_times.setdefault(rows, []).extend(seconds)
@@ -48,7 +48,8 @@ class CallRecords:
             raise ValueError("plan needs the times and iterations of a call: call the pipeline once before")
         (numbers,) = iterations.values()
         medians = {rows: statistics.median_low(times) for rows, times in self.pass_times.items()}
-        # The very first pass includes warm-up. It has the fewest rows, so its time is cut to that of more rows.
+        # The first pass includes warm-up and has the fewest rows. Fewer rows never take longer, so each time is lowered
+        # to the smallest median of passes with that number of rows or more.
         curve = {rows: min(medians[more] for more in medians if more >= rows) for rows in medians}
         plan = self.plans[self.num_steps] = Advisor(iterations).advise(
             self.num_steps,

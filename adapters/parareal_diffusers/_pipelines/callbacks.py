@@ -42,7 +42,7 @@ class StepCallback:
         pending, self.pending[:] = list(self.pending), []
         for refinement in pending:
             self._deliver(refinement, tensors)
-        # The user's function may just have interrupted the pipeline. The `step` of this pass is over, so that the final
+        # The user's function may just have interrupted the pipeline. The `step` of this pass is over, so the final
         # state goes back as the callback's result, which diffusers' loops use as their latents.
         if self.bridge.is_interrupted() and not self.bridge.done:
             return {"latents": self.bridge.stop()}
@@ -50,8 +50,8 @@ class StepCallback:
 
     def _deliver(self, refinement: parareal.Refinement, tensors: dict[str, Any]) -> None:
         """Call the user's function, and raise `ValueError` if it has changed something."""
-        assert self.bridge.running is not None
-        latents, time = self.bridge.to_latents(refinement.final_state), self.bridge.running.last_timestep
+        assert self.bridge.running_loop is not None
+        latents, time = self.bridge.to_latents(refinement.final_state), self.bridge.running_loop.last_timestep
         visible = {**tensors, **({"latents": latents} if "latents" in tensors else {})}
         # torch counts the in-place changes of a tensor in its version.
         before, versions = _attributes(self.pipe), {k: x._version for k, x in visible.items() if isinstance(x, Tensor)}
@@ -126,7 +126,7 @@ class LoopBar:
 
     def _show(self) -> None:
         """Show the number of final steps, the iteration and the number of passes."""
-        running, bar = self.bridge.running, self.bar
+        running, bar = self.bridge.running_loop, self.bar
         assert running is not None  # a pass ends with a `step`, which begins the run
         bar.total, bar.n = running.setup.num_steps, running.final_steps
         bar.set_postfix(iteration=max(running.iteration, 0), passes=running.passes, refresh=False)

@@ -1,6 +1,6 @@
 """The class that a pipeline object has while it is parallelized.
 
-`pipe(...)` looks `__call__` up in the class of `pipe`, never in the object, so that one pipeline object can be changed
+`pipe(...)` looks `__call__` up in the class of `pipe`, never in the object, so one pipeline object can be changed
 only by giving it another class. The class is derived from the pipeline's own and has its name, so that `isinstance`,
 `save_pretrained` and the signature of the call work as before.
 """
@@ -46,7 +46,7 @@ class ClassHandle(Protocol):
         ...
 
 
-def parallel_class(kind: type, handle: ClassHandle) -> type:
+def build_parallel_class(kind: type, handle: ClassHandle) -> type:
     """Return the class of a parallelized pipeline: `kind` with another call, progress bar and `interrupt`."""
 
     # `wraps` keeps the signature of the call, which tools and users inspect.
@@ -73,7 +73,8 @@ def parallel_class(kind: type, handle: ClassHandle) -> type:
     namespace |= guards
     if isinstance(inspect.getattr_static(kind, "interrupt", None), property):
         # An interrupted loop skips the rest of its passes, and its latents would stay rows of many steps. So the
-        # pipeline learns of the interrupt one pass later: in that pass `step` returns the newest iterate.
+        # interrupt is hidden while the engine runs. `LoopBridge.step` ends the run in the current pass and returns the
+        # newest iterate.
         namespace["interrupt"] = property(lambda self: self._interrupt and not handle.running)
     return type(kind.__name__, (kind,), namespace)
 

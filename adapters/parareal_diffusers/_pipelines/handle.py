@@ -10,7 +10,7 @@ import parareal
 from parareal.driver import resolve_renamed
 from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
-from parareal_diffusers._pipelines.derived import parallel_class
+from parareal_diffusers._pipelines.derived import build_parallel_class
 from parareal_diffusers._pipelines.families import FAMILIES, find_family, guess_family
 from parareal_diffusers._pipelines.loop import LoopBridge
 from parareal_diffusers._pipelines.refusals import check_call, check_pipeline, check_scheduler
@@ -151,7 +151,7 @@ class Handle:
         self._solution: parareal.Solution | None = None
         self._records = CallRecords()
         self._checked_scheduler: tuple[Any, ...] | None = None
-        pipe.__class__ = parallel_class(self._pipeline_class, self)
+        pipe.__class__ = build_parallel_class(self._pipeline_class, self)
 
     @property
     def solution(self) -> parareal.Solution | None:
@@ -203,7 +203,7 @@ class Handle:
         """Restore the pipeline."""
         self.disable()
 
-    # Calls of the pipeline's derived class.
+    # Methods that the pipeline's derived class calls.
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline with the engine in its loop. Calls from several threads take turns.
@@ -233,7 +233,8 @@ class Handle:
 
     def _check_scheduler(self, arguments: dict[str, Any]) -> None:
         """Raise an error if the scheduler is unsupported; checked once per scheduler and number of steps."""
-        # Any number serves for a call that leaves it out: it is checked again at the start of the loop.
+        # If the call leaves num_inference_steps out, any number serves here, because the real number is checked at the
+        # start of the loop.
         scheduler, steps = self.pipe.scheduler, arguments.get("num_inference_steps", 10)
         options = self._step_options(arguments)
         dtype = getattr(self.pipe, self._family.networks[0]).dtype
@@ -275,7 +276,6 @@ class Handle:
         # Several ControlNets are one component (`MultiControlNetModel`), which calls each of them by itself.
         networks = [part for network in networks for part in getattr(network, "nets", [network])]
         try:
-            # Copies are made before the wrappers are installed.
             if self._devices:
                 bridge.replicas = Replicas(self._devices, self._weights, networks)
             with (
@@ -299,7 +299,7 @@ class Handle:
     @contextmanager
     def _install(self, bridge: LoopBridge) -> Iterator[None]:
         """Put the stand-in in the scheduler's place, and make the bridge the active one of this thread."""
-        # Not by setattr: a pipeline writes components that are set into its configuration.
+        # Not by setattr, which would also write the stand-in into the pipeline's configuration.
         attributes = vars(self.pipe)
         scheduler = attributes["scheduler"]
         attributes["scheduler"] = bridge.scheduler
@@ -324,4 +324,4 @@ class Handle:
     @property
     def running(self) -> bool:
         """True while the engine drives the pipeline's loop."""
-        return self._bridge is not None and self._bridge.running is not None and not self._bridge.done
+        return self._bridge is not None and self._bridge.running_loop is not None and not self._bridge.done

@@ -82,10 +82,10 @@ class LoopBridge:
         """the time at which the present pass began, in seconds"""
         self._latents: Tensor | None = None
         """the latents that the last `step` returned; None before the first"""
-        # Last, because the stand-in refers to this object. `release` breaks the circle.
+        # The stand-in and this object refer to each other; `release` breaks the circle.
         self.scheduler = make_stand_in(scheduler, self)
 
-    # Calls of the stand-in scheduler.
+    # Methods that the stand-in scheduler calls.
 
     def reset(self) -> None:
         """Drop a loop that has begun: the scheduler has new timesteps."""
@@ -98,17 +98,17 @@ class LoopBridge:
         A pipeline may iterate its timesteps before its loop, to compute something for each of them. That iteration
         never calls `step`, so it sees the scheduler's own timesteps, and the next iteration starts again.
         """
-        if self.running is None:
+        if self.running_loop is None:
             self.loop = self._prepare(first, len(timesteps))
         # This is a generator: the loop's body, with its call of `step`, runs between two yields. Once the run has
         # begun, the remaining timesteps are skipped.
         for t in timesteps:
-            if self.running is None:
+            if self.running_loop is None:
                 self._pass_start = time.perf_counter()
                 yield t
-        if self.running is not None:
+        if self.running_loop is not None:
             # A pipeline that prepares one value per step and indexes by the pass would index past the end.
-            yield from self.running.iterate_timesteps(len(timesteps) if self.indexes_by_pass else None)
+            yield from self.running_loop.iterate_timesteps(len(timesteps) if self.indexes_by_pass else None)
 
     def _prepare(self, first: int, num_steps: int) -> WaitingLoop:
         """Return the loop of `num_steps` steps from step `first` on, before its first `step`."""
@@ -136,7 +136,7 @@ class LoopBridge:
             output, latents = output.chunk(2)[0], latents.chunk(2)[0]
         rows, evaluation_end = len(latents), time.perf_counter()
         with torch.no_grad():  # the engine's corrections are outside autograd, whatever the pipeline's mode
-            running, is_first = self.running, self.running is None
+            running, is_first = self.running_loop, self.running_loop is None
             if running is None:
                 self._start(output, latents, options)
             else:
@@ -147,8 +147,8 @@ class LoopBridge:
                 self.stop()
         for listener in self.on_pass:
             listener()
-        assert self.running is not None
-        self._latents = self.to_latents(self.running.state)
+        assert self.running_loop is not None
+        self._latents = self.to_latents(self.running_loop.state)
         now = time.perf_counter()
         # A pass includes the engine's own work, but the first one leaves out setting the engine up.
         self.pass_times.setdefault(rows, []).append((evaluation_end if is_first else now) - self._pass_start)
@@ -161,21 +161,22 @@ class LoopBridge:
         if self._latents is None or latents is self._latents or torch.equal(latents, self._latents):
             return
         raise RuntimeError(
-            "the pipeline changed its latents after a step, but in parallel in time they hold rows of many steps: this "
-            "pipeline cannot be sampled in parallel in time"
+            "the pipeline changed its latents after a step, but in parallel in time they hold rows of many steps: call "
+            "handle.disable() and sample sequentially"
         )
 
     def _start(self, output: Tensor, latents: Tensor, options: dict[str, Any]) -> None:
         """Begin the engine's run at the first `step`, and give it the output of the first pass."""
         if self.loop is None:
             raise RuntimeError(
-                "the pipeline does not iterate its scheduler's timesteps: it cannot be sampled in parallel in time"
+                "the pipeline does not iterate its scheduler's timesteps, so it cannot be sampled in parallel in time: "
+                "call handle.disable() and sample sequentially"
             )
         assert isinstance(self.loop, WaitingLoop)
         self.loop = self.loop.start(latents, output.dtype, options, self.on_iteration)
         self.loop.receive_first(output)
 
-    # Calls of the network wrappers.
+    # Methods that the network wrappers call.
 
     @property
     def rows(self) -> LatentRows | None:
@@ -187,10 +188,10 @@ class LoopBridge:
         max_rows = None if self.max_rows is None else self.max_rows * copies
         return max_rows, [size * copies for size in self.pad_sizes]
 
-    # Calls of the handle and the callbacks.
+    # Methods that the handle and the callbacks call.
 
     @property
-    def running(self) -> RunningLoop | None:
+    def running_loop(self) -> RunningLoop | None:
         """The loop since its first `step`; None before."""
         return self.loop if isinstance(self.loop, RunningLoop) else None
 
@@ -202,7 +203,7 @@ class LoopBridge:
     @property
     def solution(self) -> parareal.Solution | None:
         """The solution; None before the loop is done."""
-        return None if self.running is None else self.running.solution
+        return None if self.running_loop is None else self.running_loop.solution
 
     @property
     def num_steps(self) -> int:
@@ -211,22 +212,22 @@ class LoopBridge:
 
     def to_latents(self, state: Tensor) -> Tensor:
         """Return states in the dtype and layout of the loop's latents."""
-        assert self.running is not None
-        state = state.to(self.running.dtype)
+        assert self.running_loop is not None
+        state = state.to(self.running_loop.dtype)
         return torch.cat([state, state]) if self.doubles_latents else state
 
     def stop(self) -> Tensor:
         """End the run now; return the newest iterate in the form of the loop's latents."""
-        assert self.running is not None
-        self.running.stop()
-        return self.to_latents(self.running.state)
+        assert self.running_loop is not None
+        self.running_loop.stop()
+        return self.to_latents(self.running_loop.state)
 
     def check_done(self) -> None:
         """Raise `RuntimeError` unless the loop has ended: its latents would be rows of many steps, not samples."""
         if not self.done:
             raise RuntimeError(
-                "the pipeline left its loop before the end: it cannot be sampled in parallel in time with these "
-                "arguments"
+                "the pipeline left its loop before the end, so it cannot be sampled in parallel in time with these "
+                "arguments: call handle.disable() and sample sequentially"
             )
 
     def release(self) -> None:
@@ -239,5 +240,5 @@ class LoopBridge:
 
     def close(self) -> None:
         """Close the run, also before its end."""
-        if self.running is not None:
-            self.running.close()
+        if self.running_loop is not None:
+            self.running_loop.close()

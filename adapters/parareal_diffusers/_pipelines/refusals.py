@@ -42,9 +42,9 @@ def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices:
             check_replicable(name, network, is_compiled(network))
     # The first reason is raised. Those of the arguments come before those of the pipeline's family.
     reasons = [
-        _legacy_callback(arguments),
-        _callback_object(arguments),
-        _callback_inputs(arguments),
+        _explain_legacy_callback(arguments),
+        _explain_callback_object(arguments),
+        _explain_callback_inputs(arguments),
         *(refusal(pipe, arguments) for refusal in family.refusals),
     ]
     for reason in filter(None, reasons):
@@ -54,7 +54,9 @@ def check_call(pipe: Any, family: Family, arguments: Mapping[str, Any], devices:
 def check_network(name: str, network: Any) -> None:
     """Raise `ValueError` for a network that stores something from step to step."""
     if not isinstance(network, torch.nn.Module):
-        raise ValueError(f"the {name} must be a torch module, not {type(network).__name__}")
+        raise ValueError(
+            f"the {name} must be a torch module, not {type(network).__name__}: load the pipeline with this component"
+        )
     network = getattr(network, "_orig_mod", network)  # of a module returned by `torch.compile`
     # `is_cache_enabled` is set by `enable_cache`. Caches applied by a function leave only their hooks.
     cached = getattr(network, "is_cache_enabled", False)
@@ -96,13 +98,13 @@ def _has_step_cache(module: torch.nn.Module) -> bool:
     return registry is not None and any(getattr(hook, "_is_stateful", False) for hook in registry.hooks.values())
 
 
-def _legacy_callback(arguments: Mapping[str, Any]) -> str | None:
+def _explain_legacy_callback(arguments: Mapping[str, Any]) -> str | None:
     if arguments.get("callback") is None:
         return None
     return "callback would receive the loop's latents, which are rows of many steps: use callback_on_step_end"
 
 
-def _callback_object(arguments: Mapping[str, Any]) -> str | None:
+def _explain_callback_object(arguments: Mapping[str, Any]) -> str | None:
     from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
     # A plain function may change things as well, which only its call shows: `StepCallback` watches for that.
@@ -115,7 +117,7 @@ def _callback_object(arguments: Mapping[str, Any]) -> str | None:
     )
 
 
-def _callback_inputs(arguments: Mapping[str, Any]) -> str | None:
+def _explain_callback_inputs(arguments: Mapping[str, Any]) -> str | None:
     names = arguments.get("callback_on_step_end_tensor_inputs") or ["latents"]
     if arguments.get("callback_on_step_end") is None or set(names) <= {"latents"}:
         return None

@@ -38,7 +38,7 @@ class RunningLoop:
         timesteps: all timesteps of the scheduler, shape (N,), on the device of the latents.
         initial: the initial states, float32 or float64, shape (samples, *sample).
         dtype: the dtype of the loop's latents, which may be narrower than that of the states.
-        random: the source of noise; None for a deterministic solver.
+        noise_source: the source of noise; None for a deterministic solver.
         listeners: called with each iterate; one that returns False cancels the run.
         note: a sentence to add to the solution's message.
     """
@@ -50,12 +50,13 @@ class RunningLoop:
         timesteps: Tensor,
         initial: Tensor,
         dtype: torch.dtype,
-        random: NoiseSource | None,
+        noise_source: NoiseSource | None,
         listeners: Sequence[Listener],
         note: str = "",
     ):
         self.run, self.setup, self.timesteps = run, setup, timesteps
-        self.initial, self.dtype, self.random, self.listeners, self.note = initial, dtype, random, listeners, note
+        self.initial, self.dtype, self.noise_source = initial, dtype, noise_source
+        self.listeners, self.note = listeners, note
         self.events = run.events()
         self.state = initial
         """the rows to evaluate next, shape (R, *sample); when done, the final state"""
@@ -131,10 +132,11 @@ class RunningLoop:
     def final_steps(self) -> int:
         """The number of steps, from the first on, after which the state of every sample is final."""
         edges, first = self.setup.edges, self.setup.first
-        # A run that was stopped early leaves boundaries that are not final.
+        # Not from the machines: those of a run that was stopped early hold boundaries that are not final, and yet its
+        # loop has ended.
         if self.done:
             return self.setup.num_steps
-        return min(_final_node(machine, edges) for machine in self.run.machines) - first
+        return min(_find_final_node(machine, edges) for machine in self.run.machines) - first
 
     def _advance(self, output: Tensor | None) -> None:
         """Send an output to the engine, and run it to its next evaluation or to its end."""
@@ -184,9 +186,9 @@ class RunningLoop:
         if self.note:
             solution = replace(solution, message=f"{solution.message} {self.note}")
         self.solution, self.done, self.rows = solution, True, None
-        if self.random is not None:
+        if self.noise_source is not None:
             # A later call with the same generator must draw what it would draw after the unmodified loop.
-            self.random.finish()
+            self.noise_source.finish()
         if solution.outcome in (parareal.Outcome.NON_FINITE, parareal.Outcome.WORKER_LOST):
             raise parareal.PararealError(solution.message, solution) from self.run.error
         if solution.outcome is parareal.Outcome.ITERATION_LIMIT:
@@ -194,7 +196,7 @@ class RunningLoop:
         self.state = solution.final_state if state is None else state
 
 
-def _final_node(machine: Any, edges: Sequence[int]) -> int:
+def _find_final_node(machine: Any, edges: Sequence[int]) -> int:
     """Return the last node such that all of one sample's boundaries up to it are final."""
     count = sum(1 for _ in takewhile(lambda u: u is not None and u.final, machine.outputs))
     return edges[-1] if machine.done else edges[min(count, len(edges) - 1)]

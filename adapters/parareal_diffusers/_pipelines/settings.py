@@ -12,7 +12,12 @@ from parareal_diffusers._pipelines.stand_ins.replicas import check_devices
 from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
 from parareal_diffusers._sampling.options import resolve_batch_sizes, resolve_boundaries, resolve_criterion
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_supported_scheduler, copy_with_timesteps, grid_of, solver_of
+from parareal_diffusers._schedulers.native import (
+    build_grid,
+    check_supported_scheduler,
+    choose_solver,
+    copy_with_timesteps,
+)
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.multistep.lms import LMS
 from parareal_diffusers._solvers.solver import Solver
@@ -40,7 +45,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise `TypeError` or `ValueError` for values that are invalid for every call of a pipeline.
 
-        The number of steps is known only in a call, so that `set_up_loop` checks the rest.
+        The number of steps is known only in a call, so `set_up_loop` checks the rest.
         """
         if isinstance(self.slices, str):
             one_of("slices", self.slices, ("auto", "sqrt", "steps"))
@@ -107,7 +112,7 @@ def set_up_loop(
         TypeError, ValueError: if the combination is unsupported; the message says what to change.
     """
     scheduler = copy_with_timesteps(scheduler, None)
-    fine = solver_of(scheduler)
+    fine = choose_solver(scheduler)
     if isinstance(fine, DDIM):
         ddim_options = {k: v for k, v in step_options.items() if k in ("eta", "use_clipped_model_output")}
         fine = DDIM(scheduler, **{k: v for k, v in ddim_options.items() if v is not None})
@@ -115,12 +120,12 @@ def set_up_loop(
         fine = AnyScheduler(scheduler, _select_options(scheduler, step_options))
     if isinstance(fine, LMS) and first:
         # The scheduler applies its weights of fourth order to the one slope that it has. The native solver begins with
-        # first order, so that the two would differ.
+        # first order, so the two would differ.
         raise ValueError(
             f"LMSDiscreteScheduler, started at step {first} as in this call, uses weights for slopes that it does not "
-            "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or all steps"
+            "have yet (docs/reference/upstream.md): use DEISMultistepScheduler, or start at step 0 (strength=1)"
         )
-    grid = fine.grid() if isinstance(fine, AnyScheduler) else grid_of(scheduler)
+    grid = fine.grid() if isinstance(fine, AnyScheduler) else build_grid(scheduler)
     coarse = resolve_coarse_solver(settings.coarse, fine, grid)
     fine.check_fine(grid)
     coarse.check_schedule(grid)
@@ -155,7 +160,8 @@ def check_options(fine: Solver, options: dict[str, Any]) -> None:
     if isinstance(fine, AnyScheduler):
         supported |= {name: p.default for name, p in inspect.signature(fine.scheduler.step).parameters.items()}
         supported |= fine.options
-    # An option at its default changes nothing: None, 0 and False are all accepted for one that is not set.
+    # An option that equals the supported value changes nothing. None, 0 and False count as equal, because pipelines
+    # pass any of them for an option that is not set.
     wrong = [k for k, value in options.items() if k != "generator" and (value or 0) != (supported.get(k) or 0)]
     if wrong:
         raise ValueError(

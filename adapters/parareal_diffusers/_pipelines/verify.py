@@ -59,7 +59,9 @@ class Verifier:
                 actual = to_arrays(run_parallel(exact, bound))
         # Stand-ins raise RuntimeError. A loop that indexes a list by the pass raises IndexError in later passes.
         except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{type(pipe).__name__} cannot be sampled in parallel in time: {error}") from error
+            raise ValueError(
+                f"{type(pipe).__name__} cannot be sampled in parallel in time ({error}): sample it without parallelize"
+            ) from error
         network = getattr(pipe, family.networks[0])
         allowed = TOLERANCE.get(network.dtype, TOLERANCE_HALF)
         same = len(expected) == len(actual) and all(a.shape == b.shape for a, b in zip(expected, actual, strict=True))
@@ -97,7 +99,7 @@ def _exact_settings(indexes_by_pass: bool) -> dict[str, Any]:
     """Return settings that run to the sequential result, in passes that do not coincide with the steps.
 
     In the pipelined schedule pass i contains step i of the exact solution, which would hide that a loop uses the number
-    of the pass. The synchronous schedule reveals it. It needs more passes than steps, so that families whose loop is
+    of the pass. The synchronous schedule reveals it. It needs more passes than steps, so families whose loop is
     known to look something up by the pass are verified in the pipelined schedule.
     """
     return {

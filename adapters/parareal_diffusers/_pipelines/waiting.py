@@ -12,7 +12,7 @@ from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.running import Listener, RunningLoop
 from parareal_diffusers._pipelines.settings import LoopSetup, Settings, check_options
 from parareal_diffusers._pipelines.stand_ins.rows import LatentRows
-from parareal_diffusers._sampling.coarse_stepper import propagators
+from parareal_diffusers._sampling.coarse_stepper import build_propagators
 from parareal_diffusers._sampling.noise_source import check_generator, make_noise_source
 from parareal_diffusers._sampling.options import resolve_criterion
 
@@ -22,7 +22,7 @@ class WaitingLoop:
     """The loop before its first `step`, with all parts of a run except for its states.
 
     The loop's first pass runs as in the unmodified pipeline: all samples at the first timestep. Only its call of
-    `step` shows the states, the network's dtype and the generator, so that `start` makes the run there.
+    `step` shows the states, the network's dtype and the generator, so `start` makes the run there.
 
     Args:
         scheduler: the pipeline's own, with its timesteps set and before its first step.
@@ -64,17 +64,17 @@ class WaitingLoop:
         check_generator(generator, initial)
         # Noise is drawn for the steps that the loop makes, in its order, so that the generator ends in the same state.
         steps = range(setup.first, setup.edges[-1])
-        random = make_noise_source(setup.fine, setup.grid, initial, generator, output_dtype, steps)
-        run = self._run(initial, random)
+        noise_source = make_noise_source(setup.fine, setup.grid, initial, generator, output_dtype, steps)
+        run = self._run(initial, noise_source)
         timesteps = self.scheduler.timesteps.to(latents.device)
-        return RunningLoop(run, setup, timesteps, initial, latents.dtype, random, listeners, self.note)
+        return RunningLoop(run, setup, timesteps, initial, latents.dtype, noise_source, listeners, self.note)
 
-    def _run(self, initial: Tensor, random: NoiseSource | None) -> Run:
+    def _run(self, initial: Tensor, noise_source: NoiseSource | None) -> Run:
         setup, settings = self.setup, self.settings
         criterion = resolve_criterion(settings.criterion, settings.tolerance, setup.num_steps)
         grid = setup.grid.to(initial.device)
-        # The engine yields evaluations and never calls `_network`.
-        pair = propagators(setup.fine, setup.coarse, grid, _network, random, initial, criterion)
+        # The engine yields evaluations and never calls `_fail_network_call`.
+        pair = build_propagators(setup.fine, setup.coarse, grid, _fail_network_call, noise_source, initial, criterion)
         problem = Problem.create(*pair, initial, setup.edges, 1, levels=settings.levels)
         options = Options(
             criterion=criterion,
@@ -88,6 +88,6 @@ class WaitingLoop:
         return Run(problem, options)
 
 
-def _network(*_: Any) -> Any:
+def _fail_network_call(*_: Any) -> Any:
     """Stand for the network in the engine's propagators, whose evaluations the pipeline's loop makes."""
     raise RuntimeError("the pipeline's loop calls the network; please report this")

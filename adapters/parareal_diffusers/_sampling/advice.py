@@ -13,7 +13,7 @@ from parareal_diffusers._sampling.problem import SamplingProblem
 
 
 @final
-class SampleAdvice:
+class SamplingAdvisor:
     """The advice for one sampling problem, which plans calls of `sample` and learns from their solutions.
 
     Two advisors hold what is known. They are attached to the model, so the next call for it finds them again.
@@ -25,9 +25,10 @@ class SampleAdvice:
 
     def __init__(self, problem: SamplingProblem, latents: Tensor):
         self.problem, self.latents = problem, latents
-        # Looked up here, once per call: `advisor_for` returns a new advisor each time for a model that it cannot
-        # attach one to, and what `batch_time` measures would be lost between two methods.
-        self._call_advisor, self._iteration_advisor = _call_advisor(problem, latents), _iteration_advisor(problem)
+        # Looked up once, here. For a model that no advisor can be attached to, every call of `advisor_for` returns a
+        # new advisor, which lacks the times measured before.
+        self._call_advisor = _find_call_advisor(problem, latents)
+        self._iteration_advisor = _find_iteration_advisor(problem)
 
     def plan_call(
         self, *, schedule: str, window: int | None, max_iterations: int | None, speculate_until: int | None
@@ -47,7 +48,7 @@ class SampleAdvice:
             return None
         # Fixed sizes are for compiled networks, whose first call of each size compiles. Only `plan`, which the user
         # calls in order to measure, takes that time.
-        if self.problem.denoiser.sizes and not self._call_advisor.has_batch_time(self.problem.max_batch):
+        if self.problem.denoiser.batch_sizes and not self._call_advisor.has_batch_time(self.problem.max_batch):
             return None
         # The options and the criterion are checked here, before the seconds that the measurement takes. The objects
         # themselves are not used: `parareal.solve` makes its own.
@@ -60,7 +61,7 @@ class SampleAdvice:
         )
         criterion.resolve(check_initial(self.latents[:1], 1)[1])
         try:
-            self.batch_time()
+            self.measure_batch_time()
         except Exception as error:
             # More rows were tried than a solve might need, so the user must learn about `max_batch` from this error.
             if is_out_of_memory(error):
@@ -76,7 +77,7 @@ class SampleAdvice:
         assert isinstance(self.problem.criterion, parareal.Tolerance)
         return self._iteration_advisor.advise(
             self.problem.grid.steps,
-            batch_time=self.batch_time(),
+            batch_time=self.measure_batch_time(),
             # Numbers of slices that were run are the only candidates: their iterations are known, not extrapolated.
             slices=sorted(self._iteration_advisor.iterations) or None,
             tolerance=self.problem.criterion.rtol,
@@ -96,7 +97,7 @@ class SampleAdvice:
         iterations = (int(n) for n in solution.slice_iterations[-1] + near)
         self._iteration_advisor.learn_iterations(len(solution.boundaries) - 1, iterations)
 
-    def batch_time(self, seconds: float = 1.0) -> parareal.BatchTime:
+    def measure_batch_time(self, seconds: float = 1.0) -> parareal.BatchTime:
         """Return the time of the network's calls on this device by their rows, at most `max_batch`; measured once.
 
         Args:
@@ -132,19 +133,19 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
-def _call_advisor(problem: SamplingProblem, latents: Tensor) -> Advisor:
+def _find_call_advisor(problem: SamplingProblem, latents: Tensor) -> Advisor:
     """Return the advisor that keeps the times of calls.
 
     They depend on the network, its input and the number of threads only, so problems with other solvers, steps or
     tolerances share them.
     """
     denoiser = problem.denoiser
-    form = tuple(latents.shape[1:]), latents.dtype, latents.device, denoiser.dtype
-    key = (*form, torch.get_num_threads(), denoiser.guidance is not None, tuple(denoiser.sizes))
+    form = tuple(latents.shape[1:]), latents.dtype, latents.device, denoiser.input_dtype
+    key = (*form, torch.get_num_threads(), denoiser.guidance is not None, tuple(denoiser.batch_sizes))
     return advisor_for(denoiser.model, ("times", *key))
 
 
-def _iteration_advisor(problem: SamplingProblem) -> Advisor:
+def _find_iteration_advisor(problem: SamplingProblem) -> Advisor:
     """Return the advisor that keeps the iterations of problems like this one.
 
     They depend on solvers, steps, tolerance and guidance; problems that differ in the shape of their latents share

@@ -6,7 +6,7 @@ from typing import Any
 from parareal.driver import one_of
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._schedulers.fallback import AnyScheduler
-from parareal_diffusers._schedulers.native import check_supported_scheduler, solver_of
+from parareal_diffusers._schedulers.native import check_supported_scheduler, choose_solver
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.ancestral.ddpm import DDPM
 from parareal_diffusers._solvers.dpm.multistep import DPMSolver
@@ -27,7 +27,8 @@ COARSE: dict[str, Solver] = {
 """the coarse solvers that have a name"""
 
 FEW_STEPS = 64
-"""largest number of steps for which first-order steps are further from the ODE than second-order coarse jumps are"""
+"""up to this number of steps, first-order fine steps have a larger discretisation error than second-order coarse
+jumps"""
 
 
 def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
@@ -49,7 +50,7 @@ def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
         solver = coarse
     else:
         check_supported_scheduler(coarse)
-        solver = solver_of(coarse)
+        solver = choose_solver(coarse)
     if isinstance(solver, AnyScheduler):
         name = type(solver.scheduler).__name__
         raise TypeError(f"coarse: {name} has no native solver, which a coarse solver must be: use coarse='auto'")
@@ -57,7 +58,10 @@ def resolve_coarse_solver(coarse: Any, fine: Solver, grid: Grid) -> Solver:
 
 
 def choose_embedded_solver(coarse: Solver) -> Solver | None:
-    """Return a solver of another order that needs no evaluations but a coarse solver's; None if none is known."""
+    """Return a solver of another order that reuses the coarse solver's evaluations and needs no others.
+
+    None if no such solver is known.
+    """
     match coarse:
         case (
             DPMSolver(order=1, algorithm_type="dpmsolver" | "dpmsolver++")
@@ -69,7 +73,8 @@ def choose_embedded_solver(coarse: Solver) -> Solver | None:
             return COARSE["ddim"] if order == 2 else COARSE["dpmpp_2m"]
         case Extrapolated(order=order):
             return replace(coarse, order=3 - order)
-        # From here on solvers add noise. The embedded solver adds the same noise, so it cancels in the difference.
+        # The solvers of the next two cases add noise. The embedded solver adds the same noise, so it cancels in the
+        # difference.
         case DDPM() | DPMSolver(order=1):
             return COARSE["dpmpp_2m_sde"]
         case DPMSolver():
@@ -90,7 +95,8 @@ def default_coarse_solver(fine: Solver, grid: Grid) -> Solver:
         # approximate the ODE; `Extrapolated` approximates the fine steps themselves.
         far_from_ode = grid.steps <= FEW_STEPS or not grid.chained
         return COARSE["extrapolated" if far_from_ode and is_first_order(fine) and has_velocity(grid) else "dpmpp_2m"]
-    # A scheduler's own step cannot jump, so its noise needs a native solver that suits its schedule.
+    # `AnyScheduler` cannot jump over several nodes. So the coarse solver is a native stochastic solver that is defined
+    # for the scheduler's kind of schedule.
     if isinstance(fine, AnyScheduler) and not grid.variance_preserving:
         exploding = bool((grid.start.alpha == 1).all())
         return Euler(ancestral=True) if exploding else DPMSolver(order=1, algorithm_type="sde-dpmsolver++")

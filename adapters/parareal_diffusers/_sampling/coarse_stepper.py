@@ -9,7 +9,7 @@ from torch import Tensor
 import parareal
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._noise import NoiseSource
-from parareal_diffusers._sampling.coarse import choose_embedded_solver
+from parareal_diffusers._sampling.coarse import COARSE, choose_embedded_solver
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import CoarseMemory, Solver, SolverStepper, start_step
 from parareal_diffusers._solvers.step_interval import StepInterval
@@ -20,7 +20,7 @@ class CoarseStepper(parareal.Stepper):
     """A coarse solver on the fine solver's grid, as a stepper of the engine.
 
     Args:
-        solver, grid, denoiser, random: as of `SolverStepper`.
+        solver, grid, denoiser, noise_source: as of `SolverStepper`.
         embedded: a second solver that is given the same evaluations; the difference of the two results is the embedded
             difference, from which errors are estimated (docs/explained/estimates.md). With it both solvers must make
             exactly one evaluation per step.
@@ -34,11 +34,11 @@ class CoarseStepper(parareal.Stepper):
         solver: Solver,
         grid: Grid,
         denoiser: Callable[..., Tensor],
-        random: NoiseSource | None = None,
+        noise_source: NoiseSource | None = None,
         embedded: Solver | None = None,
         records_predictions: bool = False,
     ):
-        self.solver, self.grid, self.random, self.embedded = solver, grid, random, embedded
+        self.solver, self.grid, self.noise_source, self.embedded = solver, grid, noise_source, embedded
         self.records_predictions = records_predictions
         # The same object as in the fine stepper, so that the engine shares the first evaluation of F and G.
         self.evaluate = denoiser
@@ -55,23 +55,23 @@ class CoarseStepper(parareal.Stepper):
     def step(self, state: Tensor, memory: Any, start: Tensor, stop: Tensor, sample: Tensor) -> Any:  # pyright: ignore
         """Jump from `start` to `stop` with both solvers; the engine passes `sample` because of `per_sample`."""
         memories = CoarseMemory(None, None, None, None) if memory is None else memory
-        interval = StepInterval(self.grid, start, stop, sample, state, self.random)
+        interval = StepInterval(self.grid, start, stop, sample, state, self.noise_source)
         step = start_step(self.solver, state, memories.memory, interval)
         if self.embedded is None:
             result, solver_memory = yield from step
-            return result, self._new_memory(memory, interval, result, solver_memory, None)
+            return result, self._build_memory(memory, interval, result, solver_memory, None)
         # Both generators are advanced by hand. The evaluation that the coarse solver yields is passed on to the engine,
         # and its output is sent to both. What the embedded solver yields is the same evaluation, so it is dropped.
         output = yield next(step)
         result, solver_memory = _finish_step(step, output)
         # An interval of its own: predictions are appended to an interval, and only the coarse solver's are recorded.
-        embedded_interval = StepInterval(self.grid, start, stop, sample, state, self.random)
+        embedded_interval = StepInterval(self.grid, start, stop, sample, state, self.noise_source)
         embedded_step = start_step(self.embedded, state, memories.embedded, embedded_interval)
         next(embedded_step)
         embedded_result, embedded_memory = _finish_step(embedded_step, output)
-        return result, self._new_memory(memory, interval, result, solver_memory, embedded_memory), embedded_result
+        return result, self._build_memory(memory, interval, result, solver_memory, embedded_memory), embedded_result
 
-    def _new_memory(
+    def _build_memory(
         self, previous: Any, interval: StepInterval, result: Tensor, memory: Any, embedded_memory: Any
     ) -> CoarseMemory | None:
         """Return the memory after a jump, of the structure that `begin` chose."""
@@ -86,12 +86,12 @@ class CoarseStepper(parareal.Stepper):
         return CoarseMemory(memory, embedded_memory, interval.predictions[0].clean, interval.predictions[0].noise)
 
 
-def propagators(
+def build_propagators(
     fine: Solver,
     coarse: Solver,
     grid: Grid,
     evaluate: Callable[..., Tensor],
-    random: NoiseSource | None,
+    noise_source: NoiseSource | None,
     latents: Tensor,
     criterion: parareal.AbstractCriterion,
 ) -> tuple[parareal.Steps, parareal.Steps]:
@@ -101,18 +101,18 @@ def propagators(
         fine, coarse: the solvers.
         grid: the grid of the fine solver, on the device of the latents.
         evaluate: the network, as both steppers call it: `evaluate(state, node, sample)`.
-        random: the source of noise; None if the fine solver adds none.
+        noise_source: the source of noise; None if the fine solver adds none.
         latents: shape (samples, *sample).
         criterion: if it estimates errors cumulatively, coarse jumps get an embedded solver.
     """
     estimates_errors = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-    # Two solvers approximate one flow only if fine steps start where the steps before ended. Otherwise their difference
-    # says nothing about F, except for `Extrapolated`, both of whose orders reproduce the fine steps themselves.
+    # The difference of the two coarse solvers estimates the error of F only if each fine step starts where the step
+    # before it ended. `Extrapolated` is an exception, because both of its orders reproduce the fine steps.
     comparable = estimates_errors and (isinstance(coarse, Extrapolated) or grid.chained)
     embedded = choose_embedded_solver(coarse) if comparable else None
     records_predictions = fine.begin(latents[:1]) is not None
-    jumps = CoarseStepper(coarse, grid, evaluate, random, embedded, records_predictions)
-    return parareal.Steps(SolverStepper(fine, grid, evaluate, random)), parareal.Steps(jumps, steps=1)
+    jumps = CoarseStepper(coarse, grid, evaluate, noise_source, embedded, records_predictions)
+    return parareal.Steps(SolverStepper(fine, grid, evaluate, noise_source)), parareal.Steps(jumps, steps=1)
 
 
 def _finish_step(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) -> tuple[Tensor, Any]:
@@ -121,4 +121,7 @@ def _finish_step(step: Generator[Any, Any, tuple[Tensor, Any]], output: Tensor) 
         step.send(output)
     except StopIteration as end:
         return end.value
-    raise TypeError("an embedded pair of solvers must make one evaluation per step: another one was requested")
+    raise TypeError(
+        "an embedded pair of solvers must make one evaluation per step, but one of them requested another: choose "
+        f"another coarse solver ({', '.join(COARSE)}), or a criterion other than Tolerance"
+    )

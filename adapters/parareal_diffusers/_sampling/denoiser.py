@@ -61,7 +61,7 @@ class Denoiser:
     ):
         self.takes_sigma = isinstance(model, Denoised)
         self.model = model.model if isinstance(model, Denoised) else model
-        self.grid, self.samples, self.guidance, self.sizes = grid, samples, guidance, sorted(sizes)
+        self.grid, self.samples, self.guidance, self.batch_sizes = grid, samples, guidance, sorted(sizes)
         self.kwargs = dict(model_kwargs)
         conditional: Any = self.kwargs
         unconditional: Any = conditional if guidance is None else self._unconditional_kwargs(guidance)
@@ -70,7 +70,7 @@ class Denoiser:
         self.leaves = [
             (x, y, self._is_per_sample(y)) for x, y in zip(optree.tree_leaves(unconditional), leaves, strict=True)
         ]
-        self.dtype = _input_dtype(self.model)
+        self.input_dtype = _input_dtype(self.model)
 
     def __call__(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
         """Return the network's output for every row, guided, in the dtype of the states.
@@ -88,7 +88,7 @@ class Denoiser:
         """
         count = len(state)
         # Padding rows repeat the last row, so they are valid input of its sample; their output is cut off below.
-        if self.sizes:
+        if self.batch_sizes:
             state, node, sample = (_pad(x, self._choose_size(count)) for x in (state, node, sample))
         output = self._call_model(state, node, sample)
         # Shapes are compared exactly: an output that only broadcasts to the states' shape would give wrong results.
@@ -103,13 +103,13 @@ class Denoiser:
                 f"the model was given rows of shape {tuple(state.shape)} and must return the same shape, or twice the "
                 f"channels if it predicts the variance too, but returned {tuple(output.shape)}"
             )
-        return (output[:count] if self.sizes else output).to(state.dtype)
+        return (output[:count] if self.batch_sizes else output).to(state.dtype)
 
     def _call_model(self, state: Tensor, node: Tensor, sample: Tensor) -> Tensor:
         """Call the model once, with twice the rows under guidance."""
         x, timestep = self._model_input(state, node)
         # The timestep is not cast: whole timesteps above 256 have no exact value in bfloat16.
-        x = x if self.dtype is None else x.to(self.dtype)
+        x = x if self.input_dtype is None else x.to(self.input_dtype)
         if self.guidance is None:
             kwargs = self._gather(lambda _, conditional: conditional[sample])
             return extract_tensor(self.model(x, timestep, **kwargs))
@@ -132,7 +132,7 @@ class Denoiser:
 
     def _choose_size(self, count: int) -> int:
         """Return the smallest of the fixed batch sizes that holds `count` rows."""
-        return next(size for size in self.sizes if size >= count)
+        return next(size for size in self.batch_sizes if size >= count)
 
     def _gather(self, pick: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
         """Return the keyword arguments for some rows.
@@ -152,14 +152,15 @@ class Denoiser:
         unknown = sorted(set(guidance.model_kwargs) - set(self.kwargs))
         if unknown:
             raise ValueError(
-                f"guidance: its model_kwargs name {', '.join(unknown)}, which the model_kwargs of sample do not: "
-                f"they are {', '.join(self.kwargs) or 'empty'}"
+                f"guidance: its model_kwargs name {', '.join(unknown)}, which the model_kwargs of sample do not (they "
+                f"are {', '.join(self.kwargs) or 'empty'}): add them to model_kwargs, or leave them out of guidance"
             )
         unconditional: Any = {**self.kwargs, **guidance.model_kwargs}
         conditional: Any = self.kwargs
         # Not strict: trees of different structure are reported by the second check, which says more about them.
         for x, y in zip(optree.tree_leaves(unconditional), optree.tree_leaves(conditional), strict=False):
-            # Halves that share a call can only differ in leaves with rows; the same object is in both halves anyway.
+            # Both halves are rows of one call, so only leaves with one row per sample can differ between them. A leaf
+            # that is the same object in both halves needs no check.
             if x is not y and not self._is_per_sample(y):
                 raise ValueError(
                     f"guidance: its model_kwargs may only name entries with a row for each of the {self.samples} "

@@ -66,13 +66,17 @@ def _scale_noise(record: RecordedNoise | RecordedNoiseSampler, solver: Solver, g
     return Noise(record, solver.linear(StepInterval.of_steps(grid, base_nodes)), base_nodes)
 
 
-def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, random: NoiseSource | None) -> Tensor:
-    """Return the state from which the first step starts: latents, for a solver with churn raised to its level."""
+def add_initial_noise(solver: Solver, grid: Grid, latents: Tensor, noise_source: NoiseSource | None) -> Tensor:
+    """Return the state from which the first step starts.
+
+    That is the latents; for a solver with churn, the latents plus the noise that raises them to the level of the first
+    node.
+    """
     std = solver.initial_noise_std(grid)
     if std is None:
         return latents
-    assert isinstance(random, Noise)  # solvers with churn are native, so their noise is no `Replay`
-    return latents + std * random.step(-1)
+    assert isinstance(noise_source, Noise)  # solvers with churn are native, so their noise is no `Replay`
+    return latents + std * noise_source.step(-1)  # -1 is the draw before all steps, as in `make_noise_source`
 
 
 def check_noise_dtype(solver: Solver, output_dtype: torch.dtype, state_dtype: torch.dtype) -> None:
@@ -101,8 +105,11 @@ def check_generator(generator: Any, latents: Tensor) -> None:
         raise ValueError(
             f"generator has {len(generators)} entries for {len(latents)} samples: give one per sample, or a single one"
         )
-    if any(g.device.type not in ("cpu", latents.device.type) for g in generators):
-        raise ValueError(f"generator must be on {latents.device.type}, as the latents are, or on the CPU")
+    wrong = [str(g.device) for g in generators if g.device.type not in ("cpu", latents.device.type)]
+    if wrong:
+        raise ValueError(
+            f"generator must be on {latents.device.type}, as the latents are, or on the CPU, but was on {wrong[0]}"
+        )
 
 
 def check_noise_sampler(noise_sampler: Any, solver: Solver, generator: Any) -> None:

@@ -55,11 +55,13 @@ def resolve_boundaries(
             raise ValueError(f"boundaries already determine the number of slices: leave slices={slices!r} out")
         nodes = [whole_number("boundaries: a node", n, 0) for n in boundaries]
         if len(nodes) < 2 or nodes[0] != 0 or nodes[-1] != steps:
-            raise ValueError(f"boundaries must begin with node 0 and end with node {steps}, but was {list(boundaries)}")
+            raise ValueError(
+                f"boundaries must begin with node 0 and end with node {steps}, but were {list(boundaries)}"
+            )
         return nodes
     edges = divide_grid(slices, levels, steps)
-    # At the start of a cycle no memory has to cross the boundary. Within a cycle its first state and predictions would,
-    # and would have to be corrected. So boundaries move to the nearest start of a cycle unless two of them meet there.
+    # At a boundary within a cycle, the cycle's first state and predictions would cross the boundary and would have to
+    # be corrected. So each boundary moves to the nearest start of a cycle; if two would coincide, none moves.
     cycle_starts = [*(i for i, base in enumerate(base_nodes) if i == base), steps]
     aligned = sorted({min(cycle_starts, key=lambda start: abs(start - edge)) for edge in edges})
     return aligned if len(aligned) == len(edges) else edges

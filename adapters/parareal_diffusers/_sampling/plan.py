@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 import parareal
 from parareal_diffusers._noise import Generators
-from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.problem import prepare
+from parareal_diffusers._sampling.advice import SamplingAdvisor
+from parareal_diffusers._sampling.problem import prepare_problem
 from parareal_diffusers._sampling.sample import sample
 
 FACTORS = (0.7, 1.0, 1.5, 2.4)
@@ -33,7 +33,7 @@ def plan(
 ) -> parareal.Plan:
     """Choose the settings of `sample` for this machine by measurement and simulation.
 
-    The latents are sampled once with each of some numbers of slices, which shows how many iterations samples need. The
+    The latents are sampled once per candidate number of slices, to count the iterations that each sample needs. The
     network is timed with batches of several sizes. From both, every setting is simulated. What is measured is kept for
     the life of the process: `sample(..., slices="auto")` with the same model, solver, steps, coarse solver and
     tolerance uses it. The cost is a few times that of sampling the latents sequentially.
@@ -45,7 +45,7 @@ def plan(
         num_inference_steps: the number of steps, as for `sample`.
         model_kwargs: further arguments of the network, as for `sample`.
         tolerance: as for `sample`, but positive.
-        slices: the numbers of slices to run; by default four around the one of least span.
+        slices: the numbers of slices to run; by default up to four numbers near sqrt(N), where the span is least.
         generator: as for `sample`; a generator is copied, not advanced.
         progress: show a progress bar.
         options: further arguments of `sample`.
@@ -70,12 +70,15 @@ def plan(
         "tolerance": tolerance,
         **options,
     }
-    # `prepare` takes the arguments that define the problem; the others only concern a run of `sample`.
-    problem_names = signature(prepare).parameters
-    problem = prepare(model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names})
+    # `prepare_problem` takes the arguments that define the problem; the others only concern a run of `sample`. Names
+    # are read from its signature, so that a new argument need not be listed here as well.
+    problem_names = signature(prepare_problem).parameters
+    problem = prepare_problem(
+        model, latents, solver, **{name: x for name, x in arguments.items() if name in problem_names}
+    )
     steps = problem.grid.steps
     slice_counts = slices or sorted({n for f in FACTORS if 1 < (n := round(f * steps**0.5)) <= steps} or {1})
-    advice = SampleAdvice(problem, latents[:1])
+    advice = SamplingAdvisor(problem, latents[:1])
     for count in tqdm(slice_counts, desc="plan", unit="solve", disable=not progress):
         # Every run gets the same noise, so that numbers of iterations differ by the slices alone.
         random = _copy_generators(generator)

@@ -18,11 +18,11 @@ from parareal_diffusers._sampling.options import resolve_batch_sizes, resolve_bo
 from parareal_diffusers._sampling.spacing import space_boundaries
 from parareal_diffusers._schedulers.fallback import AnyScheduler
 from parareal_diffusers._schedulers.native import (
+    build_grid,
     check_native_grid,
     check_supported_scheduler,
+    choose_solver,
     copy_with_timesteps,
-    grid_of,
-    solver_of,
 )
 from parareal_diffusers._solvers.multistep.extrapolated import Extrapolated
 from parareal_diffusers._solvers.solver import Solver
@@ -52,19 +52,19 @@ class SamplingProblem:
     def boundaries(self, count: int) -> list[int]:
         """Return the nodes that bound `count` slices, for a user who did not choose boundaries.
 
-        Slices are evenly long, except for extrapolated jumps: they gain by shorter slices at the end, where the noise
-        is small; others do not (docs/results/extrapolated.md).
+        Slices have equal numbers of steps, up to rounding. Only extrapolated jumps get shorter slices at the end, where
+        the noise is small, because only they converge faster with them (docs/results/extrapolated.md).
         """
         base_nodes = list(self.fine.base_nodes(self.grid))
         even = resolve_boundaries(None, count, None, base_nodes)
         has_cycles = base_nodes != list(range(self.grid.steps))
-        # `space_boundaries` knows nothing of cycles, which slices should begin with.
+        # Slices should begin with a cycle, and `space_boundaries` does not align them.
         if has_cycles or not isinstance(self.coarse, Extrapolated) or count == 1:
             return even
         return space_boundaries(self.grid, count, LOG_SNR)
 
 
-def prepare(
+def prepare_problem(
     model: Callable[..., Any] | Denoised,
     latents: Tensor,
     solver: Any,
@@ -83,7 +83,11 @@ def prepare(
     The network is not called, and no random number is drawn.
     """
     if not isinstance(latents, Tensor) or latents.ndim < 2:
-        raise ValueError("latents must be a tensor of shape (samples, *sample), with at least two dimensions")
+        actual = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(
+            "latents must be a tensor of shape (samples, *sample), with at least two dimensions, but was "
+            f"{actual}: add a leading axis of samples"
+        )
     if latents.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"latents must be float32 or float64, not {latents.dtype}: convert them; the network may stay in half "
@@ -115,21 +119,21 @@ def _resolve_fine_solver(solver: Any, steps: int | None, takes_sigma: bool) -> t
             name = type(solver).__name__
             raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler) takes them from a scheduler")
         if isinstance(solver.scheduler, Sigmas):
-            return solver, _sigma_grid(solver, steps, takes_sigma)
+            return solver, _build_sigma_grid(solver, steps, takes_sigma)
         is_fallback = isinstance(solver, AnyScheduler)
         # `AnyScheduler` runs every scheduler's own step; native solver objects need a grid that is known.
         (check_supported_scheduler if is_fallback else check_native_grid)(solver.scheduler)
         # The user's scheduler is only read: timesteps are set on a copy, which takes its place in the solver.
         scheduler = copy_with_timesteps(solver.scheduler, steps)
         if is_fallback:
-            return _fallback_solver(scheduler, takes_sigma, solver.options)
+            return _build_fallback_solver(scheduler, takes_sigma, solver.options)
         solver = replace(solver, scheduler=scheduler)
     else:
         scheduler = copy_with_timesteps(solver, steps)
-        solver = solver_of(scheduler)
+        solver = choose_solver(scheduler)
     if isinstance(solver, AnyScheduler):
-        return _fallback_solver(scheduler, takes_sigma)
-    grid = grid_of(scheduler)
+        return _build_fallback_solver(scheduler, takes_sigma)
+    grid = build_grid(scheduler)
     if not takes_sigma:
         return solver, grid
     if solver.wants_variance:
@@ -143,7 +147,7 @@ def _resolve_fine_solver(solver: Any, steps: int | None, takes_sigma: bool) -> t
     return solver, replace(grid, prediction_type="sample")
 
 
-def _sigma_grid(solver: Solver, steps: int | None, takes_sigma: bool) -> Grid:
+def _build_sigma_grid(solver: Solver, steps: int | None, takes_sigma: bool) -> Grid:
     """Return the grid of a solver on `Sigmas`."""
     if not takes_sigma:
         raise ValueError("Sigmas has no timesteps: mark a model that takes sigma by denoised(model)")
@@ -156,7 +160,7 @@ def _sigma_grid(solver: Solver, steps: int | None, takes_sigma: bool) -> Grid:
     return solver.grid_on(solver.scheduler)
 
 
-def _fallback_solver(
+def _build_fallback_solver(
     scheduler: Any, takes_sigma: bool, options: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Solver, Grid]:
     """Return the solver that runs a scheduler's own step, and its grid."""

@@ -9,8 +9,8 @@ from torch import Tensor
 import parareal
 from parareal.driver import SEQUENTIAL_NOTE, resolve_renamed
 from parareal_diffusers._noise import Generators, NoiseSampler
-from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.coarse_stepper import propagators
+from parareal_diffusers._sampling.advice import SamplingAdvisor
+from parareal_diffusers._sampling.coarse_stepper import build_propagators
 from parareal_diffusers._sampling.denoiser import Denoised, Guidance
 from parareal_diffusers._sampling.noise_source import (
     add_initial_noise,
@@ -20,7 +20,7 @@ from parareal_diffusers._sampling.noise_source import (
     record_noise_sampler,
 )
 from parareal_diffusers._sampling.options import resolve_boundaries
-from parareal_diffusers._sampling.problem import prepare
+from parareal_diffusers._sampling.problem import prepare_problem
 
 
 def sample(
@@ -68,9 +68,9 @@ def sample(
         guidance: `Guidance(scale, model_kwargs=...)` for classifier-free guidance.
         slices: a number, `"auto"`, `"sqrt"` or `"steps"`. `"auto"` chooses from the time of the network's calls,
             measured once, and from the iterations of earlier calls or else expected ones (`plan`, docs/how-to/plan.md);
-            it chooses one slice if more are not predicted to be faster. Because times vary, so may the results of one
-            program, within the tolerance. `"sqrt"`, the rounded root of N, is deterministic. `"steps"` is one
-            slice per step.
+            it chooses one slice if more are not predicted to be faster. Measured times vary, so the number of slices
+            can differ between runs of one program, and the results can differ within the tolerance. `"sqrt"`, the
+            rounded root of N, is deterministic. `"steps"` is one slice per step.
         boundaries: nodes between 0 and N, rising, both ends included, in place of `slices`.
         levels: nested levels, outermost first, in place of `slices`: `(12, 9)` is 12 slices of 9 slices each
             (`parareal.Parareal`). `boundaries` may bound the slices of the outermost level.
@@ -113,7 +113,7 @@ def sample(
         parareal.PararealError: as `parareal.solve`.
     """
     speculate_until = resolve_renamed("eager", eager, "speculate_until", speculate_until)
-    problem = prepare(
+    problem = prepare_problem(
         model,
         latents,
         solver,
@@ -129,26 +129,31 @@ def sample(
     check_generator(generator, latents)
     check_noise_sampler(noise_sampler, problem.fine, generator)
     # A noise sampler is called for all its noise here, because wrong noise must be reported before any work.
-    random = None if noise_sampler is None else record_noise_sampler(problem.fine, problem.grid, latents, noise_sampler)
+    noise_source = (
+        None if noise_sampler is None else record_noise_sampler(problem.fine, problem.grid, latents, noise_sampler)
+    )
     settings = {"schedule": schedule, "window": window, "speculate_until": speculate_until}
     plan = None
     if slices == "auto" and boundaries is None and levels is None:
-        plan = SampleAdvice(problem, latents).plan_call(max_iterations=max_iterations, **settings)
+        plan = SamplingAdvisor(problem, latents).plan_call(max_iterations=max_iterations, **settings)
     if plan is not None:
         settings["speculate_until"] = plan.speculate_until if speculate_until is None else speculate_until
         boundaries = problem.boundaries(plan.slices)  # spaced for the coarse solver, so they replace the number
     nodes = resolve_boundaries(boundaries, slices, levels, problem.fine.base_nodes(problem.grid))
     # The generator is not touched before this line: errors above leave it as it was.
     if noise_sampler is None:
-        random = make_noise_source(
+        noise_source = make_noise_source(
             problem.fine, problem.grid, latents, generator, latents.dtype, range(problem.grid.steps)
         )
-    latents = add_initial_noise(problem.fine, problem.grid, latents, random)
+    latents = add_initial_noise(problem.fine, problem.grid, latents, noise_source)
     # The checks above read single numbers of the grid, so it stays on the CPU until here.
     grid = problem.grid.to(latents.device)
-    # From here on the engine works; the network is called by `Denoiser`, the steps are made by `SolverStepper`.
+    # From here on the engine works. The network is called by `Denoiser`, and the steps are made by `SolverStepper` and
+    # `CoarseStepper`.
     solution = parareal.solve(
-        *propagators(problem.fine, problem.coarse, grid, problem.denoiser, random, latents, problem.criterion),
+        *build_propagators(
+            problem.fine, problem.coarse, grid, problem.denoiser, noise_source, latents, problem.criterion
+        ),
         latents,
         nodes,
         batch_dims=1,
@@ -162,8 +167,8 @@ def sample(
         **settings,
     )
     # A run that stopped early may not have needed the noise of all steps; the sequential loop draws all of it.
-    if random is not None:
-        random.finish()
+    if noise_source is not None:
+        noise_source.finish()
     if plan is not None and not plan.worthwhile:
         return replace(solution, message=f"{solution.message} {SEQUENTIAL_NOTE}")
     return solution

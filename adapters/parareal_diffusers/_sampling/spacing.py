@@ -6,7 +6,7 @@ import torch
 
 from parareal.driver import whole_number
 from parareal_diffusers._grid.grid import Grid
-from parareal_diffusers._schedulers.native import check_native_grid, copy_with_timesteps, grid_of
+from parareal_diffusers._schedulers.native import build_grid, check_native_grid, copy_with_timesteps
 
 
 def boundaries(
@@ -34,7 +34,7 @@ def boundaries(
     if not 0 <= log_snr <= 1:
         raise ValueError(f"log_snr must be between 0 and 1, but was {log_snr}")
     check_native_grid(scheduler)
-    grid = grid_of(copy_with_timesteps(scheduler, num_inference_steps))
+    grid = build_grid(copy_with_timesteps(scheduler, num_inference_steps))
     if slices > grid.steps:
         raise ValueError(f"slices must be at most the {grid.steps} steps, but was {slices}")
     return space_boundaries(grid, slices, log_snr)
@@ -45,12 +45,14 @@ def space_boundaries(grid: Grid, slices: int, log_snr: float) -> list[int]:
     steps = grid.steps
     position = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if log_snr:
-        # Lambda is infinite at zero signal, where a grid may start.
-        ratio = grid.start.half_log_snr.cpu().double().clamp(-20, 20)
-        # It is infinite at the last node, too, which is free of noise: the last difference is repeated there.
-        end = 2 * ratio[-1] - ratio[-2] if steps > 1 else ratio[-1] + 1
-        ratio = torch.cat([ratio, end[None]])
-        position = (1 - log_snr) * position + log_snr * (ratio - ratio[0]) / (ratio[-1] - ratio[0])
+        # Lambda is infinite at zero signal, where a grid may start. At all other nodes |lambda| is below 20 on the
+        # schedules of diffusers.
+        half_log_snr = grid.start.half_log_snr.cpu().double().clamp(-20, 20)
+        # At the last node, too, lambda is infinite if that node has no noise. The last difference is repeated there.
+        end = 2 * half_log_snr[-1] - half_log_snr[-2] if steps > 1 else half_log_snr[-1] + 1
+        half_log_snr = torch.cat([half_log_snr, end[None]])
+        total = half_log_snr[-1] - half_log_snr[0]
+        position = (1 - log_snr) * position + log_snr * (half_log_snr - half_log_snr[0]) / total
     targets = torch.arange(slices + 1) / slices
     nodes = (position[None] - targets[:, None]).abs().argmin(dim=1).tolist()
     nodes[0], nodes[-1] = 0, steps

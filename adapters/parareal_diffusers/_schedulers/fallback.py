@@ -98,7 +98,7 @@ class AnyScheduler(Solver):
         return torch.stack(states), SchedulerMemory(torch.stack(data), numbers)
 
     def _step_row(
-        self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, random: Any
+        self, output: Tensor, x: Tensor, data: Tensor, skeleton: int, node: int, sample: int, noise_source: Any
     ) -> tuple[Tensor, Tensor, int]:
         """Return state, data and skeleton of one row after its step."""
         # A coarse prediction at a node within a cycle: the scheduler's earlier calls of this cycle were never made, and
@@ -107,9 +107,11 @@ class AnyScheduler(Solver):
             return x, data, skeleton
         # If all samples draw from one generator, what a sample gets depends on the shape of the whole batch. So the
         # step is made for `copies` equal rows, and the row of this sample is kept.
-        copies, options = (random.copies, random.step_options(node, sample)) if isinstance(random, Replay) else (1, {})
+        copies, options, path = 1, {}, None
+        if isinstance(noise_source, Replay):
+            copies, path = noise_source.copies, noise_source.path
+            options = noise_source.step_options(node, sample)
         row = sample if copies > 1 else 0
-        path = random.path if isinstance(random, Replay) else None
         scheduler, t = self.snapshots.restore(data, skeleton, node, copies, path), self.scheduler.timesteps[node]
         outputs, states = output.expand(copies, *x.shape), x.expand(copies, *x.shape)
         result = scheduler.step(outputs, t, states, return_dict=False, **options, **self.options)[0]
@@ -132,6 +134,7 @@ class AnyScheduler(Solver):
         if is_flow(self.scheduler):
             return shift.noise - shift.clean
         stores_clean = config.get("predict_x0", str(config.get("algorithm_type", "")).endswith("++"))
+        # `ets` and derivatives dx / dsigma are the predicted noise, whatever prediction the scheduler integrates.
         is_noise = name in _NOISE_PREDICTION_ATTRIBUTES or name == "prev_derivative"
         return shift.clean if stores_clean and not is_noise else shift.noise
 
@@ -205,7 +208,10 @@ def check_snapshots(scheduler: Any, snapshots: Snapshots) -> None:
             f"{name} draws noise but its step takes no generator, so its noise cannot be made a function of the step: "
             "use EulerAncestralDiscreteScheduler, or DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++'"
         )
-    problem = f"{name} keeps a state that cannot be carried from step to step: use a native solver"
+    problem = (
+        f"{name} keeps a state that cannot be carried from step to step: use a scheduler with a native solver "
+        "(docs/results/support.md)"
+    )
     # A stochastic scheduler draws for the whole batch at once, so its steps are made on the batch, as in `_step_row`.
     copies = len(PROBE_STATE) if snapshots.draws_noise or snapshots.brownian_path is not None else 1
     rows = [(x[None], PROBE_STATE.new_zeros(len(snapshots.slots), *x.shape), -1) for x in PROBE_STATE]
@@ -219,6 +225,7 @@ def check_snapshots(scheduler: Any, snapshots: Snapshots) -> None:
                 # Every sample's step draws from the global generator in the state that it had in the probe run.
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(snapshots.generator_states[node])
+                    # Half of the state stands for the network's output, as in the probe run.
                     result = restored.step(0.5 * states, t, states, return_dict=False, **snapshots.options)[0]
                 x = result[row : row + 1]
                 rows[i] = x, *snapshots.capture(restored, x[0], row)

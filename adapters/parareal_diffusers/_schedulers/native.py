@@ -66,7 +66,10 @@ def check_native_grid(scheduler: Any) -> None:
     check_supported_scheduler(scheduler)
     if type(scheduler) not in _GRIDS:
         supported = ", ".join(kind.__name__ for kind in _GRIDS)
-        raise TypeError(f"a solver object takes its nodes from one of {supported}, not {type(scheduler).__name__}")
+        raise TypeError(
+            f"a solver object takes its nodes from one of {supported}, not {type(scheduler).__name__}: pass the "
+            "scheduler itself to run its own step"
+        )
 
 
 def copy_with_timesteps(scheduler: Any, num_inference_steps: int | None) -> Any:
@@ -116,7 +119,7 @@ def has_native_solver(scheduler: Any) -> bool:
     return type(scheduler) in _GRIDS and not scheduler.config.get("stochastic_sampling", False)
 
 
-def grid_of(scheduler: Any) -> Grid:
+def build_grid(scheduler: Any) -> Grid:
     """Return the grid of a scheduler whose timesteps are set.
 
     Raises:
@@ -125,7 +128,8 @@ def grid_of(scheduler: Any) -> Grid:
     if not has_native_solver(scheduler):
         return AnyScheduler(scheduler).grid()
     config = scheduler.config
-    # Flow sigmas need a solver that works on the predicted clean sample, as the schedulers themselves require.
+    # Flow sigmas need a solver that works on the predicted clean sample, as the schedulers themselves require. DEIS
+    # converts every output to the clean sample first.
     predicts_clean = config.get("predict_x0", config.get("algorithm_type", "").endswith(("++", "deis")))
     supports_flows = config.get("use_flow_sigmas", False) and predicts_clean
     types = _PREDICTION_TYPES.get(type(scheduler), ("epsilon", "v_prediction", "sample"))
@@ -134,7 +138,7 @@ def grid_of(scheduler: Any) -> Grid:
     return _GRIDS[type(scheduler)](scheduler)
 
 
-def solver_of(scheduler: Any) -> Solver:
+def choose_solver(scheduler: Any) -> Solver:
     """Return the solver that makes a scheduler's steps: its native one, or else `AnyScheduler`.
 
     Raises:
@@ -145,13 +149,13 @@ def solver_of(scheduler: Any) -> Solver:
     return _SOLVERS[type(scheduler)](scheduler)
 
 
-def _multistep_solver(scheduler: Any) -> Solver:
+def _build_multistep_solver(scheduler: Any) -> Solver:
     config = scheduler.config
     common = (scheduler, config["solver_order"], config["algorithm_type"], config["solver_type"])
     return DPMSolver(*common, config["lower_order_final"], config["euler_at_final"])
 
 
-def _singlestep_solver(scheduler: Any) -> Solver:
+def _build_singlestep_solver(scheduler: Any) -> Solver:
     config = scheduler.config
     if config["thresholding"] and config["algorithm_type"] == "dpmsolver":
         raise ValueError(
@@ -163,9 +167,9 @@ def _singlestep_solver(scheduler: Any) -> Solver:
     return DPMSolverSinglestep(*common, config["lower_order_final"])
 
 
-def _unipc_solver(scheduler: Any) -> Solver:
+def _build_unipc_solver(scheduler: Any) -> Solver:
     config = scheduler.config
-    # That scheduler keeps a state of its own, which would have to cross slices.
+    # The scheduler that is used as predictor keeps a state of its own, which would have to cross slices.
     if scheduler.solver_p is not None:
         raise ValueError(
             "UniPCMultistepScheduler with another scheduler as predictor (solver_p) cannot be carried from step to "
@@ -175,28 +179,28 @@ def _unipc_solver(scheduler: Any) -> Solver:
     return UniPC(scheduler, *options, tuple(scheduler.disable_corrector))
 
 
-def _deis_solver(scheduler: Any) -> Solver:
+def _build_deis_solver(scheduler: Any) -> Solver:
     return DEIS(scheduler, scheduler.config["solver_order"], scheduler.config["lower_order_final"])
 
 
-def _ddim_grid(scheduler: Any) -> Grid:
+def _build_ddim_grid(scheduler: Any) -> Grid:
     # DDIM's step goes down by a fixed distance, which need not lead to the next entry of `timesteps`.
     timesteps = scheduler.timesteps.to("cpu", torch.int64)
     targets = timesteps - scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
-    return _cumprod_grid(scheduler, timesteps, targets, scheduler.final_alpha_cumprod)
+    return _build_cumprod_grid(scheduler, timesteps, targets, scheduler.final_alpha_cumprod)
 
 
-def _ddpm_grid(scheduler: Any) -> Grid:
+def _build_ddpm_grid(scheduler: Any) -> Grid:
     # DDPM's step goes to the next entry of `timesteps`; -1, which is below all of them, stands for the clean sample.
     timesteps = scheduler.timesteps.to("cpu", torch.int64)
     targets = torch.cat([timesteps[1:], torch.tensor([-1])])
-    return _cumprod_grid(scheduler, timesteps, targets, scheduler.one)
+    return _build_cumprod_grid(scheduler, timesteps, targets, scheduler.one)
 
 
-def _cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor, final: torch.Tensor) -> Grid:
+def _build_cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor, final: torch.Tensor) -> Grid:
     """Return the grid of steps from `timesteps` to `targets`, with levels looked up by timestep as DDIM and DDPM do.
 
-    A negative target stands for the level `final`. A negative start is not treated, so that it counts from the end, as
+    A negative target stands for the level `final`. A negative start is not treated, so it counts from the end, as
     in the schedulers.
     """
     alphas = scheduler.alphas_cumprod.cpu()
@@ -207,32 +211,32 @@ def _cumprod_grid(scheduler: Any, timesteps: torch.Tensor, targets: torch.Tensor
     return Grid(timesteps, *levels, config["prediction_type"], clip, _threshold(config))
 
 
-def _sigma_grid(scheduler: Any) -> Grid:
+def _build_sigma_grid(scheduler: Any) -> Grid:
     config, sigmas = scheduler.config, scheduler.sigmas.cpu()
     timesteps = scheduler.timesteps.to("cpu", torch.int64)
     start, stop = (Levels.of_sigma(x, config["use_flow_sigmas"]) for x in (sigmas[:-1], sigmas[1:]))
     if len(timesteps) != len(sigmas) - 1:
         raise ValueError(
-            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: do not edit its "
-            "timesteps after set_timesteps"
+            f"{type(scheduler).__name__} has {len(timesteps)} timesteps but {len(sigmas)} sigmas: call set_timesteps "
+            "again, and do not edit its timesteps afterwards"
         )
     return Grid(timesteps, start, stop, config["prediction_type"], None, _threshold(config))
 
 
-def _euler_grid(scheduler: Any) -> Grid:
+def _build_euler_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.exploding(sigmas[:-1]), Levels.exploding(sigmas[1:])
     scale = (sigmas[:-1] ** 2 + 1) ** 0.5  # as in the scheduler's scale_model_input
     return Grid(scheduler.timesteps.cpu(), start, stop, prediction_type_of(scheduler), input_scale=scale)
 
 
-def _heun_grid(scheduler: Any) -> Grid:
+def _build_heun_grid(scheduler: Any) -> Grid:
     # Heun's scheduler repeats each inner sigma and timestep, so both stages of a step are nodes of their own.
-    config, grid = scheduler.config, _euler_grid(scheduler)
+    config, grid = scheduler.config, _build_euler_grid(scheduler)
     return replace(grid, clip=config["clip_sample_range"] if config["clip_sample"] else None)
 
 
-def _kdpm2_grid(scheduler: Any) -> Grid:
+def _build_kdpm2_grid(scheduler: Any) -> Grid:
     """Return the grid of KDPM2, whose nodes with odd numbers are the middles of steps."""
     count = len(scheduler.timesteps) + 1  # the scheduler's tables have further entries at their ends
     sigmas, middle = scheduler.sigmas.cpu()[:count], scheduler.sigmas_interpol.cpu()[:count]
@@ -243,13 +247,13 @@ def _kdpm2_grid(scheduler: Any) -> Grid:
     return Grid(scheduler.timesteps.cpu(), *levels, prediction_type_of(scheduler), input_scale=(start**2 + 1) ** 0.5)
 
 
-def _flow_heun_grid(scheduler: Any) -> Grid:
+def _build_flow_heun_grid(scheduler: Any) -> Grid:
     sigmas = scheduler.sigmas.cpu()
     start, stop = Levels.of_sigma(sigmas[:-1], flow=True), Levels.of_sigma(sigmas[1:], flow=True)
     return Grid(scheduler.timesteps.cpu(), start, stop, "flow_prediction")
 
 
-def _flow_grid(scheduler: Any) -> Grid:
+def _build_flow_grid(scheduler: Any) -> Grid:
     config, sigmas = scheduler.config, scheduler.sigmas.cpu()
     if config["invert_sigmas"]:
         raise ValueError("FlowMatchEulerDiscreteScheduler with invert_sigmas=True is unsupported: set it to False")
@@ -276,31 +280,31 @@ _PREDICTION_TYPES = {
 """prediction types that a scheduler supports, where they are not the usual three; "flow" if it has no such option"""
 # Keyed by exact type: a subclass may have another step, so it is run by its own step (`AnyScheduler`).
 _GRIDS: dict[type, Callable[[Any], Grid]] = {
-    DDIMScheduler: _ddim_grid,
-    DDIMParallelScheduler: _ddim_grid,
-    DDPMScheduler: _ddpm_grid,
-    DDPMParallelScheduler: _ddpm_grid,
-    DPMSolverMultistepScheduler: _sigma_grid,
-    DPMSolverSinglestepScheduler: _sigma_grid,
-    UniPCMultistepScheduler: _sigma_grid,
-    DEISMultistepScheduler: _sigma_grid,
-    EulerDiscreteScheduler: _euler_grid,
-    EulerAncestralDiscreteScheduler: _euler_grid,
-    LMSDiscreteScheduler: _euler_grid,
-    HeunDiscreteScheduler: _heun_grid,
-    KDPM2DiscreteScheduler: _kdpm2_grid,
-    FlowMatchEulerDiscreteScheduler: _flow_grid,
-    FlowMatchHeunDiscreteScheduler: _flow_heun_grid,
+    DDIMScheduler: _build_ddim_grid,
+    DDIMParallelScheduler: _build_ddim_grid,
+    DDPMScheduler: _build_ddpm_grid,
+    DDPMParallelScheduler: _build_ddpm_grid,
+    DPMSolverMultistepScheduler: _build_sigma_grid,
+    DPMSolverSinglestepScheduler: _build_sigma_grid,
+    UniPCMultistepScheduler: _build_sigma_grid,
+    DEISMultistepScheduler: _build_sigma_grid,
+    EulerDiscreteScheduler: _build_euler_grid,
+    EulerAncestralDiscreteScheduler: _build_euler_grid,
+    LMSDiscreteScheduler: _build_euler_grid,
+    HeunDiscreteScheduler: _build_heun_grid,
+    KDPM2DiscreteScheduler: _build_kdpm2_grid,
+    FlowMatchEulerDiscreteScheduler: _build_flow_grid,
+    FlowMatchHeunDiscreteScheduler: _build_flow_heun_grid,
 }
 _SOLVERS: dict[type, Callable[[Any], Solver]] = {
     DDIMScheduler: DDIM,
     DDIMParallelScheduler: DDIM,
     DDPMScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
     DDPMParallelScheduler: lambda scheduler: DDPM(scheduler, scheduler.variance_type),
-    DPMSolverMultistepScheduler: _multistep_solver,
-    DPMSolverSinglestepScheduler: _singlestep_solver,
-    UniPCMultistepScheduler: _unipc_solver,
-    DEISMultistepScheduler: _deis_solver,
+    DPMSolverMultistepScheduler: _build_multistep_solver,
+    DPMSolverSinglestepScheduler: _build_singlestep_solver,
+    UniPCMultistepScheduler: _build_unipc_solver,
+    DEISMultistepScheduler: _build_deis_solver,
     EulerDiscreteScheduler: Euler,
     EulerAncestralDiscreteScheduler: lambda scheduler: Euler(scheduler, ancestral=True),
     LMSDiscreteScheduler: LMS,

@@ -56,18 +56,20 @@ class SchedulerRecord:
     def noise(self, node: int) -> Tensor:
         """Return the noise that a step adds, of shape (samples, *sample)."""
         states, order = self.states, int(getattr(self.scheduler, "order", 1))
-        # The copy begins with this step, or with its cycle of calls: the noise of earlier steps that a multistep
-        # scheduler keeps would be counted again.
+        # The copy starts at this step, or at the first call of its cycle. After earlier steps a multistep scheduler
+        # would still hold their noise, and the result would contain it again.
         first = max(self.steps.start, node - node % order)
         scheduler = self._copy_at(first)
         for i in range(first, node):
             self._step_from_zeros(scheduler, i, self.restore_generators(states[i]))
         result = self._step_from_zeros(scheduler, node, self.restore_generators(states[node]))
-        # A step that divides by zero gives NaN from zeros: coarse jumps, which use this noise, then go without.
+        # From a zero state, a step that divides by zero returns NaN. Coarse jumps, the only users of this noise, then
+        # get zero noise for this step.
         return torch.nan_to_num(result, 0.0, 0.0, 0.0)
 
     def restore_generators(self, states: Sequence[Tensor]) -> list[torch.Generator]:
         """Return new generators in these states, so that the user's own are not advanced."""
+        # Not strict, because `Replay.step_options` passes the state of a single sample's generator.
         return [torch.Generator(g.device).set_state(x) for g, x in zip(self.generators, states, strict=False)]
 
     def _step_from_zeros(self, scheduler: Any, node: int, generators: Sequence[torch.Generator]) -> Tensor:
@@ -119,7 +121,7 @@ class Replay:
         self.record = SchedulerRecord(scheduler, latents, generator, steps, options)
         decay = torch.nan_to_num(posterior(grid.start, grid.stop).decay.flatten(), 0.0, 0.0, 0.0).tolist()
         # The caches wrap functions that do not refer to this object, so that it is freed with the solve, without the
-        # garbage collector. Each holds at most `CACHE_BYTES`.
+        # garbage collector. Each holds at most `CACHE_BYTES`, or one entry.
         cache = lru_cache(max(1, CACHE_BYTES // max(1, latents.nbytes)))
         self.jump = cache(partial(_sum_noise, self.record.zeros, cache(self.record.noise), decay))
 
@@ -144,7 +146,7 @@ class Replay:
         if record.path is not None:
             return {}
         states = record.states[node]
-        needed = states if self.copies > 1 or len(record.generators) == 1 else [states[sample]]
+        needed = states if len(record.generators) == 1 else [states[sample]]
         return {"generator": _one_or_all(record.restore_generators(needed))}
 
     def __call__(self, start: Tensor, stop: Tensor, sample: Tensor, scale: Tensor) -> Tensor:

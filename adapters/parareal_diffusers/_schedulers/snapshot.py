@@ -154,7 +154,7 @@ class Snapshots:
             entries = [_repeat(data[x.position], copies) if isinstance(x, _Slot) else x for _, x in _entries(value)]
             if value is not _ABSENT:
                 setattr(scheduler, name, entries if isinstance(value, list) else entries[0])
-        # Not every scheduler has all three; one that it lacks would be a new attribute, which its code may test for.
+        # Only attributes that the scheduler has are set, because its code may test whether an attribute exists.
         indices = {"_step_index": node, "_begin_index": node, "is_scale_input_called": True}
         scheduler.__dict__.update({name: value for name, value in indices.items() if hasattr(scheduler, name)})
         return scheduler

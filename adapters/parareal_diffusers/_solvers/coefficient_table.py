@@ -1,9 +1,9 @@
 """Tables of step coefficients per grid, computed once per kind of step, to save CPU time.
 
 The fine solver always steps from a node to the next, and the coarse jumps recur in every iteration, so a solve has few
-kinds of steps. Two steps are of one kind if they have the same length in nodes and their history lies equally many
-nodes back. For each kind the coefficients of all N start nodes are computed together, which takes about as long as
-computing them for one row.
+kinds of steps. Two steps are of one kind if they span the same number of nodes and their predictions lie at the same
+distances before the start, in nodes. For each kind the coefficients of all N start nodes are computed together, which
+takes about as long as computing them for one row.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def look_up_coefficients(
     """
     if interval.start.device.type != "cpu":
         return compute(interval, nodes, *integers)
-    # Solvers are frozen dataclasses, so bound methods of equal solvers are equal keys. Dimensions and dtype of the
+    # A bound method is a key per solver object; a solve uses the same objects throughout. Dimensions and dtype of the
     # states are part of the key because the shapes and dtypes of coefficients follow from them.
     key = (compute, interval.state.ndim, interval.state.dtype)
     if key not in interval.grid.tables:
@@ -65,6 +65,7 @@ class _Kind(NamedTuple):
         nodes = None
         if self.distances is not None:
             distances = torch.tensor(self.distances, dtype=torch.int64)
+            # -1 where the history has no prediction, and where its node would lie before the grid.
             nodes = torch.where(distances > 0, start[:, None] - distances, -1).clamp(min=-1)
         interval = StepInterval(like.grid, start, stop, torch.zeros_like(start), state)
         return interval, nodes, *(torch.full_like(start, x) for x in self.integers)

@@ -31,8 +31,8 @@ class Shift(NamedTuple):
     noise: Tensor
     """increment of the predicted noise, at the same place"""
     previous: Tensor
-    """increment of the state one step earlier: a first-order step whose prediction changes by `clean` maps it to the
-    increment of the boundary's state"""
+    """increment of the state at the node before the boundary. It is chosen such that a first-order step whose
+    prediction changes by `clean` maps it to the increment of the boundary's state"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Solver(ABC):
         """Return the memory of a fine solver at a slice boundary whose state is corrected.
 
         The default returns `memory` unchanged. A multistep method then converges more slowly, because it extrapolates
-        from predictions that belong to the state before the correction (docs/reference/solvers.md, History).
+        from predictions that belong to the state before the correction (docs/explained/history-and-noise.md, History).
 
         Args:
             memory: the memory at the boundary, leading axes of length 1.
@@ -157,8 +157,8 @@ class Solver(ABC):
         """Return the coefficients of the steps as linear maps, with the predicted clean sample held fixed.
 
         A step is then x -> decay * x + ... + std * noise. The noise of a coarse jump is the sum of the noises of its
-        fine steps, propagated by these decays (docs/reference/solvers.md, eq. 14). It affects how fast the iteration
-        converges, not to which sample. The default is DDPM's step with the posterior variance.
+        fine steps, propagated by these decays (docs/explained/history-and-noise.md, eq. 14). It affects how fast the
+        iteration converges, not to which sample. The default is DDPM's step with the posterior variance.
 
         Returns:
             `Linear(decay, std)`, both of shape (R, 1).
@@ -199,8 +199,10 @@ class SolverStepper(Stepper):
 
     per_sample: ClassVar[bool] = True
 
-    def __init__(self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], random: NoiseSource | None = None):
-        self.solver, self.grid, self.random = solver, grid, random
+    def __init__(
+        self, solver: Solver, grid: Grid, denoiser: Callable[..., Tensor], noise_source: NoiseSource | None = None
+    ):
+        self.solver, self.grid, self.noise_source = solver, grid, noise_source
         # F and G share first evaluations because both steppers have the same object here.
         self.evaluate = denoiser
 
@@ -210,7 +212,9 @@ class SolverStepper(Stepper):
 
     def step(self, state: Tensor, memory: Memory, start: Nodes, stop: Nodes, sample: Nodes) -> StepGenerator:  # pyright: ignore
         """Advance every row by the solver; the engine passes `sample` because of `per_sample`."""
-        return start_step(self.solver, state, memory, StepInterval(self.grid, start, stop, sample, state, self.random))
+        return start_step(
+            self.solver, state, memory, StepInterval(self.grid, start, stop, sample, state, self.noise_source)
+        )
 
     def correct(
         self, memory: Memory, change: Tensor, node: int, coarse_memories: tuple[CoarseMemory, CoarseMemory]

@@ -41,7 +41,7 @@ OCTAVES = (1, 2, 4, 8)
 
 @final
 class Planner(ModelMixin, ConfigMixin):
-    """A denoiser of plans, the noise prediction network of a diffusion policy (Chi et al. 2023).
+    """A denoiser of plans, after the network of a diffusion policy (Chi et al. 2023); it predicts the velocity.
 
     Called as `planner(plans, timestep, ends=ends)`: plans of shape (rows, points, 2), one timestep for all rows or one
     per row, and `ends` of shape (rows, 4), the start and the goal of each plan: x, y, x, y.

@@ -12,7 +12,7 @@ from parareal_diffusers._grid.grid import prediction_type_of
 from parareal_diffusers._grid.sigmas import Sigmas
 from parareal_diffusers._sampling.denoiser import denoised
 from parareal_diffusers._sampling.sample import sample
-from parareal_diffusers._schedulers.native import copy_with_timesteps, solver_of
+from parareal_diffusers._schedulers.native import choose_solver, copy_with_timesteps
 from parareal_diffusers._solvers.ancestral.ddim import DDIM
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing._errors import relative_error
@@ -63,7 +63,7 @@ def check_solver(
         TypeError: for a value that is no solver and no scheduler.
         ValueError: if the solver has no scheduler, or a reference or a model is needed.
     """
-    fine = solver if isinstance(solver, Solver) else solver_of(copy_with_timesteps(solver, max(steps)))
+    fine = solver if isinstance(solver, Solver) else choose_solver(copy_with_timesteps(solver, max(steps)))
     if fine.scheduler is None:
         name = type(fine).__name__
         raise ValueError(f"{name} needs the nodes to step over: {name}(scheduler) takes them from a scheduler")
@@ -107,7 +107,7 @@ def _scheduler_reference(solver: Solver, steps: int) -> Reference:
             f"check_solver has no reference for {type(solver).__name__} on Sigmas: give a sequential loop as "
             "reference=, called as reference(model, latents, sigmas, generator)"
         )
-    native = solver_of(copy_with_timesteps(solver.scheduler, steps))
+    native = choose_solver(copy_with_timesteps(solver.scheduler, steps))
     options: dict[str, Any] = {}
     # DDIM's scheduler takes these two as arguments of its step, so they are no part of its config.
     if isinstance(native, DDIM) and isinstance(solver, DDIM):
@@ -200,7 +200,7 @@ class _SolverCase:
     def jumps(self) -> str:
         """Compare coarse jumps over two nodes with single steps.
 
-        On a single Gaussian, where no jump can end near another mode, so that a large error means a wrong level.
+        The model is a single Gaussian, so no jump can end near another mode, and a large error means a wrong level.
         """
         scheduler = _scheduler(self.solver)
         mixture = GaussianMixture(torch.full((1, *self.shape), 0.3), deviation=0.2)  # clipping to [-1, 1] has no effect
@@ -210,6 +210,7 @@ class _SolverCase:
         case = replace(self, model=model)
         prediction = case.run(48, criterion=parareal.Iterations(0), slices=24, coarse="same")
         error = relative_error(prediction, case.run(48, slices=1))
+        # The native solvers have at most 0.27 here; DDIM with steps that end one node early has 0.9.
         if error < 0.3:
             return ""
         return f"jumps over two nodes are off by {error:.1e}: step from level interval.s to level interval.t"
@@ -225,6 +226,7 @@ class _SolverCase:
         for count in (0, 3):
             result = self.run(steps, slices=8, criterion=parareal.Iterations(count))
             errors.append(relative_error(result, expected))
+        # The native solvers reduce the error to at most 0.015 of the first.
         if not errors[1] <= max(0.1 * errors[0], self.bound):
             return (
                 f"three iterations reduce the error only from {errors[0]:.1e} to {errors[1]:.1e}: a multistep method "

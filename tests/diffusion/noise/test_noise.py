@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parareal_diffusers import DDIM, DDPM, DPMSolver, StepInterval, sample
 from parareal_diffusers._noise import RecordedNoise, posterior_variance
 from parareal_diffusers._sampling import noise_source
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
+from parareal_diffusers._schedulers.native import build_grid, copy_with_timesteps
 from parareal_diffusers.testing import GaussianMixture, relative_error, scheduler_loop
 
 import parareal
@@ -159,14 +159,14 @@ def test_coupled_noise_has_exactly_the_variance_of_one_step(ends, which):
         (DDIM(eta=1.0), ddim),
         (DPMSolver(order=1, algorithm_type="sde-dpmsolver++"), SDE),
     ][which]
-    grid = grid_of(copy_with_timesteps(scheduler, 50))
+    grid = build_grid(copy_with_timesteps(scheduler, 50))
     assert jump_variance(solver, grid, *ends) == pytest.approx(one_step_variance(grid, *ends), rel=2e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.2, 0.5, 0.9])
 def test_coupled_noise_of_any_eta_preserves_the_variance_of_the_level(eta):
     """The variances of predicted and added noise sum to sigma^2 in a jump, as in the fine steps."""
-    grid = grid_of(copy_with_timesteps(DDIMScheduler(clip_sample=False), 50))
+    grid = build_grid(copy_with_timesteps(DDIMScheduler(clip_sample=False), 50))
     nodes = torch.arange(50)
     decay, _ = DDIM(eta=eta).linear(StepInterval(grid, nodes, nodes + 1, nodes, torch.zeros(50, 1)))
     predicted = float(decay[10:30].prod() * grid.start.sigma[10])

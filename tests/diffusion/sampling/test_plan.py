@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from parareal_diffusers import plan, sample
-from parareal_diffusers._sampling.advice import SampleAdvice
-from parareal_diffusers._sampling.problem import prepare
+from parareal_diffusers._sampling.advice import SamplingAdvisor
+from parareal_diffusers._sampling.problem import prepare_problem
 from parareal_diffusers.testing import relative_error, scheduler_loop
 
 import parareal
@@ -42,12 +42,12 @@ def linear(rows):
 
 def test_calls_are_timed_once():
     network = TimedNetwork(flat)
-    problem = prepare(network, LATENTS, SCHEDULER, num_inference_steps=20)
-    first = SampleAdvice(problem, LATENTS).batch_time(seconds=0.2)
+    problem = prepare_problem(network, LATENTS, SCHEDULER, num_inference_steps=20)
+    first = SamplingAdvisor(problem, LATENTS).measure_batch_time(seconds=0.2)
     count = len(network.calls)
-    assert SampleAdvice(problem, LATENTS).batch_time(seconds=0.2) is first
+    assert SamplingAdvisor(problem, LATENTS).measure_batch_time(seconds=0.2) is first
     assert len(network.calls) == count
-    SampleAdvice(problem, LATENTS[:, :, :4]).batch_time(seconds=0.1)  # another shape is timed separately
+    SamplingAdvisor(problem, LATENTS[:, :, :4]).measure_batch_time(seconds=0.1)  # another shape is timed separately
     assert len(network.calls) > count
 
 

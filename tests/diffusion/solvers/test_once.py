@@ -12,7 +12,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from parareal_diffusers import sample
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of, solver_of
+from parareal_diffusers._schedulers.native import build_grid, choose_solver, copy_with_timesteps
 from parareal_diffusers._solvers.coefficient_table import look_up_coefficients
 from parareal_diffusers._solvers.dpm.coefficients import Coefficients
 from parareal_diffusers._solvers.step_interval import StepInterval
@@ -52,13 +52,13 @@ def make_interval(grid, history):
 def test_looked_up_coefficients_equal_computed_ones(name):
     scheduler, history = SCHEDULERS[name]
     scheduler = copy_with_timesteps(scheduler, STEPS)
-    solver, grid = solver_of(scheduler), grid_of(scheduler)
+    solver, grid = choose_solver(scheduler), build_grid(scheduler)
     interval, nodes = make_interval(grid, history or 0)
     arguments = [nodes] if history else [None]
     arguments += [(1 + (nodes >= 0).sum(dim=1)).clamp(max=history)] if name == "unipc" else []
     expected, coefficients = (
-        solver._coefficients(interval, *arguments),
-        look_up_coefficients(interval, solver._coefficients, *arguments),
+        solver._compute_coefficients(interval, *arguments),
+        look_up_coefficients(interval, solver._compute_coefficients, *arguments),
     )
     assert optree.tree_structure(expected) == optree.tree_structure(coefficients)
     for a, b in zip(optree.tree_leaves(expected), optree.tree_leaves(coefficients), strict=True):

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from parareal_diffusers import DDIM, DDPM, DPMSolver, DPMSolverSinglestep, Extrapolated, IdentitySolver, models, sample
 from parareal_diffusers._sampling.coarse import COARSE, resolve_coarse_solver
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
+from parareal_diffusers._schedulers.native import build_grid, copy_with_timesteps
 from parareal_diffusers.testing import GaussianMixture, relative_error
 
 import parareal
@@ -76,18 +76,18 @@ def test_coarse_may_be_a_name_an_object_or_a_scheduler():
 
 
 def test_auto_selects_the_coarse_solver_by_the_fine_one():
-    grid = grid_of(copy_with_timesteps(SCHEDULER, 10))
+    grid = build_grid(copy_with_timesteps(SCHEDULER, 10))
     sde = DPMSolver(algorithm_type="sde-dpmsolver++")
     assert resolve_coarse_solver("auto", DDIM(), grid) == Extrapolated()  # few steps
-    assert resolve_coarse_solver("auto", DDIM(), grid_of(copy_with_timesteps(SCHEDULER, 100))) == DPMSolver(order=2)
+    assert resolve_coarse_solver("auto", DDIM(), build_grid(copy_with_timesteps(SCHEDULER, 100))) == DPMSolver(order=2)
     trailing = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
     # Here steps do not start where the ones before end.
-    assert resolve_coarse_solver("auto", DDIM(), grid_of(copy_with_timesteps(trailing, 150))) == Extrapolated()
+    assert resolve_coarse_solver("auto", DDIM(), build_grid(copy_with_timesteps(trailing, 150))) == Extrapolated()
     assert resolve_coarse_solver("auto", DPMSolver(order=3), grid) == DPMSolver(order=2)
     assert resolve_coarse_solver("auto", DDPM(), grid) == DDPM()
     assert resolve_coarse_solver("auto", DDIM(eta=0.5), grid) == DDIM(eta=0.5)
     assert resolve_coarse_solver("auto", sde, grid) == DDPM()
-    assert resolve_coarse_solver("auto", sde, grid_of(copy_with_timesteps(FLOW, 10))) == sde
+    assert resolve_coarse_solver("auto", sde, build_grid(copy_with_timesteps(FLOW, 10))) == sde
     assert resolve_coarse_solver("same", IdentitySolver(), grid) == IdentitySolver()
 
 

@@ -71,14 +71,20 @@ class NetworkBatch:
         self.name, self.rows, self.arguments = name, rows, dict(arguments)
         state = next((x for key, x in arguments.items() if key in STATES), None)
         if not isinstance(state, Tensor):
-            raise RuntimeError(f"{name} was called without {' or '.join(sorted(STATES))}")
+            raise RuntimeError(
+                f"{name} was called without {' or '.join(sorted(STATES))}: call handle.disable() and sample "
+                "sequentially"
+            )
         self.count = len(state)
         if not rows.num_rows:
             # The first pass: the number of samples is not known, so guidance copies cannot be told from samples. All
             # entries are in the pipeline's own order, so nothing needs to be gathered.
             self.rows = rows = LatentRows.first_pass(rows.num_steps, self.count)
         if self.count % rows.num_rows:
-            raise RuntimeError(f"{name} was called with a state of shape {tuple(state.shape)} for {rows.num_rows} rows")
+            raise RuntimeError(
+                f"{name} was called with a state of shape {tuple(state.shape)} for {rows.num_rows} rows: call "
+                "handle.disable() and sample sequentially"
+            )
         self.copies = self.count // rows.num_rows
         self.index = None
         if rows.sample_index is not None:
@@ -91,6 +97,7 @@ class NetworkBatch:
         if self.scale is not None:
             # The ControlNet gets a plain number. `apply_scale` multiplies its output by the factor of each row.
             self.arguments["conditioning_scale"] = float(self.scale)
+        # Once gathered, arguments per sample have entries per row as well, so all of these can be cut into parts.
         self.row_arguments = {key for key in self.arguments if key in STATES | TIMES | PER_SAMPLE | PER_ROW}
         self._gather()
 
@@ -116,8 +123,8 @@ class NetworkBatch:
         times = getattr(value, "rows", value)  # a `RowTimestep`, or the tensor that its `expand` has returned
         if not isinstance(times, Tensor) or times.ndim != 1 or len(times) not in (self.rows.num_rows, self.count):
             raise RuntimeError(
-                f"{self.name} was given a timestep that the pipeline has computed in an unsupported way: the pipeline "
-                "cannot be sampled in parallel in time"
+                f"{self.name} was given a timestep that the pipeline has computed in an unsupported way, so the "
+                "pipeline cannot be sampled in parallel in time: call handle.disable() and sample sequentially"
             )
         if self.rows.check_timesteps:
             self._check_timesteps(times)
@@ -131,13 +138,13 @@ class NetworkBatch:
         actual, expected = (x.double() / x.double().abs().max().clamp(min=1e-30) for x in (times, expected))
         if not torch.allclose(actual, expected, rtol=0.0, atol=1e-2):  # wide enough for the rounding of half precision
             raise RuntimeError(
-                f"{self.name} was given other timesteps than those of its rows: this pipeline cannot be sampled in "
-                "parallel in time"
+                f"{self.name} was given other timesteps than those of its rows, so this pipeline cannot be sampled in "
+                "parallel in time: call handle.disable() and sample sequentially"
             )
 
     def _gather_samples(self, x: Tensor, key: str) -> Tensor:
         """Return a tensor of one entry per sample as one entry per row."""
-        # Flux's embedded guidance is one number for all samples. Some pipelines repeat it within their loop, so that
+        # Flux's embedded guidance is one number for all samples. Some pipelines repeat it within their loop, so
         # its length is that of the latents already.
         if key == "guidance" and len(x) == self.count:
             return x
@@ -149,7 +156,8 @@ class NetworkBatch:
         if x.ndim == 0 or len(x) != count:
             raise RuntimeError(
                 f"{self.name} was given {key} of shape {tuple(x.shape)}, but its first axis should have length "
-                f"{count}: this pipeline cannot be sampled in parallel in time with these arguments"
+                f"{count}, so this pipeline cannot be sampled in parallel in time with these arguments: call "
+                "handle.disable() and sample sequentially"
             )
         return x
 
@@ -158,8 +166,9 @@ class NetworkBatch:
         if x.ndim == 0:
             return x
         raise RuntimeError(
-            f"{self.name} was given a tensor {key}, and it is unknown whether it has one entry per sample: this "
-            "pipeline cannot be sampled in parallel in time with these arguments"
+            f"{self.name} was given a tensor {key}, and it is unknown whether it has one entry per sample, so this "
+            "pipeline cannot be sampled in parallel in time with these arguments: call handle.disable() and sample "
+            "sequentially"
         )
 
     def run(self, call: Callable[..., Any], max_rows: int | None, pad_sizes: list[int]) -> Any:

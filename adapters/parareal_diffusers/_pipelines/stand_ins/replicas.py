@@ -31,7 +31,7 @@ def check_devices(devices: Any) -> tuple[torch.device, ...]:
     if devices is None:
         return ()
     if isinstance(devices, str | torch.device) or not isinstance(devices, Sequence) or not devices:
-        raise TypeError(f'devices must be a sequence of devices, such as ["cuda:0", "cuda:1"], got {devices!r}')
+        raise TypeError(f'devices must be a sequence of devices, such as ["cuda:0", "cuda:1"], but was {devices!r}')
     return tuple(_check_device(device) for device in devices)
 
 

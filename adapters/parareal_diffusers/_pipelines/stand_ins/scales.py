@@ -108,8 +108,8 @@ def scale_control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
     if starts is None or stops is None or _covers_loop(starts, stops):
         return
     scale = arguments["controlnet_conditioning_scale"]
-    # Pipelines accept one value for all ControlNets, or a list with one value for each. A list of any of the three
-    # tells the number; otherwise the pipeline's own ControlNets do.
+    # Pipelines accept one value for all ControlNets, or a list with one value for each. If start, end or scale is a
+    # list, its length is the number of ControlNets; otherwise the pipeline's ControlNets are counted.
     nets = getattr(getattr(pipe, "controlnet", None), "nets", None)
     lists = [list(x) for x in (starts, stops, scale) if isinstance(x, list | tuple)]
     count = len(lists[0]) if lists else 1 if nets is None else len(nets)
@@ -117,7 +117,7 @@ def scale_control_by_row(pipe: Any, bound: inspect.BoundArguments) -> None:
     if not len(starts) == len(stops) == len(scales) or not all(isinstance(x, float) for x in scales):
         raise ValueError(
             f"{type(pipe).__name__}: control that begins or ends within the loop needs one controlnet_conditioning"
-            "_scale, control_guidance_start and control_guidance_end per ControlNet, all of them floats, but got "
+            "_scale, control_guidance_start and control_guidance_end per ControlNet, all of them floats, but they were "
             f"{scales}, {starts} and {stops}"
         )
     row_scales = [RowScale.of(*item) for item in zip(scales, starts, stops, strict=True)]

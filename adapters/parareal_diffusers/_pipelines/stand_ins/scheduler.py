@@ -53,7 +53,7 @@ class Timesteps(Tensor):
 
     @staticmethod
     def of(values: Tensor, bridge: SchedulerBridge, first: int = 0) -> "Timesteps":
-        """Return values as timesteps of a bridge, of which `first` is the number of the first."""
+        """Return `values` as timesteps that `bridge` iterates; `first` is the step number of `values[0]`."""
         timesteps = values.as_subclass(Timesteps)
         timesteps.bridge, timesteps.first = bridge, first
         return timesteps
@@ -97,8 +97,8 @@ class RowTimestep(Tensor):
         size = size[0] if isinstance(size, list | tuple) and len(size) == 1 else size
         if not isinstance(size, int) or size % len(self.rows):
             raise RuntimeError(
-                f"this pipeline expands its timestep to {sizes}, which is no multiple of its {len(self.rows)} rows: it "
-                "cannot be sampled in parallel in time"
+                f"this pipeline expands its timestep to {sizes}, which is no multiple of its {len(self.rows)} rows, so "
+                "it cannot be sampled in parallel in time: call handle.disable() and sample sequentially"
             )
         return self.rows.repeat(size // len(self.rows))
 
@@ -117,8 +117,8 @@ class RowTimestep(Tensor):
             if name == "__getitem__" and args[1] is None and args[0].ndim == 0:  # t[None]
                 return cls.of(args[0].rows, keep_dim=True)
         raise RuntimeError(
-            f"this pipeline computes {name} of its timestep, which differs from row to row: it cannot be sampled "
-            "in parallel in time"
+            f"this pipeline computes {name} of its timestep, which differs from row to row, so it cannot be sampled "
+            "in parallel in time: call handle.disable() and sample sequentially"
         )
 
 
@@ -128,7 +128,7 @@ _SCALINGS = ("div", "true_divide", "__truediv__", "mul", "__mul__", "__rmul__")
 def make_stand_in(scheduler: Any, bridge: SchedulerBridge) -> Any:
     """Return a copy of a scheduler whose loop calls go to a bridge; the scheduler itself is not changed."""
     stand_in = copy.deepcopy(scheduler)
-    stand_in.__class__ = _stand_in_class(type(scheduler))
+    stand_in.__class__ = _build_stand_in_class(type(scheduler))
     stand_in.__dict__["_parareal_bridge"] = bridge
     return stand_in
 
@@ -136,6 +136,7 @@ def make_stand_in(scheduler: Any, bridge: SchedulerBridge) -> Any:
 def restore_scheduler(stand_in: Any) -> Any:
     """Return a stand-in as a scheduler of its original class, with its timesteps set and before its first step."""
     scheduler = copy.copy(stand_in)
+    # The class of a stand-in derives from the scheduler's own class, which is the next in its method resolution order.
     scheduler.__class__ = type(stand_in).__mro__[1]
     del scheduler.__dict__["_parareal_bridge"]
     return _reset_steps(scheduler)
@@ -157,11 +158,11 @@ def _reset_steps(scheduler: Any) -> Any:
 
 
 @functools.cache  # one class per scheduler class, not one per call
-def _stand_in_class(kind: type) -> type:
+def _build_stand_in_class(kind: type) -> type:
     """Return the class of stand-ins for schedulers of a class."""
 
     # `timesteps` is a property of the class and a value in the instance's dictionary. The property takes precedence,
-    # so that the scheduler's own code and the pipeline both read `Timesteps`, and `restore_scheduler` finds the plain
+    # so the scheduler's own code and the pipeline both read `Timesteps`, and `restore_scheduler` finds the plain
     # tensor.
     def timesteps(self: Any) -> Any:
         values = self.__dict__["timesteps"]
@@ -186,7 +187,7 @@ def _stand_in_class(kind: type) -> type:
         if args:
             raise TypeError(
                 f"the options of {kind.__name__}.step must be passed by keyword, but the pipeline passed {len(args)} "
-                "by position"
+                "by position: call handle.disable() and sample sequentially"
             )
         as_object = kwargs.pop("return_dict", True)
         new = self._parareal_bridge.step(model_output, sample, kwargs)

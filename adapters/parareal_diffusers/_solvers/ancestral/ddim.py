@@ -51,8 +51,8 @@ class DDIM(Solver):
         if not self.eta:
             return t.alpha * clean + t.sigma * noise, memory
         std = interval.std(self._std(s, t))
-        # The variance that is left for the predicted noise. It is negative only in jumps, where the noises of the fine
-        # solver's steps may add up to more than the level's.
+        # The variance that is left for the predicted noise. It can be negative in jumps only, where the noises of the
+        # fine solver's steps may add up to more than the level's; `check_fine` refuses such single steps.
         remainder = (1 - t.alpha_cumprod - std**2).clamp(min=0)
         x = t.alpha * clean + remainder**0.5 * noise
         return x + interval.noise(std), memory

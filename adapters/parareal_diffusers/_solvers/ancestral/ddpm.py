@@ -56,11 +56,11 @@ class DDPM(Solver):
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row by eq. 7, with the variance of `variance_type`; one evaluation."""
         clean, _, predicted = yield from interval.predict(x)
-        of_clean, of_state, std = look_up_coefficients(interval, self._coefficients)
+        of_clean, of_state, std = look_up_coefficients(interval, self._compute_coefficients)
         std = self._std(interval, predicted) if std is None else std
         return of_clean * clean + of_state * x + interval.noise(std), memory
 
-    def _coefficients(self, interval: StepInterval, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _compute_coefficients(self, interval: StepInterval, _: None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the coefficients of clean sample, state and noise; None for the noise if its variance is learned."""
         s, t = interval.s.alpha_cumprod, interval.t.alpha_cumprod
         alpha = s / t  # alpha_t of the paper, for a step or a jump; eq. 7

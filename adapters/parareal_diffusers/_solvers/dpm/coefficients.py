@@ -76,7 +76,10 @@ class Coefficients(NamedTuple):
 
 
 def _finite_at_zero_noise(value: Tensor, s: Levels, t: Levels) -> Tensor:
-    """Replace values by their limit, that of sigma_t exp(h), where sigma_t is 0 and h infinite; jumps may end there."""
+    """Replace values by their limit where a step or jump ends at zero noise.
+
+    There sigma_t is 0 and h infinite. The limit is that of sigma_t exp(h), which is alpha_t sigma_s / alpha_s.
+    """
     return torch.where(t.sigma == 0, t.alpha * s.sigma / s.alpha, value)
 
 

@@ -60,7 +60,7 @@ class DPMSolver(DPM):
         prediction = yield from interval.predict(x)
         m0 = self.convert_model_output(x, prediction, interval)
         state, d0, noise, weights = look_up_coefficients(
-            interval, self._coefficients, None if memory is None else memory.nodes
+            interval, self._compute_coefficients, None if memory is None else memory.nodes
         )
         new = self._scale_state(state, x, interval) + d0 * m0
         if memory is not None:
@@ -69,10 +69,11 @@ class DPMSolver(DPM):
             memory = PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
         return (new + interval.noise(noise) if self.stochastic else new), memory
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Return the coefficients of state, prediction and noise, and the weights of the terms of higher order."""
+        # On `Sigmas` k-diffusion's samplers are reproduced, whose third-order SDE term has the other sign.
         c = Coefficients.of(self.algorithm_type, interval.s, interval.t, interval.grid.casts)
-        return c.state, c.d0, c.noise, None if nodes is None else self._weights(c, nodes, interval)
+        return c.state, c.d0, c.noise, None if nodes is None else self._compute_weights(c, nodes, interval)
 
     def _scale_state(self, factor: Tensor, x: Tensor, interval: StepInterval) -> Tensor:
         """Return the term of the state, in single steps with the scheduler's cast of the state to float32."""
@@ -94,7 +95,7 @@ class DPMSolver(DPM):
         difference = d1 - weights.inverse_r1 * (memory.predictions[:, 0] - memory.predictions[:, 1])
         return new + weights.d1 * (d1 + weights.share * difference) + weights.d2 * (weights.inverse_r * difference)
 
-    def _weights(
+    def _compute_weights(
         self, c: Coefficients, nodes: Tensor, interval: StepInterval, guarded: bool = True
     ) -> "_HigherOrderWeights":
         """Return the weights of the terms of higher order, zero in rows of lower order.
@@ -150,8 +151,12 @@ class DPMSolver(DPM):
         if self.order > 1:
             # The scheduler's own run, with full histories.
             nodes = torch.stack([interval.start - 1 - i for i in range(self.order - 1)], dim=1).clamp(min=-1)
-            weights = self._weights(c, nodes, interval, guarded=False)
-            coefficients |= {f"coefficient {name} of its higher order": x for name, x in weights._asdict().items()}
+            weights = self._compute_weights(c, nodes, interval, guarded=False)
+            second = ("inverse_r0", "d1")
+            coefficients |= {
+                f"{'second' if name in second else 'third'}-order coefficient {name}": x
+                for name, x in weights._asdict().items()
+            }
         check_finite({name: x.flatten() for name, x in coefficients.items() if x is not None}, grid)
 
     def noise_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -160,9 +165,10 @@ class DPMSolver(DPM):
 
 
 class _HigherOrderWeights(NamedTuple):
-    """Weights of the terms of second and third order, zero for rows of lower order; None if the order is below 3.
+    """Weights of the terms of second and third order; the last four are None if the solver's order is 2.
 
-    r0 and r1 are the lengths of the last two steps over h; `share` is r0 / (r0 + r1), `inverse_r` is 1 / (r0 + r1).
+    In rows of lower order d1, d2 and share are zero. r0 and r1 are the lengths of the last two steps over h; `share` is
+    r0 / (r0 + r1), `inverse_r` is 1 / (r0 + r1).
     """
 
     inverse_r0: Tensor

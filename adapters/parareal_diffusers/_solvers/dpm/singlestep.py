@@ -66,10 +66,11 @@ class DPMSolverSinglestep(DPM):
         """Advance every row by one step of its cycle; one evaluation."""
         prediction = yield from interval.predict(x)
         m = self.convert_model_output(x, prediction, interval)
-        c = look_up_coefficients(interval, self._coefficients, None if memory is None else memory.nodes)
+        c = look_up_coefficients(interval, self._compute_coefficients, None if memory is None else memory.nodes)
         if memory is None:
             new = c.state * x + c.d0 * m
             return (new + interval.noise(c.noise) if self.stochastic else new), None
+        # A step of order 1 begins a cycle from the row's own state: also a jump, and a step with an empty memory.
         base = torch.where(per_row(c.order == 1, x), x, memory.base)
         new = self._update(m, base, memory, c)
         return (new + interval.noise(c.noise) if self.stochastic else new), self._advance_cycle(
@@ -82,6 +83,7 @@ class DPMSolverSinglestep(DPM):
         """Return the memory after a step: the prediction is added, and rows whose cycle ends get an empty one."""
         predictions, nodes, order = memory.predictions.clone(), memory.nodes.clone(), c.order
         nodes[order == 1] = -1
+        # The last stage of a complete cycle has no entry of its own. It overwrites one, and the cycle is emptied below.
         rows, stage = torch.arange(len(m), device=m.device), (order - 1).clamp(max=self.order - 2)
         predictions[rows, stage], nodes[rows, stage] = m, interval.start
         # The next cycle reads nothing of the last one. Values left over would be compared by the stop criterion.
@@ -105,14 +107,15 @@ class DPMSolverSinglestep(DPM):
         d1 = torch.where(per_row(c.order >= 3, m), (c.r0 * difference - c.r1 * d1) / c.r0_minus_r1, d1)
         return c.state * base + c.d0 * d0 + c.d1 * d1 + c.d2 * d2
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor | None) -> "_StageWeights":
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor | None) -> "_StageWeights":
         """Return the weights of steps from the cycles' first states to level t."""
         if nodes is None:
             c = Coefficients.of(self.algorithm_type, interval.s, interval.t)
             return _StageWeights(c.state, c.d0, c.noise)
         order = self._orders(nodes, interval)
+        # The end of the grid counts as the start of a cycle.
         begins_cycle = torch.cat([self.step_orders(interval.grid) == 1, torch.tensor([True])]).to(interval.stop.device)
-        # An order p step started p - 1 nodes earlier. The end of the grid counts as the start of a cycle.
+        # A step of order p starts from the state p - 1 nodes earlier.
         at_base = interval.level(interval.start - (order - 1))
         h = interval.t.half_log_snr - at_base.half_log_snr
         c = Coefficients.of(self.algorithm_type, at_base, interval.t)
@@ -158,6 +161,8 @@ class DPMSolverSinglestep(DPM):
         """Add `change` to the cycle's first state and the increment of the coarse prediction to its predictions."""
         if bool((memory.nodes < 0).all()):  # no cycle is in progress
             return memory
+        # `change` is the increment at the boundary. That at the cycle's first node is not known, and is approximated by
+        # it. This affects only how fast the iteration converges.
         return Cycle(memory.base + change, memory.predictions + self.integrand(shift)[:, None], memory.nodes)
 
     def check_fine(self, grid: Grid) -> None:

@@ -51,7 +51,7 @@ class DEIS(Solver):
         prediction = yield from interval.predict(x)
         # The noise of the clean sample after clipping, as the scheduler's convert_model_output returns it.
         m = (x - interval.s.alpha * prediction.clean) / interval.s.sigma
-        first, weights, order = look_up_coefficients(interval, self._coefficients, memory.nodes)
+        first, weights, order = look_up_coefficients(interval, self._compute_coefficients, memory.nodes)
         new = interval.t.alpha / interval.s.alpha * x - per_row(first, x) * m
         if self.order > 1:
             total = x / interval.s.alpha + per_row(weights[:, 0], x) * m
@@ -61,12 +61,12 @@ class DEIS(Solver):
         latest = torch.cat([m[:, None], memory.predictions[:, :-1]], dim=1)
         return new, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights and orders; the order is 1 in jumps over nodes that share a level."""
-        first, weights, order = self._weights(nodes, interval)
+        first, weights, order = self._compute_weights(nodes, interval)
         return first, weights, torch.where(torch.isfinite(weights.sum(dim=1)), order, 1)
 
-    def _weights(self, nodes: Tensor, interval: StepInterval) -> tuple[Tensor, Tensor, Tensor]:
+    def _compute_weights(self, nodes: Tensor, interval: StepInterval) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weight of a first-order step (R,), the weights of higher order (R, order), and the orders (R,)."""
         s, t = (levels.map(torch.flatten) for levels in (interval.s, interval.t))
         h = t.half_log_snr - s.half_log_snr
@@ -106,7 +106,7 @@ class DEIS(Solver):
         # The scheduler's own run, with full histories.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
-        first, weights, order = self._weights(nodes, interval)
+        first, weights, order = self._compute_weights(nodes, interval)
         plain = torch.where(order == 1, first, 0.0)
         check_finite({"coefficient": plain, "coefficient of its higher order": weights.sum(dim=1)}, grid)
 

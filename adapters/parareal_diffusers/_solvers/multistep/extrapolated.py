@@ -57,7 +57,7 @@ class Extrapolated(Solver):
     def step(self, x: Tensor, memory: Memory, interval: StepInterval) -> StepGenerator:
         """Advance every row by all fine steps of its interval; one evaluation."""
         prediction = yield from interval.predict(x)
-        sums = _sums_of(interval.grid, self.of)
+        sums = _look_up_sums(interval.grid, self.of)
         of_clean, of_noise = (interval.rows(c[interval.start].to(x)) for c in (sums.of_clean, sums.of_noise))
         v = of_clean * prediction.clean + of_noise * prediction.noise
         factor, constant, linear = (interval.rows(c.to(x)) for c in sums.between(interval.start, interval.stop))
@@ -80,7 +80,7 @@ class Extrapolated(Solver):
             )
 
 
-class _Sums(NamedTuple):
+class _PrefixSums(NamedTuple):
     """Prefix sums over the steps x' = a x + b v before each node, from which those between two nodes follow.
 
     float64, of shape (N + 1,) except where another shape is stated.
@@ -114,15 +114,15 @@ def _is_flow(alpha: Tensor, sigma: Tensor) -> bool:
     return bool((alpha + sigma - 1).abs().max() < 1e-5)
 
 
-def _sums_of(grid: Grid, of: str) -> _Sums:
+def _look_up_sums(grid: Grid, of: str) -> _PrefixSums:
     """Return the prefix sums of a grid, from the cache that the grid keeps."""
-    key = (_sums, of)
+    key = (_compute_sums, of)
     if key not in grid.tables:
-        grid.tables[key] = _sums(grid, of)
+        grid.tables[key] = _compute_sums(grid, of)
     return grid.tables[key]
 
 
-def _sums(grid: Grid, of: str) -> _Sums:
+def _compute_sums(grid: Grid, of: str) -> _PrefixSums:
     """Compute the prefix sums of a grid, on its device; see `Extrapolated` for `of`."""
     levels = (grid.start.alpha, grid.start.sigma, grid.stop.alpha, grid.stop.sigma)
     alpha, sigma, to_alpha, to_sigma = (x.cpu().double() for x in levels)
@@ -138,7 +138,9 @@ def _sums(grid: Grid, of: str) -> _Sums:
     # level. That gives a and b; `determinant` is that of the 2 x 2 system.
     determinant = alpha * of_noise - sigma * of_clean
     a = (to_alpha * of_noise - to_sigma * of_clean) / determinant
-    a = torch.where(a == 0, 1e-8, a)  # a last step to zero noise; avoids a division by zero below
+    # For `of="clean"` a last step to zero noise has a = 0. The sums below divide by a, so it is replaced by a number
+    # below the rounding of float32.
+    a = torch.where(a == 0, 1e-8, a)
     b = (to_sigma * alpha - to_alpha * sigma) / determinant
     product = torch.cat([torch.ones(1, dtype=torch.float64), a.cumprod(0)])
     term = b / product[1:]
@@ -146,4 +148,4 @@ def _sums(grid: Grid, of: str) -> _Sums:
     sums = (torch.cat([torch.zeros(1, dtype=torch.float64), x.cumsum(0)]) for x in (term, node * term))
     device = grid.start.alpha.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
-    return _Sums(*(x.to(device, dtype) for x in (of_clean, of_noise, product, *sums)))
+    return _PrefixSums(*(x.to(device, dtype) for x in (of_clean, of_noise, product, *sums)))

@@ -49,16 +49,16 @@ class LMS(Solver):
         """Advance every row: x + sum over k of weight_k * slope_k; one evaluation."""
         clean, _, _ = yield from interval.predict(x)
         slope = (x - clean) / interval.s.sigma
-        weights = look_up_coefficients(interval, self._coefficients, memory.nodes)
+        weights = look_up_coefficients(interval, self._compute_coefficients, memory.nodes)
         total = per_row(weights[:, 0], x) * slope
         for k in range(1, self.order):
             total = total + per_row(weights[:, k], x) * memory.predictions[:, k - 1]
         latest = torch.cat([slope[:, None], memory.predictions[:, :-1]], dim=1)
         return x + total, PredictionHistory(latest, torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1))
 
-    def _coefficients(self, interval: StepInterval, nodes: Tensor) -> Tensor:
+    def _compute_coefficients(self, interval: StepInterval, nodes: Tensor) -> Tensor:
         """Return the weights of the slopes, the latest first, in the states' dtype, shape (R, order)."""
-        weights = self._weights(nodes, interval)
+        weights = self._compute_weights(nodes, interval)
         euler = torch.zeros_like(weights)
         euler[:, 0] = (interval.t.sigma - interval.s.sigma).flatten()
         finite = torch.isfinite(weights).all(dim=1, keepdim=True)  # not in jumps over nodes that share a level
@@ -87,7 +87,7 @@ class LMS(Solver):
                 table[i, k] = self.scheduler.get_lms_coefficient(order, i, k)
         return table
 
-    def _weights(self, nodes: Tensor, interval: StepInterval) -> Tensor:
+    def _compute_weights(self, nodes: Tensor, interval: StepInterval) -> Tensor:
         """Integrate the Lagrange polynomials on each row's nodes over sigma, from level s to level t.
 
         The degree is at most 3, for which Gauss-Legendre quadrature with two points is exact.
@@ -131,7 +131,7 @@ class LMS(Solver):
         # The scheduler's own run, with full histories.
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - 1 - k for k in range(max(1, self.order - 1))], dim=1).clamp(min=-1)
-        check_finite({"coefficient of its history": self._weights(nodes, interval).sum(dim=1)}, grid)
+        check_finite({"coefficient of its history": self._compute_weights(nodes, interval).sum(dim=1)}, grid)
 
     def linear(self, interval: StepInterval) -> Linear:
         """Return the steps as linear maps without noise, with the predicted clean sample held fixed."""

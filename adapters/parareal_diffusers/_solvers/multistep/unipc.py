@@ -109,7 +109,7 @@ class UniPC(Solver):
         prediction = yield from interval.predict(x)
         m = prediction.clean if self.predict_x0 else prediction.noise
         corrector, predictor, corrects, order = look_up_coefficients(
-            interval, self._coefficients, memory.nodes, memory.order
+            interval, self._compute_coefficients, memory.nodes, memory.order
         )
         # The scheduler's order: the corrector redoes the preceding step from its start, with the prediction m at its
         # end. m was evaluated at the uncorrected x; the predictor starts from the corrected x with the same m.
@@ -118,16 +118,16 @@ class UniPC(Solver):
         nodes = torch.cat([interval.start[:, None], memory.nodes[:, :-1]], dim=1)
         return predictor.apply(x, predictions), UniPCMemory(x, predictions, nodes, order)
 
-    def _coefficients(
+    def _compute_coefficients(
         self, interval: StepInterval, nodes: Tensor, order: Tensor
     ) -> tuple[UniPCWeights, UniPCWeights, Tensor, Tensor]:
         """Return the weights of corrector and predictor, which rows are corrected, and the orders of the steps."""
         # The corrector redoes the preceding step with that step's order; the predictor's history includes this node.
-        corrector, corrects = self._corrector(nodes, order, interval)
+        corrector, corrects = self._compute_corrector(nodes, order, interval)
         corrects = corrects & corrector.finite()
         nodes = torch.cat([interval.start[:, None], nodes[:, :-1]], dim=1)
         order = self._orders(nodes, interval)
-        predictor = self._predictor(nodes, order, interval)
+        predictor = self._compute_predictor(nodes, order, interval)
         first = ~predictor.finite()  # jumps over nodes that share a level, or to zero noise: order 1
         predictor = predictor._replace(
             gain=torch.where(first, 0.0, predictor.gain),
@@ -141,20 +141,20 @@ class UniPC(Solver):
         order = (nodes >= 0).sum(dim=1)
         return torch.minimum(order, interval.grid.steps - interval.stop + 1) if self.lower_order_final else order
 
-    def _predictor(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> UniPCWeights:
+    def _compute_predictor(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> UniPCWeights:
         """Return the weights of UniP; `nodes` are the nodes of the predictions, the step's start first."""
-        return self._weights(nodes, order, interval.s, interval.t, interval, corrects=False)
+        return self._compute_weights(nodes, order, interval.s, interval.t, interval, corrects=False)
 
-    def _corrector(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> tuple[UniPCWeights, Tensor]:
+    def _compute_corrector(self, nodes: Tensor, order: Tensor, interval: StepInterval) -> tuple[UniPCWeights, Tensor]:
         """Return the weights of UniC for the preceding step, at whose end the rows are, and which rows it corrects."""
-        weights = self._weights(
+        weights = self._compute_weights(
             nodes, order, interval.level(nodes[:, 0].clamp(min=0)), interval.s, interval, corrects=True
         )
         # -1 is the node of a missing prediction: a first step has nothing to correct.
         disabled = torch.tensor([-1, *self.disable_corrector], device=nodes.device)
         return weights, ~torch.isin(nodes[:, 0], disabled)
 
-    def _weights(
+    def _compute_weights(
         self, nodes: Tensor, order: Tensor, s: Levels, t: Levels, interval: StepInterval, corrects: bool
     ) -> UniPCWeights:
         """Return the weights of steps from level s to level t, in the scheduler's order of operations."""
@@ -170,7 +170,7 @@ class UniPC(Solver):
         for p in order.unique().tolist():  # rows of one order share the size of the linear system
             rows = order == p
             own_ratios = torch.cat([ratios[rows, : p - 1], ratios[rows, -1:]], dim=1)
-            solution = _rhos(own_ratios, hh[rows], b[rows], corrects)
+            solution = _solve_rhos(own_ratios, hh[rows], b[rows], corrects)
             rhos[rows, : p - 1] = solution[:, : p - 1]
             if corrects:
                 rhos[rows, -1] = solution[:, -1]
@@ -205,9 +205,9 @@ class UniPC(Solver):
         interval = StepInterval.of_steps(grid)
         nodes = torch.stack([interval.start - k for k in range(self.order)], dim=1).clamp(min=-1)
         order = self._orders(nodes, interval)
-        predictor = self._predictor(nodes, order, interval)
+        predictor = self._compute_predictor(nodes, order, interval)
         previous_nodes = torch.cat([torch.full_like(nodes[:1], -1), nodes[:-1]])
-        corrector, corrects = self._corrector(previous_nodes, torch.cat([order[:1], order[:-1]]), interval)
+        corrector, corrects = self._compute_corrector(previous_nodes, torch.cat([order[:1], order[:-1]]), interval)
         check_finite(
             {
                 "coefficient": predictor.state + predictor.first + predictor.gain,
@@ -224,7 +224,7 @@ class UniPC(Solver):
         return Linear(interval.t.sigma / interval.s.sigma, torch.zeros_like(interval.t.sigma))
 
 
-def _rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
+def _solve_rhos(ratios: Tensor, hh: Tensor, b: Tensor, corrects: bool) -> Tensor:
     """Solve the linear system for the coefficients rho of order p (eq. 9 of the paper, divided by B(h)).
 
     The predictor's system lacks the last row and column. As in the scheduler, its solution of order 2 is set to 1/2,

@@ -55,14 +55,14 @@ class Churn:
 
     def initial_noise_std(self, sigmas: Tensor) -> float:
         """Return the standard deviation of the noise that raises latents to the first step's start level."""
-        return float(_between(sigmas[0], self.raise_levels(sigmas)[0])) * self.s_noise
+        return float(_std_between(sigmas[0], self.raise_levels(sigmas)[0])) * self.s_noise
 
     def noise_std(self, interval: StepInterval) -> Tensor:
         """Return the standard deviation, times s_noise, of the noise that raises a single step's result to level t.
 
         Shape (R, 1, ...), in the states' dtype; zero for steps without noise.
         """
-        return _between(self.target_sigma(interval), interval.t.sigma).to(interval.state.dtype) * self.s_noise
+        return _std_between(self.target_sigma(interval), interval.t.sigma).to(interval.state.dtype) * self.s_noise
 
     def target_sigma(self, interval: StepInterval) -> Tensor:
         """Return the sigma that single steps aim at before noise is added, shape (R, 1, ...)."""
@@ -73,11 +73,11 @@ class Churn:
         """Return the sigma that each row's step or jump aims at before noise is added, shape (R, 1, ...)."""
         # The noise of a jump is the sum of the noises of its steps, so its variance determines where the jump aims.
         # `std` ignores its argument in jumps, and the values of single steps are not used.
-        jump = _between(interval.std(torch.zeros_like(interval.t.sigma)), interval.t.sigma)
+        jump = _std_between(interval.std(torch.zeros_like(interval.t.sigma)), interval.t.sigma)
         return torch.where(interval.rows(interval.stop == interval.start + 1), self.target_sigma(interval), jump)
 
 
-def _between(low: Tensor, high: Tensor) -> Tensor:
+def _std_between(low: Tensor, high: Tensor) -> Tensor:
     """Return the standard deviation of the noise between two sigmas (Algorithm 2, line 6)."""
     return (high**2 - low**2).clamp(min=0) ** 0.5
 

@@ -44,11 +44,14 @@ class DPM2S(TwoStage):
         return (memory.base - clean) / origin
 
     def noise_std(self, s: Levels, t: Levels, completes: Tensor) -> Tensor:
-        """Return the noise at the ends of steps and, for `noise="sde"`, in their middles."""
+        """Return the standard deviations at the ends of steps and, for `noise="sde"`, in their middles."""
         return torch.where(completes | (self.noise == "sde"), ancestral_std(s, t), 0.0)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Return the nodes with noise: ends of steps above zero, and for `noise="sde"` also middles."""
+        """Return for each node whether the stage from there adds noise.
+
+        These are the stages that end above zero: second ones, and for `noise="sde"` also first ones.
+        """
         # Odd nodes are middles, and the stages from there complete the steps.
         return ((torch.arange(grid.steps) % 2 == 1) | (self.noise == "sde")) & (grid.stop.sigma > 0)
 

@@ -94,7 +94,7 @@ class DPMFast(Solver):
         return new, StepStart(torch.where(unfinished, base, 0.0), torch.where(unfinished, first, 0.0), node)
 
     def orders(self, evaluations: int) -> tuple[int, ...]:
-        """Return the orders of the steps of a grid with `evaluations` nodes.
+        """Return the orders of the solver's steps on a grid of N = `evaluations` steps, which are their stages.
 
         The grid may belong to another fine solver; then the orders need not add up, and all are 1.
         """
@@ -140,10 +140,11 @@ class DPMFast(Solver):
 
 @lru_cache
 def _stages(orders: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return per node two weights of the change in the predicted noise since the step's start, and a last-stage flag.
+    """Return three tensors with one entry per stage: two weights, and whether the stage is the last of its step.
 
-    The first weight is the factor of s - t, the length of the step; the second, of (s - t) / log(s / t) - t. Both are
-    those of DPM-Solver (arXiv 2206.00927, eq. 3.8 and Algorithms 1 and 2), written in sigma.
+    The weights multiply the change in the predicted noise since the step's start. The first is the factor of s - t, the
+    length of the step; the second, of (s - t) / log(s / t) - t. Both are those of DPM-Solver (arXiv 2206.00927, eq. 3.8
+    and Algorithms 1 and 2), written in sigma.
     """
     # keys: (order of the step, number of the stage); all other stages are plain Euler steps
     straight = {(2, 1): 1.0}

@@ -51,15 +51,15 @@ class Euler(Solver):
         # The schedulers cast states to float32, but give the network the state as it is.
         state = interval.as_single_precision(x)
         clean, _, _ = yield from interval.predict(x, state)
-        # Steps with noise aim at a sigma below t, and the noise raises the state to t again.
         slope = (state - clean) / interval.s.sigma
+        # Steps with noise aim at a sigma below t, and the noise raises the state to t again.
         if self.churn is not None:
             down = self.churn.down_sigma(interval)
             return state + slope * (down - interval.s.sigma) + interval.noise(self.churn.noise_std(interval)), memory
         if not self.ancestral:
             return state + slope * (interval.t.sigma - interval.s.sigma), memory
-        up = interval.std(self._up(interval.s, interval.t))
         # `std` is the scale itself for single steps; for jumps it is the deviation of the sum of their steps' noises.
+        up = interval.std(self._ancestral_std(interval.s, interval.t))
         down = (interval.t.sigma**2 - up**2).clamp(min=0) ** 0.5
         return state + slope * (down - interval.s.sigma) + interval.noise(up), memory
 
@@ -67,7 +67,7 @@ class Euler(Solver):
         """Return the steps as linear maps, with the predicted clean sample held fixed."""
         if self.churn is not None:
             return Linear(self.churn.target_sigma(interval) / interval.s.sigma, self.churn.noise_std(interval))
-        up = self._up(interval.s, interval.t)
+        up = self._ancestral_std(interval.s, interval.t)
         return Linear((interval.t.sigma**2 - up**2) ** 0.5 / interval.s.sigma, up)
 
     def check_schedule(self, grid: Grid) -> None:
@@ -100,6 +100,6 @@ class Euler(Solver):
         """Return the steps with noise: those that end above zero; with churn, all but the last."""
         return super().draws(grid) if self.churn is None else torch.arange(1, grid.steps + 1) < grid.steps
 
-    def _up(self, s: Levels, t: Levels) -> Tensor:
+    def _ancestral_std(self, s: Levels, t: Levels) -> Tensor:
         """Return the standard deviation of ancestral noise, in EulerAncestralDiscreteScheduler's operations."""
         return (t.sigma**2 * (s.sigma**2 - t.sigma**2) / s.sigma**2) ** 0.5

@@ -15,10 +15,11 @@ from parareal_diffusers._solvers.sigma.two_stage import FirstStage, TwoStageChur
 class Heun(TwoStageChurn):
     """Heun's method in sigma (Karras et al. 2022, arXiv 2206.00364, Algorithm 1, and with churn Algorithm 2).
 
-    The slope of a step is the mean of the slopes at its two ends. So each level but the first and the last has two
+    The slope of a step is the mean of the slopes at its two ends. So each level between the first and the last has two
     nodes: the evaluation at the first one completes the preceding step, and the one at the second starts the next step.
-    A step from node to node is that of `diffusers.HeunDiscreteScheduler` or `FlowMatchHeunDiscreteScheduler`. On
-    `Sigmas` two of them are a step of k-diffusion's `sample_heun`.
+    A last level above zero has two nodes as well: the evaluation at the first one completes the last step. A step from
+    node to node is that of `diffusers.HeunDiscreteScheduler` or `FlowMatchHeunDiscreteScheduler`. On `Sigmas` two of
+    them are a step of k-diffusion's `sample_heun`.
 
     Args:
         scheduler: one of these schedulers, or `Sigmas`; not needed for a coarse solver, which makes Euler's step.

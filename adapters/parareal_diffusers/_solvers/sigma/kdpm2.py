@@ -49,7 +49,10 @@ class KDPM2(TwoStageChurn):
         return torch.where(completes, ancestral_std(s, t), 0.0) if self.ancestral else torch.zeros_like(t.sigma)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Return the nodes with noise: the ends of steps above zero; with churn, all ends but the last."""
+        """Return for each node whether the stage from there adds noise.
+
+        These are the second stages that end above zero; with churn, all second stages but the last.
+        """
         if self.churn is not None:
             return super().draws(grid)
         # Odd nodes are middles, and the stages from there complete the steps.

@@ -84,7 +84,7 @@ class TwoStage(Solver):
         slope = torch.where(completes, whole, (state - clean) / interval.s.sigma)
         down, noise = self.target_and_noise(s, interval, completes)
         new = torch.where(completes, memory.base, state) + slope * (down - s.sigma) + noise
-        # A single node that is left over at the end of the grid starts no step: an Euler step is all there is.
+        # A last stage that no second stage follows is a plain Euler step, so nothing is stored for it.
         begins = single & (memory.node < 0) & (interval.start % 2 == 0) & (interval.stop < interval.grid.steps)
         in_progress, zero = per_row(begins, x), torch.zeros_like(x)
         base, clean = torch.where(in_progress, state, zero), torch.where(in_progress, clean, zero)
@@ -156,6 +156,6 @@ class TwoStageChurn(TwoStage):
         return None if self.churn is None else self.churn.initial_noise_std(self.scheduler.values)
 
     def draws(self, grid: Grid) -> Tensor:
-        """Return the nodes with noise: the ends of steps, except for the last step."""
+        """Return for each node whether the stage from there adds noise: it ends a step, and not the last one."""
         nodes = torch.arange(1, grid.steps + 1)
         return (nodes % 2 == 0) & (nodes < grid.steps)

@@ -62,8 +62,8 @@ def _list_iterates(
         return len(states) <= MAX_ITERATIONS and target.record(refinement.final_state, 0, 0, 0, 0, 0).error > tolerance
 
     positional, named = problem.build_arguments(steps)
-    # One iteration less than the outermost level has slices: a complete run of that level would at once run the levels
-    # within to their ends, too.
+    # The number of outermost slices minus 1: with one more iteration the run would be complete, and the inner levels
+    # would be run to their ends as well.
     most = options["levels"][0] - 1 if "levels" in options else steps
     # The callback ends the run, which is no failure here, so nothing is raised.
     sample(*positional, **named, criterion=parareal.Iterations(most), callback=record_state, throw=False, **options)

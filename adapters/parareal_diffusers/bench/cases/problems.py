@@ -13,8 +13,8 @@ from torch import Tensor
 from parareal_diffusers import models
 from parareal_diffusers._grid.grid import Grid
 from parareal_diffusers._sampling.denoiser import Denoiser, Guidance
-from parareal_diffusers._sampling.problem import prepare
-from parareal_diffusers._schedulers.native import copy_with_timesteps, grid_of
+from parareal_diffusers._sampling.problem import prepare_problem
+from parareal_diffusers._schedulers.native import build_grid, copy_with_timesteps
 from parareal_diffusers._solvers.solver import Solver
 from parareal_diffusers.testing import GaussianMixture
 
@@ -76,7 +76,7 @@ class BenchProblem:
     def build_parts(self, steps: int) -> "SamplerParts":
         """Return the parts from which methods with a loop of their own are built."""
         positional, named = self.build_arguments(steps)
-        ready = prepare(*positional, **named)
+        ready = prepare_problem(*positional, **named)
         return SamplerParts(ready.fine, ready.grid.to(self.latents.device), ready.denoiser, self.latents)
 
     def build_network(self, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -85,7 +85,7 @@ class BenchProblem:
         The function takes states of shape (samples, *sample) and timesteps of shape (samples,).
         """
         scheduler = copy_with_timesteps(self.scheduler_for(steps), steps)
-        grid = grid_of(scheduler).to(self.latents.device)
+        grid = build_grid(scheduler).to(self.latents.device)
         denoiser = Denoiser(self.model, grid, self.samples, self.model_kwargs, self.guidance)
         # The denoiser takes nodes. DDIM's timesteps are distinct integers, so a table maps them back to nodes.
         node = torch.zeros(int(scheduler.timesteps.max()) + 1, dtype=torch.long)

@@ -23,9 +23,9 @@ class RunSummary:
     work: float
     calls: float
     peak: int
-    worst: float
+    worst_error: float
     """largest relative error"""
-    mean: float
+    mean_error: float
     """mean relative error"""
 
     @staticmethod
@@ -106,7 +106,7 @@ def find_dominations(results: Sequence[MethodRuns], rule: str, tolerance: float,
         else:
             run = summarize(result, result.method.rule, tolerance, samples)
             # A run that stopped short of the tolerance has less span and work for the wrong reason.
-            summaries[result.method.name] = [run] if run is not None and run.worst <= tolerance else []
+            summaries[result.method.name] = [run] if run is not None and run.worst_error <= tolerance else []
     names = [result.method.name for result in results if result.method.family == "ours"]
     best = find_frontier([c for name in names for c in summaries[name]])
     return [

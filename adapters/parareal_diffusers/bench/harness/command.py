@@ -34,6 +34,7 @@ from parareal_diffusers.bench.harness.timing import MAX_TIMED_STEPS, measure_spe
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Compare our settings with published parallel samplers: tables, and span against work at equal error."""
+    # The first line of the docstring is the subcommand's help text.
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="what to sample")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of DDIM steps")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="methods, by parts of their names")

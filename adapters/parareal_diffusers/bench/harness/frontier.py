@@ -82,7 +82,7 @@ def _draw_panel(
             axes.plot(point.span, point.work / key.steps, marker, color=colour, markersize=6)
         ours += best if result.method.family == "ours" else []
         # Runs that stopped short of the tolerance are left out: their span and work would look too good.
-        if run is not None and run.worst <= tolerance:
+        if run is not None and run.worst_error <= tolerance:
             axes.plot(run.span, run.work / key.steps, marker, color=colour, markersize=6, fillstyle="none", alpha=0.6)
     edge = find_frontier(ours)
     axes.step([c.span for c in edge], [c.work / key.steps for c in edge], "k:", where="post", linewidth=1)

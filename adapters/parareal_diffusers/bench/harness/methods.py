@@ -98,7 +98,7 @@ class BenchMethod:
 
     @property
     def rule(self) -> str:
-        """The stop rule "as run", where a table has one only: the estimate where the engine has one."""
+        """The stop rule of the column "as run": `"estimate"` if the method has it, otherwise `"increment"`."""
         return "estimate" if "estimate" in self.rules else "increment"
 
     def stops(self, tolerances: Sequence[float]) -> list[Stop]:

@@ -54,8 +54,8 @@ def _row(
         f"{summary.work / steps:.2f}",
         f"{summary.calls:.0f}",
         f"{summary.peak}",
-        f"{summary.worst:.1e}",
-        f"{summary.mean:.1e}",
+        f"{summary.worst_error:.1e}",
+        f"{summary.mean_error:.1e}",
         _format_speedup(speedup),
     )
     return {"method": name, "stop": rule, **dict(zip(heads, numbers, strict=True))}
@@ -87,7 +87,7 @@ def format_summary(
                     row[head] = "-"
                     continue
                 summary = summarize(result, rule or result.method.rule, tolerance, count)
-                over = "" if summary is None or summary.worst <= tolerance else " !"
+                over = "" if summary is None or summary.worst_error <= tolerance else " !"
                 row[head] = "-" if summary is None else f"{summary.span:.0f}, {summary.work / key.steps:.2f}{over}"
         rows.append(row)
     return markdown(rows) if rows else ""
