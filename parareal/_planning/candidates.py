@@ -9,8 +9,8 @@ from parareal._corrections.correction import AbstractCorrection
 WORTHWHILE = 1.1
 """The smallest predicted speed-up at which a parallel solve is advised.
 
-Predicted times are too short by 12 % in the median (docs/results/planning.md). At this threshold the true speed-up is then
-1.1 * 0.88 = 0.97, so a parallel solve that was advised is hardly slower than the sequential one.
+Predicted times are too short by 12 % in the median (docs/results/planning.md). At this threshold the true speed-up is
+then 1.1 * 0.88 = 0.97, so a parallel solve that was advised is hardly slower than the sequential one.
 """
 
 

@@ -111,7 +111,7 @@ class Grid:
 
     @property
     def chained(self) -> bool:
-        """Whether each step starts where the one before ended: the gaps are at most 5 % of the steps in log-SNR.
+        """Whether each step starts where the one before ended: the differences are at most 5 % of the steps in log-SNR.
 
         Otherwise steps and jumps are not two discretisations of one ODE, and the difference of two solvers' jumps says
         nothing about the error of the steps.

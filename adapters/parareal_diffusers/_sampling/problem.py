@@ -45,7 +45,7 @@ class SamplingProblem:
     denoiser: Denoiser
     """the network"""
     criterion: parareal.AbstractCriterion
-    """when to stop"""
+    """the stop criterion"""
     max_batch: int | None
     """the largest number of rows of one call; None for no bound"""
 

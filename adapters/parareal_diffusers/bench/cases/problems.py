@@ -34,7 +34,7 @@ class BenchProblem:
     """name in tables and figures"""
     model: Callable[..., Any]
     scheduler: Any
-    """a diffusers scheduler, as it comes with the model"""
+    """the diffusers scheduler that belongs to the model"""
     latents: Tensor
     """initial noise, shape (samples, *sample)"""
     model_kwargs: Mapping[str, Tensor] = field(default_factory=dict)

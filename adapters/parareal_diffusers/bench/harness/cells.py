@@ -1,4 +1,4 @@
-"""Means over samples of what runs cost, and the comparison of methods by span and work."""
+"""Mean costs of runs over samples, and the comparison of methods by span and work."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
