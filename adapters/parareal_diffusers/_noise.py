@@ -34,7 +34,7 @@ class NoiseSource(Protocol):
         ...
 
     def finish(self) -> None:
-        """Advance the generators to the states in which the sequential loop leaves them, even if no noise was needed."""
+        """Advance the generators to the states in which the sequential loop leaves them, even if nothing was drawn."""
         ...
 
 
@@ -199,7 +199,7 @@ class Noise:
         return noise * torch.where(_is_single(start, stop, scale), scale, 1.0)
 
     def finish(self) -> None:
-        """Advance the generators to the states in which the sequential loop leaves them, even if no noise was needed."""
+        """Advance the generators to the states in which the sequential loop leaves them, even if nothing was drawn."""
         _ = self.record.entries
 
     def std(self, start: Tensor, stop: Tensor, scale: Tensor) -> Tensor:
