@@ -34,6 +34,7 @@ SILENT = (  # strings of these files are labels of tables and figures
     "adapters/parareal_diffusers/bench",
 )
 FEWEST_WORDS = 4
+FEWEST_WORDS_OF_A_REASON = 6  # of a string that is returned or assigned: shorter ones are labels
 CALLS = re.compile(r"(Error|Warning|Failure|NonFinite|Refusal|warn|add_note|append|whole_number|one_of)$")
 
 
@@ -60,7 +61,9 @@ def is_message(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
         if isinstance(parent, ast.keyword | ast.arg):
             return False
         parent = parents[parent]
-    return isinstance(parent, ast.Raise | ast.Return | ast.Assign | ast.AnnAssign)
+    if isinstance(parent, ast.Return | ast.Assign | ast.AnnAssign):
+        return len((template(node) or "").split()) >= FEWEST_WORDS_OF_A_REASON
+    return isinstance(parent, ast.Raise)
 
 
 def messages(path: Path) -> Iterator[str]:
