@@ -161,7 +161,7 @@ def test_multistep_solvers_converge_like_one_step_solvers(fine):
         ("prediction_type must be one of", lambda: DDIMScheduler(prediction_type="flow_prediction")),
         ("prediction_type must be one of", lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction")),
         ("starts at zero noise", lambda: DDIMScheduler(trained_betas=np.linspace(0, 0.02, 1000))),
-        ("no finite coefficient", lambda: DPMSolverMultistepScheduler(timestep_spacing="leading")),
+        ("no finite second-order coefficient", lambda: DPMSolverMultistepScheduler(timestep_spacing="leading")),
     ],
 )
 def test_unsupported_schedulers_and_options_are_refused_before_any_work(message, make):
