@@ -5,19 +5,7 @@
 - To stop: `Increment`, `Tolerance`, `Defect`, `Iterations`, `LastChange`.
 - To predict time and work before a solve: `simulate`, `plan`, `BatchTime`.
 
-Examples:
-    >>> import parareal
-    >>> def euler(u, t0, t1, steps):
-    ...     for _ in range(steps):
-    ...         u = u - (t1 - t0) / steps * u
-    ...     return u
-    >>> def fine(u, t0, t1):
-    ...     return euler(u, t0, t1, 100)
-    >>> def coarse(u, t0, t1):
-    ...     return euler(u, t0, t1, 1)
-    >>> solution = parareal.solve(fine, coarse, 1.0, (0.0, 2.0), slices=8)
-    >>> solution.outcome.name
-    'CONVERGED'
+`help(parareal.solve)` has an example.
 """
 
 # `name as name` marks a re-export for type checkers.

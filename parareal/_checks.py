@@ -65,11 +65,18 @@ def resolve_renamed(old: str, value: T | None, new: str, current: T | None) -> T
         return current
     if current is not None:
         raise TypeError(f"{old} is the old name of {new}: pass {new} alone")
-    # level 3 is the caller of the public function that has the option
-    warnings.warn(
-        f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=3
-    )
+    # level 4 is the caller of the public function that has the option
+    _warn_renamed(old, new, stacklevel=4)
     return value
+
+
+def _warn_renamed(old: str, new: str, stacklevel: int) -> None:
+    """Warn that a name is old; `stacklevel` is counted as by `warnings.warn`, from this function."""
+    warnings.warn(
+        f"{old} is now called {new}; the old name will be removed in the next release",
+        FutureWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class RenamedAttribute:
@@ -80,8 +87,5 @@ class RenamedAttribute:
 
     def __get__(self, instance: Any, owner: type) -> Any:
         """Return the value of the new attribute."""
-        old, new = (f"{owner.__name__}.{name}" for name in (self.old, self.new))
-        warnings.warn(
-            f"{old} is now called {new}; the old name will be removed in the next release", FutureWarning, stacklevel=2
-        )
+        _warn_renamed(f"{owner.__name__}.{self.old}", f"{owner.__name__}.{self.new}", stacklevel=3)
         return getattr(owner if instance is None else instance, self.new)

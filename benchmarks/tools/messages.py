@@ -50,7 +50,7 @@ def template(node: ast.AST) -> str | None:
     return None
 
 
-def is_message(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+def is_message(node: ast.AST, text: str, parents: dict[ast.AST, ast.AST]) -> bool:
     """Return whether a string expression is shown to a user as an error, a warning, a note or a reason."""
     parent = parents[node]
     if isinstance(parent, ast.JoinedStr | ast.FormattedValue | ast.BinOp):
@@ -62,7 +62,7 @@ def is_message(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
             return False
         parent = parents[parent]
     if isinstance(parent, ast.Return | ast.Assign | ast.AnnAssign):
-        return len((template(node) or "").split()) >= FEWEST_WORDS_OF_A_REASON
+        return len(text.split()) >= FEWEST_WORDS_OF_A_REASON
     return isinstance(parent, ast.Raise)
 
 
@@ -74,7 +74,7 @@ def messages(path: Path) -> Iterator[str]:
         text = template(node)
         if text is None or len(text.split()) < FEWEST_WORDS or text.startswith((",", ":")):
             continue
-        if is_message(node, parents):
+        if is_message(node, text, parents):
             yield " ".join(text.split())
 
 

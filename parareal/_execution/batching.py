@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from parareal._execution.rows import Group, make_start_key, pick
-from parareal._state import concatenate, same, take
-
-Index = np.ndarray | slice
+from parareal._state import Index, concatenate, same, take
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The public names: each is documented, and none is added or removed by accident."""
 
+import doctest
 import inspect
 import re
 from pathlib import Path
@@ -57,3 +58,12 @@ def test_old_names_of_attributes_warn_and_return_the_new_ones():
         assert propagation.began == propagation.start_time
     with pytest.warns(FutureWarning, match="BatchTime.measured is now called BatchTime.measure"):
         assert parareal.BatchTime.measured is parareal.BatchTime.measure
+
+
+def test_examples_in_docstrings_run():
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    examples = [e for name in sorted(public_names(parareal)) for e in finder.find(getattr(parareal, name), name)]
+    assert sum(len(example.examples) for example in examples)
+    for example in examples:
+        runner.run(example)
+    assert runner.summarize(verbose=False).failed == 0

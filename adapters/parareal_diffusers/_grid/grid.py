@@ -104,7 +104,7 @@ class Grid:
 
     @property
     def variance_preserving(self) -> bool:
-        """Whether alpha^2 + sigma^2 = 1 at all nodes, which holds for most schedules but not for flows and Euler's."""
+        """Whether alpha^2 + sigma^2 = 1 at all nodes. Flows and Euler's schedules are the exceptions."""
         # Levels are float32: equal up to rounding.
         total = self.start.alpha**2 + self.start.sigma**2
         return bool((total - 1).abs().max() < 1e-5)

@@ -1,4 +1,4 @@
-"""Copies of a pipeline's networks on several devices, each of which computes its share of the rows of every call.
+"""Copies of a pipeline's networks on several devices. Each device computes its share of the rows of every call.
 
 `Replicas` belongs to one call of a pipeline: it copies the networks and starts one thread per device. `WeightCopies`
 belongs to the handle: it keeps the weights on the other devices from call to call, because transferring all of them
