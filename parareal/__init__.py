@@ -48,5 +48,6 @@ from parareal._results.solution import PararealError as PararealError
 from parareal._results.solution import Refinement as Refinement
 from parareal._results.solution import Solution as Solution
 from parareal._results.solution import Stats as Stats
+from parareal._results.spot_check import SpotCheck as SpotCheck
 
 __version__ = "0.1.0"

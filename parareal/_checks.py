@@ -3,7 +3,9 @@
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
-from operator import index
+from math import inf, isfinite
+from numbers import Real
+from operator import ge, gt, index, le, lt
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,6 +49,67 @@ def whole_number(name: str, value: Any, least: int) -> int:
 def optional_whole_number(name: str, value: Any, least: int) -> int | None:
     """Return None unchanged, and check any other value by `whole_number`."""
     return None if value is None else whole_number(name, value, least)
+
+
+def real_number(
+    name: str,
+    value: Any,
+    remedy: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return a value as a float, or raise an error unless it is a finite real number within bounds.
+
+    Integers, fractions, and scalars and arrays without dimensions of NumPy and torch are accepted; truth values,
+    complex numbers and strings are not.
+
+    Args:
+        name: the argument's name, for the message.
+        value: the argument's value.
+        remedy: the advice at the end of the message.
+        least, most: the smallest and the largest number allowed; None for no such bound.
+        above, below: bounds that the number must not reach; None for no such bound.
+
+    Raises:
+        TypeError: if the value is not a real number.
+        ValueError: if it is NaN, infinite or out of bounds.
+    """
+    table = (("at least", least, ge), ("above", above, gt), ("at most", most, le), ("below", below, lt))
+    bounds = [(words, bound, holds) for words, bound, holds in table if bound is not None]
+    number = _convert_to_float(value)
+    if number is None or not isfinite(number) or not all(holds(number, bound) for _, bound, holds in bounds):
+        interval = " and ".join(f"{words} {bound:g}" for words, bound, _ in bounds)
+        message = f"{name} must be a finite real number, {interval}, but was {describe(value)}: {remedy}"
+        raise TypeError(message) if number is None else ValueError(message)
+    return number
+
+
+def optional_share(name: str, value: Any) -> None:
+    """Return for None, and raise as `real_number` does unless any other value is a share: a number from 0 to 1."""
+    if value is not None:
+        real_number(name, value, "pass the share of the slices to check, or None for none", least=0, most=1)
+
+
+def _convert_to_float(value: Any) -> float | None:
+    """Return a real number as a float, infinite if it is too large for one; None for everything else."""
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # of NumPy's and torch's scalars alike
+    # bool is registered as a real number, but True as a tolerance is nearly always a mistake
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
+
+
+def describe(value: Any) -> str:
+    """Return the text of a value for a message; of an array with dimensions, its type and shape."""
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)
 
 
 def resolve_renamed(old: str, value: T | None, new: str, current: T | None) -> T | None:

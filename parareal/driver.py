@@ -10,7 +10,8 @@ else below `parareal` may be imported from outside the package.
 - To write a correction or a criterion: `Point`, `Layout`, and the arithmetic of states: `add`, `subtract`, `finite`,
   `NORMS`.
 - To check arguments with the messages of this package: `one_of`, `whole_number`, `optional_whole_number`,
-  `resolve_renamed`, `check_initial`, `StructureError`.
+  `real_number`, `optional_share`, `resolve_renamed`, `check_initial`, `StructureError`.
+- To call a callback as `solve` does: `check_callback`, `requests_cancellation`.
 - To choose the number of slices for the user (`slices="auto"`): `Advisor`, `advisor_for`, `SEQUENTIAL_NOTE`,
   `FAILED_NOTE`, `WORTHWHILE`, `PATIENCE`, `expected_iterations`, and `Candidate`, one setting of a `parareal.Plan`.
 - To divide an interval into slices: `divide`, `divide_grid`.
@@ -19,7 +20,9 @@ else below `parareal` may be imported from outside the package.
 
 # `name as name` marks a re-export for type checkers.
 from parareal._checks import one_of as one_of
+from parareal._checks import optional_share as optional_share
 from parareal._checks import optional_whole_number as optional_whole_number
+from parareal._checks import real_number as real_number
 from parareal._checks import resolve_renamed as resolve_renamed
 from parareal._checks import whole_number as whole_number
 from parareal._corrections.correction import Point as Point
@@ -49,6 +52,8 @@ from parareal._problem.propagators import Function as Function
 from parareal._problem.propagators import Propagator as Propagator
 from parareal._problem.states import StructureError as StructureError
 from parareal._problem.states import check_initial as check_initial
+from parareal._run.callback import check_callback as check_callback
+from parareal._run.callback import requests_cancellation as requests_cancellation
 from parareal._run.loop import Run as Run
 from parareal._run.options import SCHEDULES as SCHEDULES
 from parareal._run.options import Options as Options

@@ -227,7 +227,7 @@ def test_a_multistep_method_does_not_settle_before_f_has_run_with_its_memory(cri
     assert solution.iterations > 1
 
 
-@pytest.mark.parametrize("norm", ["rms", "l1", "max"])
+@pytest.mark.parametrize("norm", ["rms", "l1", "max", "scaled"])
 def test_norms_detect_nan_and_do_not_overflow_or_underflow(norm):
     def spoil(u, t0, t1):
         return {"a": u["a"], "b": u["b"] * float("nan")}

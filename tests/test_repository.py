@@ -128,19 +128,17 @@ def test_the_trained_model_denoises():
     assert (right - wrong).abs().max() > 1e-2
 
 
-def test_slow_contraction_is_estimated_or_reported():
-    """Picard contracts slowly on a real score: the carried estimate sees it, the largest increment."""
+def test_slow_contraction_is_estimated():
+    """Picard contracts slowly on a real score: both estimators see it, and no slice settles on its own word."""
     net, scheduler = models.load("fashion-mnist")
     x, labels = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([3])
     reference = ddim_loop(net, scheduler, 25, x, labels)
     options = {"num_inference_steps": 25, "model_kwargs": {"class_labels": labels}, "tolerance": 1e-2}
     simple = parareal.Tolerance(1e-2, estimator=parareal.worst_increment)
     slow = sample(net, x, scheduler, **picard(), **options, criterion=simple)
-    assert "settled one by one" in slow.message
-    assert 1e-2 < relative_error(slow.final_state, reference) < 1.2 * slow.error_estimate[0]
+    assert relative_error(slow.final_state, reference) < 1.2 * slow.error_estimate[0] <= 1.2e-2
     for settings in (picard(), {"slices": 9}):
         fast = sample(net, x, scheduler, **settings, **options)
-        assert "one by one" not in fast.message
         assert relative_error(fast.final_state, reference) < fast.error_estimate[0] < 1e-2
 
 
@@ -176,7 +174,7 @@ def test_the_demo_writes_its_report(tmp_path, capsys):
         (["--steps", "0"], "--steps must be between 1 and 1000"),
         (["--slices", "many"], "--slices must be auto or a number between 1 and --steps=196"),
         (["--slices", "300"], "--slices must be auto or a number"),
-        (["--tolerance", "-1"], "--tolerance must be above"),
+        *((["--tolerance", value], "--tolerance must be a fraction above") for value in ("-1", "1", "5", "inf", "nan")),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--out", __file__], "--out must name a folder"),
     ],
@@ -184,6 +182,13 @@ def test_the_demo_writes_its_report(tmp_path, capsys):
 def test_the_demo_explains_bad_options(arguments, message, capsys):
     assert cli.main(["demo", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "0", "1", "5", "inf", "nan"])
+def test_the_command_plan_explains_a_bad_tolerance(tolerance, capsys, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda name: pytest.fail("the network was loaded first"))
+    assert cli.main(["plan", "--tolerance", tolerance]) == 2
+    assert "--tolerance must be a finite real number, above 0 and below 1" in capsys.readouterr().err
 
 
 def test_the_command_line_helps(capsys):

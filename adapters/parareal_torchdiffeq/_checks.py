@@ -1,20 +1,21 @@
 """Checks of the arguments of `odeint`, made before any evaluation. Messages name the remedy."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from math import isfinite
 from operator import gt, lt
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 import parareal
-from parareal.driver import Layout, check_initial, one_of
+from parareal.driver import Layout, check_initial, one_of, real_number
 from parareal_torchdiffeq._methods import METHODS
 
 _OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")
@@ -122,12 +123,30 @@ def check_initial_state(y: Tensor) -> None:
         check_initial(y, 0)
 
 
-def smallest_tolerance(tolerance: Any) -> float:
-    """Return the smallest entry of a tolerance, which is a number, a tensor, or a sequence of these per leaf."""
-    if isinstance(tolerance, float):
-        return tolerance
-    entries = tolerance if isinstance(tolerance, tuple | list) else (tolerance,)
-    return float(min(torch.as_tensor(x).min() for x in entries))
+def check_tolerances(rtol: Any, atol: Any) -> tuple[float, float]:
+    """Return the smallest entries of rtol and atol, each a number, a tensor, or a sequence of these per leaf.
+
+    Raises:
+        TypeError: if an entry is not a real number.
+        ValueError: if an entry of rtol is not in [0, 1), or one of atol is negative or not finite.
+    """
+    remedy = "pass a fraction of the size of the state, such as 1e-6; atol is in units of the state"
+    relative = min(real_number("rtol", x, remedy, least=0, below=1) for x in _list_entries(rtol))
+    remedy = "pass a norm in units of the state, or 0 for rtol alone"
+    return relative, min(real_number("atol", x, remedy, least=0) for x in _list_entries(atol))
+
+
+def _list_entries(tolerance: Any) -> Iterator[Any]:
+    """Yield the numbers of a tolerance; of a tensor only the smallest and the largest, which bound the others."""
+    if isinstance(tolerance, tuple | list) and tolerance:
+        for entry in tolerance:
+            yield from _list_entries(entry)
+    elif isinstance(tolerance, Tensor) and tolerance.numel() and not tolerance.is_complex():
+        yield from (tolerance.min(), tolerance.max())  # both are NaN if any entry is
+    elif isinstance(tolerance, np.ndarray) and tolerance.size:
+        yield from tolerance.flat
+    else:
+        yield tolerance
 
 
 # Cached, because short solves are often repeated, with the same tolerances each time.
@@ -136,7 +155,7 @@ def build_increment_criterion(rtol: float, atol: float, dtype: torch.dtype) -> p
     """Return the default criterion for torchdiffeq's tolerances.
 
     Raises:
-        ValueError: if a tolerance is negative, or both are zero.
+        ValueError: if both tolerances are zero.
     """
     # The default rtol of 1e-7 is below the rounding errors of single precision, where it could not be met.
     criterion = parareal.Increment(max(rtol, 8 * torch.finfo(dtype).eps) if rtol > 0 else rtol, atol)

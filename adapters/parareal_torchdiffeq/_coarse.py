@@ -31,7 +31,11 @@ def check_coarse(coarse: Any, method: str) -> None:
 
 
 def build_coarse_propagator(
-    coarse: Any, fine: RungeKuttaMethod, problem: FixedGridProblem, state_format: StateFormat, embedded: bool
+    coarse: Any,
+    fine: RungeKuttaMethod,
+    problem: FixedGridProblem,
+    state_format: StateFormat,
+    criterion: parareal.AbstractCriterion,
 ) -> Any:
     """Return the coarse propagator in a form that `parareal.solve` accepts.
 
@@ -40,8 +44,9 @@ def build_coarse_propagator(
         fine: the fine stepper. A named method uses its `evaluate`, so that both share the first evaluation of a slice.
         problem: source of the times for the caller's functions.
         state_format: conversion of states for the caller's functions.
-        embedded: return results of lower order too, for error estimates, if the method has an embedded one.
+        criterion: if it estimates errors from embedded pairs, a named method returns results of lower order, too.
     """
+    embedded = isinstance(criterion, parareal.Tolerance) and criterion.estimator is parareal.propagated_error
     if coarse in (None, "auto"):
         return parareal.Steps(fine.with_embedded() if embedded else fine, 1)
     if isinstance(coarse, str):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import parareal
-from parareal.driver import divide_grid
+from parareal.driver import divide_grid, optional_share
 from parareal_torchdiffeq._batching_probe import find_form, matches_single_calls
-from parareal_torchdiffeq._checks import build_increment_criterion, check_initial_state, smallest_tolerance
+from parareal_torchdiffeq._checks import build_increment_criterion, check_initial_state, check_tolerances
 from parareal_torchdiffeq._coarse import build_coarse_propagator, check_coarse
 from parareal_torchdiffeq._outputs import Outputs
 from parareal_torchdiffeq._problem import FixedGridProblem
@@ -25,7 +25,7 @@ def odeint(
     t: torch.Tensor,
     *,
     rtol: Any = 1e-7,
-    atol: Any = 1e-9,
+    atol: Any = 0.0,
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     event_fn: None = None,
@@ -37,6 +37,7 @@ def odeint(
     schedule: str = "pipelined",
     executor: parareal.AbstractExecutor | None = None,
     window: int | None = None,
+    spot_check: float | None = None,
     progress: bool = False,
     callback: Callable[[parareal.Refinement], Any] | None = None,
     throw: bool = True,
@@ -53,10 +54,11 @@ def odeint(
             A few calls before the solve find out in which form it evaluates many rows at once (docs/how-to/odes.md).
         y0: state at t[0]: a tensor of a floating or complex dtype of single or double precision, or a tuple of tensors.
         t: times at which the solution is returned, strictly rising or falling, of shape (points,) and a floating dtype.
-        rtol: relative tolerance of the default criterion, `parareal.Increment`. A positive one is raised to 8 units in
-            the last place of the dtype of the state if it is smaller. A tuple holds one tolerance per leaf; the
-            smallest is used for all leaves.
-        atol: absolute tolerance of the default criterion; a tuple as for `rtol`.
+        rtol: relative tolerance of the default criterion, `parareal.Increment`, from 0 to below 1. A positive one is
+            raised to 8 units in the last place of the dtype of the state if it is smaller. A tuple holds one tolerance
+            per leaf; the smallest is used for all leaves.
+        atol: absolute tolerance of the default criterion, finite and 0 or more, in the units of y; a tuple as for
+            `rtol`. The default is not torchdiffeq's 1e-9 but 0, so that the accuracy does not depend on the units of y.
         method: `"euler"`, `"midpoint"`, `"heun2"`, `"heun3"` or `"rk4"`. It is required, because torchdiffeq's default
             is adaptive and cannot be divided into slices.
         options: options of torchdiffeq's fixed-grid solvers: `step_size` or `grid_constructor`, `perturb`, `interp`.
@@ -80,6 +82,7 @@ def odeint(
         schedule: `"pipelined"` or `"synchronous"`, as for `parareal.solve`.
         executor: `parareal.BatchedExecutor` or another executor of the engine, as for `parareal.solve`.
         window: largest number of slices under way at a time, as for `parareal.solve`.
+        spot_check: share of the slices on which `method` runs once more after the stop, as for `parareal.solve`.
         progress: show a progress bar.
         callback: as for `parareal.solve`; states have the form of y0.
         throw: raise `parareal.PararealError` if the solve fails; otherwise return what was reached.
@@ -97,20 +100,17 @@ def odeint(
         parareal.PararealError: as for `parareal.solve`; with `slices="auto"` also if the final state of torchdiffeq's
             own loop is not finite.
     """
-    if event_fn is not None:
-        raise ValueError(
-            "event_fn is unsupported, because the end time is known only after everything before it is solved: pass "
-            "None, or call torchdiffeq.odeint"
-        )
+    # before the problem, whose grid_constructor calls the user's code
+    tolerances = _check_arguments(rtol, atol, event_fn, spot_check)
     problem = FixedGridProblem.create(func, y0, t, rtol, atol, method, options)
     check_coarse(coarse, problem.method)
     has_user_coarse = not (coarse is None or isinstance(coarse, str))
     # Any of these settings turns the advisor off, because its prediction assumes their defaults. A named coarse method
     # and `schedule` do not.
-    settings = (levels, criterion, executor, window, callback, max_iterations)
+    settings = (levels, criterion, executor, window, spot_check, callback, max_iterations)
     uses_advisor = slices == "auto" and not has_user_coarse and all(x is None for x in settings)
     if criterion is None:
-        criterion = build_increment_criterion(smallest_tolerance(rtol), smallest_tolerance(atol), problem.y0.dtype)
+        criterion = build_increment_criterion(*tolerances, problem.y0.dtype)
     rhs, start_time = None, time.perf_counter()
     if uses_advisor:
         # The engine refuses some states that torchdiffeq's loop would accept. Both must be treated alike, whatever
@@ -118,8 +118,7 @@ def odeint(
         check_initial_state(problem.y0)
         slice_count, rhs = choose_slices(func, problem)
         if slice_count == 1:
-            note = explain_sequential(func, problem)
-            ys, solution = solve_sequentially(problem, y0, throw, return_solution, note)
+            ys, solution = solve_sequentially(problem, y0, throw, return_solution, explain_sequential(func, problem))
             return (ys, solution) if return_solution else ys
         slices = slice_count
     boundaries = divide_grid(slices, levels, problem.steps)
@@ -130,6 +129,7 @@ def odeint(
         "schedule": schedule,
         "executor": executor,
         "window": window,
+        "spot_check": spot_check,
         "levels": levels,
         "callback": None if callback is None else state_format.wrap_callback(callback),
         "progress": progress,
@@ -142,20 +142,19 @@ def odeint(
             if rhs is None or rejected_forms:
                 rhs = find_form(func, problem.shapes, problem.list_probe_times(), problem.y0, rejected_forms)
             fine = state_format.build_method(problem, rhs)
-            embedded = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
-            coarse_steps = build_coarse_propagator(coarse, fine, problem, state_format, embedded)
+            coarse_steps = build_coarse_propagator(coarse, fine, problem, state_format, criterion)
             try:
                 solution = parareal.solve(
                     parareal.Steps(fine), coarse_steps, state_format.from_tensor(problem.y0), boundaries, **options
                 )
             except parareal.PararealError as error:
-                # The slices were chosen here, and the solve in slices overflowed, probably because the coarse steps
-                # were too long to be stable. torchdiffeq's loop gives the answer, and intervals as long as this one
-                # are not tried in slices again.
+                # The slices were chosen here, and a fine step from a final state is not finite. torchdiffeq's loop
+                # gives the answer, and intervals as long as this one are not tried in slices again.
                 if uses_advisor and error.solution.outcome is parareal.Outcome.NON_FINITE:
                     record_time(func, problem, float("inf"))
-                    note = explain_sequential(func, problem)
-                    ys, solution = solve_sequentially(problem, y0, throw, return_solution, note)
+                    ys, solution = solve_sequentially(
+                        problem, y0, throw, return_solution, explain_sequential(func, problem)
+                    )
                     return (ys, solution) if return_solution else ys
                 solution = error.solution
                 if throw:
@@ -172,5 +171,19 @@ def odeint(
         outputs = Outputs(problem, fine, state_format, np.array(solution.boundaries))
         ys = state_format.to_user(outputs.compute(solution.states, integrate=complete))
     if uses_advisor:
-        record_time(func, problem, time.perf_counter() - start_time)
+        # With a critical path as long as torchdiffeq's loop nothing was gained, as where coarse steps overflow and
+        # every slice waits for the fine steps of the one before. That holds for longer intervals, too.
+        gained = not solution.stats.span >= solution.stats.sequential_span
+        record_time(func, problem, time.perf_counter() - start_time if gained else float("inf"))
     return (ys, state_format.convert_solution(solution)) if return_solution else ys
+
+
+def _check_arguments(rtol: Any, atol: Any, event_fn: Any, spot_check: Any) -> tuple[float, float]:
+    """Return the tolerances as two numbers, and raise an error for an argument that is invalid or unsupported."""
+    if event_fn is not None:
+        raise ValueError(
+            "event_fn is unsupported, because the end time is known only after everything before it is solved: pass "
+            "None, or call torchdiffeq.odeint"
+        )
+    optional_share("spot_check", spot_check)
+    return check_tolerances(rtol, atol)

@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torchdiffeq._impl.misc import _flat_to_shape
 
 import parareal
+from parareal.driver import check_callback
 from parareal_torchdiffeq._methods import METHODS, RungeKuttaMethod
 from parareal_torchdiffeq._problem import FixedGridProblem
 
@@ -83,7 +84,12 @@ class StateFormat:
         return replace(solution, final_state=self.to_user(solution.final_state), states=self.to_user(solution.states))
 
     def wrap_callback(self, callback: Callable[[parareal.Refinement], Any]) -> Callable[[parareal.Refinement], Any]:
-        """Return a callback for the engine that calls the user's with states in the user's form."""
+        """Return a callback for the engine that calls the user's with states in the user's form.
+
+        Raises:
+            TypeError: if the user's callback is not a function.
+        """
+        check_callback(callback)
 
         def call_with_user_states(r: parareal.Refinement) -> Any:
             # A refinement stacks the states of all boundaries only when `states` is read, so their conversion waits.

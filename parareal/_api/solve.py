@@ -13,6 +13,7 @@ from parareal._problem.boundaries import Boundaries
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator
 from parareal._results.solution import Outcome, PararealError, Refinement, Solution
+from parareal._run.callback import check_callback, requests_cancellation
 from parareal._run.loop import Run
 from parareal._run.options import Options
 from parareal._run.progress import show_bar
@@ -36,6 +37,7 @@ def solve(
     window: int | None = None,
     levels: Sequence[int] | None = None,
     speculate_until: int | None = None,
+    spot_check: float | None = None,
     callback: Callable[[Refinement], Any] | None = None,
     progress: bool = False,
     throw: bool = True,
@@ -94,13 +96,17 @@ def solve(
             has been rejected. None to speculate always. Saves wasted work if that iteration is the last; otherwise
             adds the latency of one coarse sweep, and F no longer shares its first evaluations with G. The iterates are
             the same.
+        spot_check: share of the slices, above 0 and at most 1, on which F runs once more after the stop, on states that
+            the criterion accepted; at least one slice per sample that is not exact. None or 0 for none. The defects
+            are in `Solution.spot_check`; one that contradicts the criterion changes the outcome to `CONTRADICTED`
+            (`SpotCheck` gives the rule). Adds one F to the span, or that of a whole slice with nested levels.
         callback: function called with a `Refinement` after the prediction and after every iteration. If it returns
-            False, the solve is cancelled.
+            False, or any value other than None that Python takes for false, the solve is cancelled.
         progress: whether to show a progress bar with the iteration, the largest increment, and the number of boundaries
             that are not final.
-        throw: whether to raise `PararealError` if the solve fails: if it was cancelled, reached `max_iterations`, met
-            a state that is not finite, or a propagator raised an exception. If False, the solution is returned, and
-            `Solution.outcome` tells what happened.
+        throw: whether to raise `PararealError` if the solve fails: if it was cancelled or reached `max_iterations`, if
+            F is not finite from a final state, if its spot check contradicts the criterion, or if a propagator raised
+            an exception. If False, the solution is returned, and `Solution.outcome` tells what happened.
         eager: deprecated name of `speculate_until`.
 
     Returns:
@@ -108,7 +114,8 @@ def solve(
 
     Raises:
         ValueError, TypeError: for invalid arguments, before any work; and for a propagator whose result differs from
-            its input in structure, shape, dtype or device, at its first result.
+            its input in structure, shape, dtype or device, at its first result; and for a `callback` that returns a
+            value without truth value, such as an array of several numbers.
         PararealError: for a failed solve, unless `throw` is False. Its attribute `solution` holds all that was
             computed; its cause is the exception of a propagator, if there was one.
 
@@ -126,8 +133,7 @@ def solve(
         >>> round(solution.final_state, 4), solution.iterations
         (0.135, 6)
     """
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function of a Refinement, or None, not {type(callback).__name__}")
+    check_callback(callback)
     problem = Problem.create(
         fine, coarse, initial, boundaries, batch_dims, slices=slices, levels=levels, correction=correction
     )
@@ -141,13 +147,13 @@ def solve(
             executor=executor,
             window=window,
             speculate_until=resolve_renamed("eager", eager, "speculate_until", speculate_until),
+            spot_check=spot_check,
         ),
     )
     # `run` carries requests between the algorithm (`_iteration`) and the queues (`_execution`); see `_run/loop.py`.
     with show_bar(run, progress), closing(run.iterations()) as iterations:
         for iteration in iterations:
-            # `is False`: a callback that returns nothing, as most do, must not cancel
-            if callback is not None and callback(run.refinement(iteration)) is False:
+            if callback is not None and requests_cancellation(callback(run.refinement(iteration))):
                 run.cancelled = True  # instead of `break`, so that the run itself ends and takes its wall time
     solution = run.solution()  # after `closing`, which takes back what a pool has not begun
     if throw and solution.outcome.failed:
@@ -172,6 +178,7 @@ def refine(
     window: int | None = None,
     levels: Sequence[int] | None = None,
     speculate_until: int | None = None,
+    spot_check: float | None = None,
     eager: int | None = None,
 ) -> Iterator[Refinement]:
     """Solve as `solve` does, and yield every iterate: the coarse prediction first, then one per iteration.
@@ -195,6 +202,7 @@ def refine(
         window: the largest number of slices under way at a time; None for no bound.
         levels: numbers of slices of nested levels, outermost first.
         speculate_until: iteration from which no fine propagation starts before the final state has been rejected.
+        spot_check: share of the slices on which F runs once more after the last iterate.
         eager: deprecated name of `speculate_until`.
 
     Yields:
@@ -202,8 +210,8 @@ def refine(
 
     Raises:
         ValueError, TypeError: as `solve`.
-        PararealError: if a state is not finite or a propagator raises an exception. Reaching `max_iterations` ends
-            the iterator without an error.
+        PararealError: if F is not finite from a final state, a propagator raises an exception, or the spot check
+            contradicts the criterion. Reaching `max_iterations` ends the iterator without an error.
 
     Examples:
         `for refinement in parareal.refine(fine, coarse, u, times): show(refinement.final_state)`
@@ -221,6 +229,7 @@ def refine(
             executor=executor,
             window=window,
             speculate_until=resolve_renamed("eager", eager, "speculate_until", speculate_until),
+            spot_check=spot_check,
         ),
     )
     # a generator of its own: a `yield` in `refine` itself would put off the checks above until the first item
@@ -233,5 +242,5 @@ def _iterate(run: Run) -> Iterator[Refinement]:
         yield run.refinement(iteration)
     solution = run.solution()
     # the caller has every iterate and decides which one to use, so reaching the iteration limit is no failure here
-    if solution.outcome in (Outcome.NON_FINITE, Outcome.WORKER_LOST):
+    if solution.outcome in (Outcome.CONTRADICTED, Outcome.NON_FINITE, Outcome.WORKER_LOST):
         raise PararealError(solution.message, solution) from run.error

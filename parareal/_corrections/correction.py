@@ -31,7 +31,8 @@ class AbstractCorrection(ABC):
        correction `uses_coarse`, and earlier iterates are kept only if it `uses_states`.
     2. Define `difference(slice, now, then)`: C(U(k, n)) - C(U(k-1, n)), for U(k, n) in `now` and U(k-1, n) in `then`.
        F of the latter is in `then.fine`. Return a state like those in the points, or None for zero. The engine calls it
-       at most once per slice and iteration, and not where the two iterates agree.
+       at most once per slice and iteration, and not where the two iterates agree. Results of F and G need not be
+       finite; where F plus the difference is not, the engine drops the difference.
     3. Define `begin(layout, slices)` if the correction learns during a solve. It returns the object for the solve of
        one sample, or for one inner solve of nested levels, whose `slices` are its own. Let these objects refer to the
        one that made them if solves are to learn from each other.

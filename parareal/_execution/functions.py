@@ -1,5 +1,6 @@
 """Queues for plain functions: one call per propagation, or one for many if the function is vectorized."""
 
+import math
 import time
 from typing import Any, final
 
@@ -45,8 +46,8 @@ class CallingConvention:
             difference = None if second is None else subtract(check_result(self.kind.value, second, self.layout), state)
             return Result(state, None, cost, embedded_difference=difference)
         # The function was given an iteration number and may have saved work, by an unknown amount. So the result is
-        # not exact, and the cost of the full computation is unknown, which is what NaN says.
-        return Result(state, None, cost, exact=False, accepted=False, full_cost=float("nan"))
+        # not exact, and its error and the cost of the full computation are unknown.
+        return Result(state, None, cost, exact=False, accepted=False, estimate=math.inf, full_cost=math.nan)
 
 
 @final

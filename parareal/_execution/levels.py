@@ -130,7 +130,9 @@ class InnerSolves:
         else:
             memory, coarse_memory = value.memory, value.coarse_memory if self.same_stepper else None
         # For the inner solve its initial state is exact by definition, whatever the outer level knows of it.
-        machine.enter(Value(0, value.state, memory, coarse_memory, exact=True, depth=depth, size=value.size))
+        start = Value(0, value.state, memory, coarse_memory, exact=True, depth=depth)
+        measure = rules.measure  # not the sizes of `value`: the outer criterion may name another norm
+        machine.enter(measure.carry_sizes(measure.add_sizes(start, measure.measure_sizes(value.state)), value))
         dispatch(machine.take(), self.destinations)
 
     def _build_rules(self, request: Request) -> Rules:
@@ -151,8 +153,9 @@ class InnerSolves:
         for level in self.inner_levels:
             level.drop(path)
         if outlet is None or machine.failure is not None:
-            # NaN instead of an exception: the outer level finds the state not finite, and stops this sample only
-            outlet = Value(0, nan_like(request.value.state), depth=request.value.depth)
+            # NaN instead of an exception: the outer level substitutes the state, or ends this sample only. Exact,
+            # because F itself is not finite, so the outer level must not request a more accurate result.
+            outlet = Value(0, nan_like(request.value.state), exact=True, depth=request.value.depth)
         else:
             trajectory = [_to_guess(u) for u in machine.outputs if u is not None]
             self.trajectories.setdefault(path[:2], {})[path] = trajectory, outlet.depth
@@ -195,5 +198,5 @@ def dispatch(requests: list[Request], destinations: dict[Kind, Send]) -> None:
 
 
 def _to_guess(value: Value) -> Value:
-    # `largest_increment` stays: the error estimate of the next solve compares its increments with those of this one
+    # `largest` stays: the error estimate of the next solve compares its increments with those of this one
     return value._replace(iteration=0, exact=False, settled=False, estimate=float("inf"), increment=float("inf"))

@@ -12,7 +12,7 @@ from parareal._execution.levels import InnerSolves, Send, dispatch
 from parareal._execution.queue import Queue
 from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Request
 from parareal._iteration.rules import Rules
-from parareal._problem.levels import Level
+from parareal._problem.levels import Level, list_leaves
 from parareal._problem.problem import Problem
 from parareal._problem.propagators import Propagator, Steps
 from parareal._problem.states import StructureError
@@ -29,6 +29,7 @@ class Runner:
     def __init__(self, problem: Problem, executor: AbstractExecutor, rules: Rules | None):
         self.tally = Tally()
         self._layout, self._executor = problem.layout, executor
+        self._innermost = list_leaves(problem.fine)[0]
         self._functions: dict[tuple[Kind, int], Queue] = {}
         self._steppers: Queue | None = None
         self._levels: list[InnerSolves] = []
@@ -72,6 +73,12 @@ class Runner:
     def add(self, requests: list[Request]) -> None:
         """Queue requests of the outermost level."""
         dispatch(requests, self._destinations)
+
+    def add_innermost(self, requests: list[Request]) -> None:
+        """Queue requests for the innermost fine propagator, past the inner solves of nested levels."""
+        if requests:
+            # its queue exists: it was built for the innermost level
+            self._build_destination(Kind.FINE, self._innermost, None, None)(requests)
 
     @property
     def idle(self) -> bool:

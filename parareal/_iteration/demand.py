@@ -34,6 +34,19 @@ class Demand:
             # F(k, n) serves iteration k+1 only. If the criterion accepts iteration k, it is never needed.
             self.held_back_requests.append((k, value, full_accuracy))
 
+    def require_fine(self, source: int, k: int, value: Value, depth: float) -> None:
+        """Request F of the input of iteration k now, unless it is under way: the output of iteration k waits for it.
+
+        `source` is the first iteration with the same state as k; at `depth` the output was found not to be finite.
+        """
+        if self.find_fine_iteration(source, k) >= 0:
+            return
+        held_back = self.held_back_requests
+        own = [full_accuracy for i, _, full_accuracy in held_back if source <= i <= k]
+        self.held_back_requests = [u for u in held_back if not source <= u[0] <= k]
+        value = value._replace(depth=max(value.depth, depth))  # the wait is a dependency, and counts in the span
+        self._request_now(k, value, own[-1] if own else value.final)
+
     def release(self, k: int, depth: float, done: bool) -> None:
         """Make the held-back requests for F of all iterations up to k.
 

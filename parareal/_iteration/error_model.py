@@ -17,37 +17,15 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from parareal._iteration.error_formulas import (
+    MEMORY_FACTOR,
+    PAIR_FACTOR,
+    SCALE_FACTOR,
+    SILENT_FACTOR,
+    UNKNOWN,
+    multiply,
+)
 from parareal._iteration.messages import Sums, Value
-
-# The safety factors were set on recorded iterates: docs/explained/estimates.md names them.
-PREDICTION_FACTOR = 2.0
-"""safety factor of the embedded pair's estimate of the prediction"""
-MIN_SLICES_FOR_PREDICTION = 4
-"""number of slices below which no prediction is accepted on the estimate of its embedded pair"""
-PAIR_FACTOR = 1.8
-"""safety factor of the embedded pair in the first update"""
-SCALE_FACTOR = 6.0
-"""safety factor of the first update's other estimate, which assumes that F - C and its argument have the same relative
-change"""
-RATE_FACTOR = 1.0
-"""safety factor of the measured rate"""
-EXTRAPOLATION_FACTOR = 3.0
-"""safety factor for the error extrapolated from the decay of the increments"""
-
-
-def extrapolate_error(increment: float, previous: float) -> float:
-    """Return the relative error extrapolated from the decay of the increments (docs/explained/estimates.md, eq. 18b).
-
-    Args:
-        increment: the largest relative increment of an iteration, at a boundary or left of it.
-        previous: the same of the iteration before; infinite where there is none.
-
-    Returns:
-        The remainder of the geometric series of increments, with a safety factor. Infinite where they do not shrink.
-    """
-    if not increment < previous < float("inf"):
-        return float("inf") if increment > 0 else 0.0
-    return EXTRAPOLATION_FACTOR * increment * increment / (previous - increment)
 
 
 @final
@@ -55,13 +33,19 @@ def extrapolate_error(increment: float, previous: float) -> float:
 class ErrorModel:
     """Amplification of errors over one slice, measured as the slice is updated."""
 
-    gain: float = 1.0
-    """amplification by C, along the last increment"""
-    rate: float = 0.0
-    """amplification by F - C, along the increment before"""
+    requires_pair: bool = True
+    """without an embedded pair, nothing is known before the second update"""
+    gain: float = UNKNOWN
+    """amplification by C, along the last increment; unknown before the input has changed"""
+    rate: float = UNKNOWN
+    """amplification by F - C, along the increment before the last; unknown before it has been measured"""
+    change: float = 1.0
+    """ratio of the last two measured gains, of the larger to the smaller"""
+    _last_gain: float = 0.0
+    _last_rate: float = 0.0
 
     def update(
-        self, current: Value, previous: Value, bracket: float, defect: float, embedded: tuple[float, float]
+        self, current: Value, previous: Value, bracket: float, defect: float, embedded: tuple[float, float] | None
     ) -> float:
         """Measure gain and rate, and return the estimated norm of the error of U(k, n+1).
 
@@ -71,23 +55,49 @@ class ErrorModel:
             bracket: norm of C(U(k, n)) - C(U(k-1, n)).
             defect: norm of F(k-1, n) - U(k-1, n+1), and of F(k-1, n) - C(U(k-1, n)) in the first update.
             embedded: norms of the embedded pair's difference in iteration k-1, and of the difference of these
-                differences between iterations k and k-1; zeros where there is no pair.
+                differences between iterations k and k-1; None where there is no pair.
+
+        Returns:
+            The estimate; infinite where the input changed and nothing tells what F makes of the change.
         """
-        # Without an increment there is nothing to measure: the last gain and rate stand. Only the first update sets the
-        # rate even so.
+        # Without an increment there is nothing to measure, and the last values stand. An earlier measurement counts,
+        # too, because one increment may happen to lie in a direction that C or F - C does not amplify.
         if current.increment > 0:
-            self.gain = bracket / current.increment
-        if previous.increment == float("inf"):
-            # The first update has no history of increments, so eq. 19 takes the larger of two guesses.
-            difference, change = embedded
-            scale = SCALE_FACTOR * defect / previous.size if previous.size > 0 else float(defect > 0)
-            has_pair = difference > 0 and current.increment > 0
-            pair = PAIR_FACTOR * defect / difference * change / current.increment if has_pair else 0.0
-            self.rate = max(scale, pair)
-        elif previous.increment > 0 and current.increment > 0:
-            self.rate = RATE_FACTOR * defect / previous.increment
-        return self.gain * current.error + self.rate * current.increment
+            gain, last = bracket / current.increment, self._last_gain
+            self.change = max(gain, last) / min(gain, last) if gain > 0 and last > 0 else 1.0
+            self.gain, self._last_gain = max(gain, MEMORY_FACTOR * last), gain
+        if previous.increment == UNKNOWN:
+            self.rate = self._guess_rate(current, previous, defect, embedded)
+        elif previous.increment > 0:
+            rate = defect / previous.increment
+            self.rate, self._last_rate = max(rate, MEMORY_FACTOR * self._last_rate), rate
+        return multiply(self.gain, current.error) + multiply(self.rate, current.increment)
+
+    def _guess_rate(
+        self, current: Value, previous: Value, defect: float, embedded: tuple[float, float] | None
+    ) -> float:
+        """Return the rate of the first update, which has no history of increments (eq. 19): the larger of two guesses.
+
+        Unknown without an embedded pair, because F - C has been seen on one state only.
+        """
+        if not (current.increment > 0 and previous.size > 0):
+            return UNKNOWN
+        scale = SCALE_FACTOR * defect / previous.size
+        without_pair = UNKNOWN if self.requires_pair else scale
+        if embedded is None:
+            return without_pair
+        difference, change = embedded
+        if difference > 0:
+            return max(scale, PAIR_FACTOR * defect / difference * change / current.increment)
+        # The two results agree in this slice, as those of most multistep methods do in their last step. Slices further
+        # left have to show what the pair is worth.
+        return max(scale, SILENT_FACTOR * current.largest.rate) if current.largest.rate > 0 else without_pair
+
+    def amplify(self, error: float) -> float:
+        """Return the error that F makes of an error of its input; as large as that where nothing has been measured."""
+        return (self.gain if self.gain < UNKNOWN else 1.0) * error
 
     def propagate_sums(self, left: Sums, defect: float) -> Sums:
         """Return the sums right of this slice, from those left of it and the defect of the iteration before."""
-        return Sums(self.gain * left.aligned + defect, math.hypot(self.gain * left.orthogonal, defect))
+        aligned, orthogonal = multiply(self.gain, left.aligned), multiply(self.gain, left.orthogonal)
+        return Sums(aligned + defect, math.hypot(orthogonal, defect))

@@ -17,9 +17,13 @@ from itertools import pairwise
 from typing import final
 
 from parareal._iteration.acceptance import NonFinite
+from parareal._iteration.error_formulas import UNKNOWN
 from parareal._iteration.messages import Request, Result, Scope, UpdateRecord, Value
 from parareal._iteration.recurrence import Slice
 from parareal._iteration.rules import Rules
+
+LARGEST_GROWTH = 1e100
+"""bound on the product of many measured gains, far from overflow"""
 
 
 @final
@@ -72,6 +76,11 @@ class Machine:
         return [s.output for s in self._slices]
 
     @property
+    def substituted_slices(self) -> list[int]:
+        """The slices in which a state stood in for an iterate that was not finite."""
+        return [s.index for s in self._slices if s.substituted_iteration >= 0]
+
+    @property
     def iteration(self) -> int:
         """The iteration of the newest value at the right end of the window; -1 before the first."""
         return self._slices[self._admitted_count - 1].iteration
@@ -88,6 +97,15 @@ class Machine:
         head = self._slices[self._head].output
         stuck = head is not None and not head.final
         return stuck and all(s.done for s in self._slices[self._head : self._admitted_count])
+
+    def measure_growth(self) -> list[float]:
+        """Return for every slice the amplification of errors from its right end to the right boundary, as measured."""
+        growth = [1.0]
+        for here in reversed(self._slices[1:]):
+            gain = here.acceptance.errors.model.gain
+            # a slice that was never measured is taken for neutral
+            growth.append(min(growth[-1] * (1.0 if gain == UNKNOWN else gain), LARGEST_GROWTH))
+        return growth[::-1]
 
     def enter(self, value: Value) -> None:
         """Accept the next value of the left boundary."""

@@ -34,6 +34,19 @@ class Sums(NamedTuple):
         return min(1.0, max(increment, self.orthogonal) / self.aligned) ** max(0.0, 1 - 2 / dimensions)
 
 
+class Largest(NamedTuple):
+    """The largest measurements of one iteration, at a boundary and left of it."""
+
+    increment: float = float("inf")
+    """increment over the norm of the state; infinite where there is none"""
+    rate: float = 0.0
+    """rate of contraction of a slice; 0 where none is known"""
+    change: float = 1.0
+    """ratio of a slice's gains in this iteration and in the one before"""
+    surprise: float = 1.0
+    """ratio of an increment to the estimated error of the iterate before; it fades from slice to slice"""
+
+
 class Value(NamedTuple):
     """The state at a boundary in one iteration, with everything that the slice to its right needs to know.
 
@@ -56,17 +69,24 @@ class Value(NamedTuple):
     estimate: float = 0.0
     """the relative error as the criterion estimates it"""
     size: float = 0.0
-    """norm of the state"""
+    """norm of the state; with `norm="scaled"` 1, because every component counts relative to its own size"""
+    sizes: tuple[float, ...] = ()
+    """norms of the state's leaves; empty where they were not measured"""
+    largest_sizes: tuple[float, ...] = ()
+    """for every leaf the largest norm at this boundary and, where they are final, at those left of it: rounding errors
+    are proportional to it"""
     increment: float = float("inf")
     """norm of U(k, n) - U(k-1, n); infinite where there is no earlier iterate"""
     error: float = 0.0
     """estimated norm of the error"""
-    largest_increment: float = float("inf")
-    """the largest increment of this iteration at this boundary or left of it, each relative to its state's norm"""
+    largest: Largest = Largest()
+    """the largest measurements of this iteration up to this boundary"""
     sums: Sums = Sums()
     """norms that the increments of this iteration would add up to without cancellation"""
     embedded_difference: State = None
     """estimated error of the coarse prediction, a state; None where it is unknown"""
+    substituted: bool = False
+    """in this iteration, at this boundary or left of it, another state stands in for an output that is not finite"""
 
     @property
     def final(self) -> bool:

@@ -17,6 +17,8 @@ Algorithm 1, for one slice:
     a result arrives:    keep it until the outputs that need it are computed                           `receive`
     all parts are here:  compute U(k, n+1) by (1a) or (1b), judge it (`_iteration/acceptance.py`), and `advance`
                          pass it to slice n+1 (`_iteration/machine.py`)
+    it is not finite:    another state stands in for it; the solve fails only where F is not finite    `_substitute`
+                         from a final input
 """
 
 from typing import NamedTuple, final
@@ -57,7 +59,7 @@ class Slice:
     ):
         self.rules, self.index, self.keeps_states = rules, index, rules.keeps_states
         self.demand = Demand(rules, sample, index, outer, scope)
-        self.acceptance = Acceptance(rules, sample, index, record)
+        self.acceptance = Acceptance(rules, sample, index, record, outermost=outer is None)
         self.inputs: dict[int, _Input] = {}
         self.newest_input: _Input | None = None
         self.first_iteration = float("inf")  # iteration of the first input; later than 0 if a window admits the slice
@@ -66,6 +68,7 @@ class Slice:
         self.output: Value | None = guess
         self.output_fine: Result | None = None  # the result of F that the newest output was computed from
         self.done = guess is not None and rules.limit == 0  # no further output can come
+        self.substituted_iteration = -1  # the newest iteration whose output was not finite; -1 for none
         self.admission_depth: float = 0  # the depth at which a window admitted this slice
 
     @property
@@ -115,10 +118,27 @@ class Slice:
             self.output = value
             # before `_request_fine_again`, whose request must already require full accuracy
             self.demand.full_accuracy |= self.acceptance.requires_full_accuracy
-            self.done = value.final or value.iteration >= self.rules.limit
+            if self._awaits_last_fine() and self.newest_input is not None:
+                self.demand.request_fine(value.iteration, self.newest_input.value._replace(depth=value.depth))
+            self.done = value.final or value.iteration >= self.rules.limit or self._is_exhausted(value)
             self._discard()
             self._request_fine_again()
         return value
+
+    def _awaits_last_fine(self) -> bool:
+        """Return whether the newest output is to be replaced by F of its input, although that has settled."""
+        newest = self.newest_input
+        return newest is not None and self.acceptance.doubtful_iteration == self.iteration == newest.value.iteration
+
+    def _is_exhausted(self, value: Value) -> bool:
+        """Return whether no further iteration can change this output, although it is not final."""
+        newest = self.newest_input
+        if newest is None or newest.value.iteration > value.iteration or self._awaits_last_fine():
+            return False
+        # F is still to follow on a prediction, and may improve where its last result was approximate
+        if value.iteration == self.first_iteration or self.output_fine is None or not self.output_fine.accepted:
+            return False
+        return self.acceptance.exhausts(newest.value)
 
     def _predict(self) -> Value | None:
         """Return U(0, n+1) = G(0, n), if G(0, n) is here.
@@ -129,14 +149,21 @@ class Slice:
             return None
         k = int(self.first_iteration)
         left = self.inputs[k].value
+        constant = Value(
+            k, left.state, depth=left.depth, size=left.size, sizes=left.sizes, substituted=left.substituted
+        )
         if not self.rules.has_coarse:  # no coarse propagator: the prediction is constant over the slice
-            return self.acceptance.judge_prediction(left, Value(k, left.state, depth=left.depth), None)
+            return self.acceptance.judge_prediction(left, constant, None)
         if k not in self.coarse_results:
             return None
         coarse, depth = self.coarse_results[k]
-        return self.acceptance.judge_prediction(
-            left, Value(k, coarse.state, coarse_memory=coarse.memory, depth=depth), coarse
-        )
+        sizes = self.acceptance.measure_sizes(coarse.state)
+        if sizes is None:
+            value = self._substitute(constant._replace(depth=depth), [])
+            return None if value is None else self.acceptance.judge_prediction(left, value, None)
+        value = self.rules.measure.add_sizes(constant._replace(state=coarse.state, depth=depth), sizes)
+        value = value._replace(coarse_memory=coarse.memory)
+        return self.acceptance.judge_prediction(left, value, coarse)
 
     def _compute_next(self, k: int, barrier: float) -> Value | None:
         """Compute the output of iteration k if its input is here; a final input serves all later iterations."""
@@ -144,13 +171,10 @@ class Slice:
         # A left neighbour that is final sends no further values, so its last value serves this iteration, too.
         if k not in self.inputs and newest is not None and newest.value.final:
             accepted = self.output_fine is not None and self.output_fine.accepted
-            if newest.value.settled and accepted and self.output is not None:
+            if newest.value.settled and accepted and self.output is not None and not self._awaits_last_fine():
                 # A settled input starts no F, and the criterion needs no better result of F either, so this iteration
-                # repeats the last output. A cumulative estimate stays. Any other takes over the left neighbour's,
-                # because the output makes no increment of its own.
-                cumulative = self.rules.criterion.cumulative
-                estimate = self.output.estimate if cumulative else newest.value.estimate
-                return self.output._replace(iteration=k, settled=True, estimate=estimate)
+                # repeats the last output.
+                return self.output._replace(iteration=k, settled=True, substituted=False)
             self._store_input(k, newest._replace(unchanged=True))
         return self._correct(k, barrier) if k in self.inputs else None
 
@@ -169,27 +193,39 @@ class Slice:
         state, memory, bracket = fine.state, fine.memory, None
         # Skipped, not computed, where the inputs agree: an infinite G would make it inf - inf, and for every G the
         # output must be F(k-1, n) to the last bit. Exactness depends on it.
-        if not current.unchanged:
+        substitute = self.substituted_iteration == k  # this output was not finite, and has waited for F(k, n)
+        if not (current.unchanged or substitute):
             new_point = Point(current.value.state, coarse.state)
             bracket = self.rules.correction.difference(self.index, new_point, point)
-        first = k == self.first_iteration + 1
+        first = not self.acceptance.measured
         if bracket is not None:
             if first:  # once per slice is enough to find a wrong type
                 self._check_bracket(bracket)
             # F + (G - G'), never (F + G) - G': only the former is F where G equals G'
             state = add(fine.state, bracket)
-            memory = self._correct_memory(fine.memory, bracket, (coarse.memory, previous_coarse.memory))
+        sizes = None if substitute else self.acceptance.measure_sizes(state)
+        # Exact input, no bracket, full accuracy: then the output is F of the sequential solution. An input that has
+        # become exact only in this iteration does not count, because F(k-1, n) started from the previous input.
+        exact = current.value.exact and current.unchanged and fine.exact
         value = Value(
             iteration=k,
             state=state,
             memory=memory,
             coarse_memory=coarse.memory,
-            # Exact input, no bracket, full accuracy: then the output is F of the sequential solution. An input that
-            # has become exact only in this iteration does not count, because F(k-1, n) started from the previous input.
-            exact=current.value.exact and current.unchanged and fine.exact,
+            exact=exact,
             depth=max(current.value.depth, barrier, fine_depth, coarse_depth),
+            substituted=current.value.substituted and not exact,
         )
-        self.output_fine = fine
+        assert self.output is not None
+        if sizes is None:
+            value, bracket = self._substitute(value, [fine]), None
+            if value is None:
+                return None
+        else:
+            value, self.output_fine = self.rules.measure.add_sizes(value, sizes), fine
+        if bracket is not None:
+            memory = self._correct_memory(fine.memory, bracket, (coarse.memory, previous_coarse.memory))
+            value = value._replace(memory=memory)
         previous_correction = self.rules.correction.value(point) if first else None
         update = Update(
             current.value,
@@ -202,8 +238,58 @@ class Slice:
             current.unchanged,
             first,
         )
-        assert self.output is not None
         return self.acceptance.judge(value, self.output, update)
+
+    def _substitute(self, value: Value, results: list[Result]) -> Value | None:
+        """Return `value` with a finite state in place of its own, or None if it waits for F of the slice's input.
+
+        The state is the first finite one of: F(k, n), for a prediction and where the input is final; F(k-1, n), which
+        `results` holds; the previous output, and for a prediction the state of `value`, which is the input's.
+
+        Raises:
+            NonFinite: if F is not finite from a final input.
+        """
+        k, previous, left = value.iteration, self.output, self.inputs[value.iteration].value
+        self.substituted_iteration = k
+        if self._reset_coarse_memory(k):
+            value = value._replace(coarse_memory=None)
+        if previous is None or left.final:
+            entry = self._await_fine(k, value.depth)
+            if entry is None:
+                return None
+            results, value = [entry[0], *results], value._replace(depth=max(value.depth, entry[1]))
+        self.output_fine = results[0]
+        for result in results:
+            sizes = self.acceptance.measure_sizes(result.state)
+            at_input = result is self.output_fine  # for a final input, F has started from this very state
+            if sizes is not None:
+                exact = left.exact and result.exact and at_input
+                value = value._replace(state=result.state, memory=result.memory, exact=exact, substituted=not exact)
+                return self.rules.measure.add_sizes(value, sizes)
+            if at_input and ((left.exact and result.exact) or (left.settled and result.accepted)):
+                raise self.acceptance.blame_fine(k, left)
+        if previous is not None:
+            value = value._replace(state=previous.state, memory=previous.memory)
+            value = self.rules.measure.add_sizes(value, self.rules.measure.measure_sizes(previous.state))
+        return value._replace(substituted=True)
+
+    def _await_fine(self, k: int, depth: float) -> tuple[Result, float] | None:
+        """Return F(k, n) and its depth, for an output of iteration k that waits for it; None if it is not here."""
+        here, newest = self.inputs[k], self.newest_input
+        assert newest is not None
+        # the first input holds its state until the prediction is made, and a final input is the newest one
+        value = here.value if self.output is None else newest.value
+        self.demand.require_fine(here.source, k, value, depth)
+        return self.fine_results.get(self.demand.find_fine_iteration(here.source, k))
+
+    def _reset_coarse_memory(self, k: int) -> bool:
+        """Discard the memory of G(k, n) if that is not finite; G of the next slice then begins afresh."""
+        source = self.inputs[k].source
+        coarse, depth = self.coarse_results.get(source, _NO_COARSE)
+        if coarse.state is None or self.acceptance.measure_sizes(coarse.state) is not None:
+            return False
+        self.coarse_results[source] = coarse._replace(memory=None), depth
+        return True
 
     def _correct_memory(self, memory: Memory, bracket: State, coarse_memories: tuple[Memory, Memory]) -> Memory:
         """Return the memory of the fine stepper at the right boundary, corrected by the propagator's own code."""
@@ -223,7 +309,7 @@ class Slice:
 
     def _store_input(self, k: int, entry: _Input) -> None:
         """Store an input, and its state only if it is needed again."""
-        if not self.keeps_states:
+        if not self.keeps_states and (self.output is not None or k > self.first_iteration):
             # A propagation under way holds the state through its request. This entry must not keep it alive longer:
             # memory per slice would grow with the number of iterations under way.
             entry = _Input(entry.value.without_states(), entry.source, entry.unchanged)
@@ -232,6 +318,8 @@ class Slice:
     def _discard(self) -> None:
         """Discard everything that no later output needs."""
         k = self.iteration
+        if k == self.first_iteration and k in self.inputs:
+            self._store_input(k, self.inputs[k])  # without its state, which was kept for the prediction
         if self.done:
             self.fine_results, self.coarse_results, self.inputs = {}, {}, {}
             self.newest_input, self.output_fine = None, None

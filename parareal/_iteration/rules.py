@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from parareal._corrections.correction import AbstractCorrection
 from parareal._criteria import AbstractCriterion
+from parareal._iteration.measure import Measure
 from parareal._state import Layout, Memory, Time
 
 
@@ -40,6 +42,11 @@ class Rules:
     def slices(self) -> int:
         """Number of slices of the whole problem."""
         return len(self.boundaries) - 1
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The norms that the criterion names."""
+        return Measure.of(self.criterion, self.layout)
 
     @property
     def keeps_states(self) -> bool:

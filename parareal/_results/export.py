@@ -68,5 +68,5 @@ def _to_plain(name: str, value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return {field: _to_plain(field, x) for field, x in asdict(value).items()}
     return optree.tree_map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, tree)

@@ -11,6 +11,7 @@ import numpy as np
 
 from parareal._results import export, plot
 from parareal._results.history import Propagation
+from parareal._results.spot_check import SpotCheck
 from parareal._state import Stack, State, Time
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Outcome(Enum):
     CONVERGED = "The criterion accepted the final state."
     ITERATIONS_DONE = "The requested number of iterations was made."
     ITERATION_LIMIT = "The iteration limit was reached before the criterion accepted the final state."
+    CONTRADICTED = "The spot check contradicts the criterion, which had accepted the final state."
     CANCELLED = "The solve was cancelled; the states are the best so far."
     NON_FINITE = "A state is not finite; boundaries that were final keep their states."
     WORKER_LOST = "A propagator raised an error; boundaries that were final keep their states."
@@ -36,7 +38,7 @@ class Outcome(Enum):
 
 
 # outside the class, where it would be a member of the enumeration
-_FAILED = {Outcome.ITERATION_LIMIT, Outcome.NON_FINITE, Outcome.CANCELLED, Outcome.WORKER_LOST}
+_FAILED = set(Outcome) - {Outcome.EXACT, Outcome.CONVERGED, Outcome.ITERATIONS_DONE}
 
 
 @final
@@ -74,7 +76,8 @@ class Refinement:
     final_state: State
     """the newest state at the last boundary, of the shape of the initial state"""
     increments: np.ndarray
-    """norms of U(k, n) - U(k-1, n) of this iteration k, shape (boundaries, samples); NaN where not computed"""
+    """norms of U(k, n) - U(k-1, n) of this iteration k, shape (boundaries, samples); NaN where not computed; see
+    `Solution.increments`"""
     error_estimate: np.ndarray
     """estimated relative error of the final state, shape (samples,); infinite where unknown"""
     stack_states: Callable[[], Stack] = field(repr=False)
@@ -122,15 +125,19 @@ class Solution:
     slice_iterations: np.ndarray
     """iteration of the newest state at the end of each slice, shape (slices, samples); -1 where there is no state"""
     increments: np.ndarray
-    """norms of U(k, n) - U(k-1, n), shape (iterations + 1, boundaries, samples); NaN where not computed"""
+    """norms of U(k, n) - U(k-1, n), shape (iterations + 1, boundaries, samples); NaN where not computed. The norm is
+    that of the criterion, in the units of the state; for `"scaled"` it is the largest relative change of a component"""
     defects: np.ndarray
     """norms of F(k, n-1) - U(k, n), shape as for `increments`; known one iteration later than the increment"""
     error_estimate: np.ndarray
-    """estimated relative error of the final state, shape (samples,); 0 where exact, infinite where unknown"""
+    """estimated relative error of the final state, shape (samples,); 0 where exact, infinite where unknown, or where a
+    spot check contradicts the criterion"""
     stats: Stats
     """cost of the solve"""
     propagations: Sequence[Propagation] = field(repr=False)
     """every propagation of F and G, in the order in which they ended"""
+    spot_check: SpotCheck | None = None
+    """defects of the slices that were checked; None without `spot_check`, or if the solve ended before it"""
 
     def plot(self) -> "Figure":
         """Plot increments and defects by boundary, one line per iteration.

@@ -9,14 +9,15 @@ from typing import Any, final
 from parareal._execution.choose import build_runner
 from parareal._execution.evaluations import Evaluation, EvaluationRoutine, drive
 from parareal._iteration.machine import Machine
-from parareal._iteration.messages import Kind, PropagatorFailure, Value
+from parareal._iteration.messages import Delivery, Kind, PropagatorFailure, Value
 from parareal._problem.problem import Problem, stack_trajectories
 from parareal._problem.states import check_guess
 from parareal._results.history import History
 from parareal._results.solution import Refinement, Solution
 from parareal._run.options import Options
+from parareal._run.spot_check import SpotChecker
 from parareal._run.summary import Costs, Summary
-from parareal._state import NORMS, Stack, State
+from parareal._state import Stack, State
 
 
 @final
@@ -43,6 +44,8 @@ class Run:
         """the exception of a propagator, or None"""
         self.cancelled = False
         """set it to True to stop after the present iteration"""
+        self.checker = SpotChecker(problem, self.rules, options.spot_check) if options.spot_check else None
+        """the spot check after the last iteration, or None"""
         self.tick_callback: Callable[[], None] | None = None
         """called after every tick, for progress bars"""
         self._yielded_iteration = -1  # the newest iteration that `events` has yielded
@@ -89,9 +92,9 @@ class Run:
             self.runner.close()
 
     def _run_iterations(self) -> Generator[Evaluation | int, Any, None]:
-        start_time, norm = time.perf_counter(), NORMS[self.rules.criterion.norm]
+        start_time, measure = time.perf_counter(), self.rules.measure
         for sample, (machine, state) in enumerate(zip(self.machines, self.problem.samples, strict=True)):
-            machine.enter(Value(0, state, exact=True, size=norm(state)))
+            machine.enter(measure.add_sizes(Value(0, state, exact=True), measure.measure_sizes(state)))
             # a guess with an iteration limit of 0 is done without any propagation
             self._collect(machine, sample)
         while not self.cancelled and not self.done:
@@ -106,6 +109,8 @@ class Run:
             if iteration > self._yielded_iteration:
                 self._yielded_iteration = iteration
                 yield iteration
+        if self.checker is not None and self.error is None and not self.cancelled:
+            yield from self._run_spot_check(self.checker, start_time)
         self.wall_time = time.perf_counter() - start_time
 
     def _run_one_iteration(self, start_time: float) -> EvaluationRoutine[int]:
@@ -138,12 +143,7 @@ class Run:
         self._samples_to_query.clear()
         if self.done:
             return True
-        # Evaluations pass through this line: they are yielded to the driver of the run, and their values come back.
-        results = yield from self.runner.ticking()
-        if not results and self.runner.idle and not self.done:
-            raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
-        self.history.record_propagations(results, start_time)
-        self.wall_time, advanced = time.perf_counter() - start_time, False
+        results, advanced = (yield from self._run_queues(start_time)), False
         for request, result, _ in results:
             if request.outer is not None:  # the runner has passed it to its inner solve
                 continue
@@ -158,6 +158,27 @@ class Run:
                 self._collect(machine, request.sample)
                 advanced |= machine.iteration > previous or machine.done
         return advanced
+
+    def _run_queues(self, start_time: float) -> EvaluationRoutine[list[Delivery]]:
+        """Let the runner work once, record the propagations that end, and return them."""
+        # Evaluations pass through this line: they are yielded to the driver of the run, and their values come back.
+        results = yield from self.runner.ticking()
+        if not results and self.runner.idle:
+            raise RuntimeError("parareal: nothing left to run, but the solve is not done; please report this")
+        self.history.record_propagations(results, start_time)
+        self.wall_time = time.perf_counter() - start_time
+        return results
+
+    def _run_spot_check(self, checker: SpotChecker, start_time: float) -> EvaluationRoutine[None]:
+        """Run F on accepted states of some slices; all machines have stopped."""
+        requests = checker.begin(self.machines, self.summary.samples_to_check())
+        try:
+            while not checker.done and not self.cancelled:
+                self.runner.add_innermost(requests)
+                results = yield from self._run_queues(start_time)
+                requests = [request for delivery in results for request in checker.receive(delivery)]
+        except PropagatorFailure as failure:
+            self.error = failure.error
 
     def _collect(self, machine: Machine, sample: int) -> None:
         """Record a machine's updates, and release everything that it does not need any more."""
@@ -198,4 +219,4 @@ class Run:
 
     def solution(self) -> Solution:
         """Return the solution, also after an early end."""
-        return self.summary.solution(self.runner.tally, self.costs, self.wall_time, self.error)
+        return self.summary.solution(self.runner.tally, self.costs, self.wall_time, self.error, self.checker)

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import final
 
-from parareal._checks import one_of, optional_whole_number
+from parareal._checks import one_of, optional_share, optional_whole_number
 from parareal._criteria import AbstractCriterion, Increment, Tolerance
 from parareal._execution.executors import AbstractExecutor
 from parareal._iteration.rules import Rules
@@ -33,12 +33,14 @@ class Options:
     executor: AbstractExecutor | Executor | None = None
     window: int | None = None
     speculate_until: int | None = None
+    spot_check: float | None = None
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
         optional_whole_number("max_iterations", self.max_iterations, 0)
         optional_whole_number("window", self.window, 1)
         optional_whole_number("speculate_until", self.speculate_until, 0)
+        optional_share("spot_check", self.spot_check)
         if self.criterion is not None and not isinstance(self.criterion, AbstractCriterion):
             raise TypeError(
                 "criterion must be Increment(), Defect(), Tolerance(), Iterations(), LastChange() or an "

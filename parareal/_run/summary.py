@@ -18,7 +18,12 @@ from parareal._problem.problem import Problem
 from parareal._problem.propagators import Steps
 from parareal._results.history import History
 from parareal._results.solution import Outcome, Solution, Stats
+from parareal._results.spot_check import SpotCheck
+from parareal._run.spot_check import SpotChecker
 from parareal._state import State, copy, nan_like
+
+GROWTH_TO_REPORT = 30
+"""a final error is reported if it is estimated to be above this multiple of the tolerance for each slice"""
 
 
 @final
@@ -89,9 +94,19 @@ class Summary:
         """Return the number of boundaries, of all samples, that are not final yet."""
         return sum(0 if m.done else sum(u is None or not u.final for u in m.outputs) for m in self.machines)
 
-    def solution(self, tally: Tally, costs: Costs, wall_time: float, error: Exception | None) -> Solution:
+    def samples_to_check(self) -> list[int]:
+        """Return the samples for a spot check: they ended as intended, but are not known to be exact."""
+        outcomes = [self._judge_outcome(m, None) for m in self.machines]
+        return [i for i, o in enumerate(outcomes) if o in (Outcome.CONVERGED, Outcome.ITERATIONS_DONE)]
+
+    def solution(
+        self, tally: Tally, costs: Costs, wall_time: float, error: Exception | None, checker: SpotChecker | None
+    ) -> Solution:
         """Return the solution; `error` is the exception that a propagator raised, or None."""
         outcomes = [self._judge_outcome(m, error) for m in self.machines]
+        if checker is not None:
+            outcomes = checker.revise(outcomes, error)
+        spot_check = None if checker is None else checker.result(outcomes)
         # `Outcome` lists its members from the best to the worst, and the worst sample decides
         outcome = max(outcomes, key=list(Outcome).index)
         iterations = max(0 if m.outlet is None else m.outlet.iteration for m in self.machines)
@@ -102,14 +117,16 @@ class Summary:
             states=self.problem.stack(self.trajectories()),
             boundaries=self.problem.boundaries,
             outcome=outcome,
-            message=self._build_message(outcome, outcomes, error),
+            message=self._build_message(outcome, outcomes, error, spot_check),
             iterations=iterations,
             slice_iterations=np.array(slice_iterations).T,
             increments=increments,
             defects=defects,
-            error_estimate=self.error_estimate(),
-            stats=self._build_stats(tally, costs, wall_time),
+            # an estimate that was contradicted is not known
+            error_estimate=np.where([o is Outcome.CONTRADICTED for o in outcomes], np.inf, self.error_estimate()),
+            stats=self._build_stats(tally, costs, wall_time, 0.0 if checker is None else checker.depth),
             propagations=self.history.propagations,
+            spot_check=spot_check,
         )
 
     def _judge_outcome(self, machine: Machine, error: Exception | None) -> Outcome:
@@ -130,32 +147,55 @@ class Summary:
         intended = outlet is not None and self.rules.limit == self.rules.criterion.last_iteration
         return Outcome.ITERATIONS_DONE if intended else Outcome.ITERATION_LIMIT
 
-    def _build_message(self, outcome: Outcome, outcomes: list[Outcome], error: Exception | None) -> str:
+    def _build_message(
+        self, outcome: Outcome, outcomes: list[Outcome], error: Exception | None, spot_check: SpotCheck | None
+    ) -> str:
         """Return the sentence of an outcome, its cause, and the number of samples that it applies to."""
-        worst, rtol = self.error_estimate().max(), np.inf
-        if isinstance(self.rules.criterion, Tolerance):
-            rtol = self.rules.criterion.rtol
-        causes = [str(m.failure) for m in self.machines if m.failure is not None]
+        worst = self.error_estimate().max()
+        # the message names the first cause only, and counts the samples
+        causes = [str(m.failure) for m in self.machines if m.failure is not None][:1]
         if outcome is Outcome.WORKER_LOST and error is not None:
             causes = [f"{type(error).__name__}: {error}"]
+        if outcome is Outcome.CONTRADICTED and spot_check is not None:
+            causes = [spot_check.cause]
         if outcome is Outcome.ITERATION_LIMIT:
-            allowed = "1 iteration was" if self.rules.limit == 1 else f"{self.rules.limit} iterations were"
-            causes = [
-                f"{allowed} allowed; the worst error estimate is {worst:.2g}; "
-                "raise max_iterations or loosen the criterion"
-            ]
-        if outcome is Outcome.CONVERGED and worst > rtol:
-            causes = [
-                f"slices settled one by one; the worst error estimate at the end is {worst:.2g}, above rtol={rtol:g}: "
-                "lower rtol or interior, or run to the end with Iterations(number of slices)"
-            ]
+            causes = [self._explain_limit(worst)]
+        if outcome is Outcome.CONVERGED:
+            causes = self._warn_of_growth(worst)
+        count = len({n for m in self.machines for n in m.substituted_slices})
+        if count and outcome is not Outcome.NON_FINITE:  # which is F's fault, not the coarse propagator's
+            advice = "take more slices" + (" or a more stable coarse propagator" if self.rules.has_coarse else "")
+            of = f"{count} of {self.problem.slices} slices"
+            causes = [*causes, f"in {of} an iterate was not finite and the fine result stood in: {advice}"]
         affected = [i for i, o in enumerate(outcomes) if o is outcome]
         where = f" This holds for {len(affected)} of {len(outcomes)} samples." if len(affected) < len(outcomes) else ""
-        # the message names the first cause only, and counts the samples
-        return " ".join([outcome.value, *(f"({c})" for c in causes[:1])]) + where
+        return " ".join([outcome.value, *(f"({c})" for c in causes)]) + where
 
-    def _build_stats(self, tally: Tally, costs: Costs, wall_time: float) -> Stats:
+    def _explain_limit(self, worst: float) -> str:
+        """Return why the iterations ended before the criterion accepted the final state."""
+        if any(m.iteration < self.rules.limit and m.outlet is not None and not m.outlet.final for m in self.machines):
+            return (
+                f"slices settled one by one, and the worst error estimate at the end is {worst:.2g}; lower rtol or "
+                "interior, or leave the window out"
+            )
+        allowed = "1 iteration was" if self.rules.limit == 1 else f"{self.rules.limit} iterations were"
+        return (
+            f"{allowed} allowed; the worst error estimate is {worst:.2g}; raise max_iterations or loosen the criterion"
+        )
+
+    def _warn_of_growth(self, worst: float) -> list[str]:
+        """Return the cause that warns of a final error far above what was accepted slice by slice; none by default."""
+        rtol = getattr(self.rules.criterion, "rtol", None)
+        if isinstance(self.rules.criterion, Tolerance) or not rtol or not GROWTH_TO_REPORT * rtol < worst < np.inf:
+            return []
+        return [
+            f"the flow amplifies errors: that of the final state is estimated at {worst:.2g} of its size, and "
+            f"rtol={rtol:g} bounds what each slice adds; use Tolerance(rtol) to bound the final error"
+        ]
+
+    def _build_stats(self, tally: Tally, costs: Costs, wall_time: float, least_span: float) -> Stats:
         # work adds up over samples; a span does not, because samples run at the same time
         sequential = [costs.sum_sample(i, self.problem) for i in range(len(self.machines))]
         span = max((m.outlet.depth for m in self.machines if m.outlet is not None), default=float("nan"))
+        span = max(span, least_span)  # NaN stays
         return Stats(tally.work, span, tally.calls, tally.peak_batch, wall_time, sum(sequential), max(sequential))

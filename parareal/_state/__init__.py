@@ -18,7 +18,11 @@ from parareal._state.layout import conform as conform
 from parareal._state.layout import copy as copy
 from parareal._state.layout import describe_leaf as describe_leaf
 from parareal._state.layout import epsilon as epsilon
+from parareal._state.layout import leaf_epsilons as leaf_epsilons
 from parareal._state.norms import NORMS as NORMS
+from parareal._state.norms import measure_leaves as measure_leaves
+from parareal._state.scaled import ScaledNorm as ScaledNorm
+from parareal._state.scaled import component_units as component_units
 from parareal._state.stacks import concatenate as concatenate
 from parareal._state.stacks import count_rows as count_rows
 from parareal._state.stacks import has_rows as has_rows

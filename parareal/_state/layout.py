@@ -153,10 +153,16 @@ def _row(x: Any, index: int, kind: Leaf) -> Any:
 
 def epsilon(layout: Layout) -> float:
     """Return the machine epsilon of the least precise dtype in a state; that of double precision if none is lower."""
-    spacings = [float(np.finfo(np.float64).eps)]
-    for kind in layout.leaves:
-        if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):
-            spacings.append(torch.finfo(kind.dtype).eps)
-        elif kind.library == "numpy" and np.issubdtype(kind.dtype, np.inexact):
-            spacings.append(float(np.finfo(kind.dtype).eps))
-    return float(max(spacings))
+    return max([float(np.finfo(np.float64).eps), *leaf_epsilons(layout)])
+
+
+def leaf_epsilons(layout: Layout) -> tuple[float, ...]:
+    """Return the machine epsilon of every leaf; that of double precision for Python numbers and integers."""
+    return tuple(_epsilon(kind) for kind in layout.leaves)
+
+
+def _epsilon(kind: Leaf) -> float:
+    if kind.library == "torch" and (kind.dtype.is_floating_point or kind.dtype.is_complex):
+        return float(torch.finfo(kind.dtype).eps)
+    inexact = kind.library == "numpy" and np.issubdtype(kind.dtype, np.inexact)
+    return float(np.finfo(kind.dtype if inexact else np.float64).eps)

@@ -17,7 +17,7 @@ CONTRACT = """
     AbstractCorrection CoarseDifference Identity Zero
     AbstractCriterion Increment Tolerance Defect Iterations LastChange
     AbstractExecutor SerialExecutor BatchedExecutor
-    Solution Stats Refinement Outcome PararealError Report Plan Simulation BatchTime
+    Solution Stats Refinement SpotCheck Outcome PararealError Report Plan Simulation BatchTime
 """
 FIELDS_AND_ESTIMATORS = (
     "Evidence Finding Propagation propagated_error worst_increment"  # types of fields, and estimators of Tolerance

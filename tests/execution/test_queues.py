@@ -65,7 +65,7 @@ def test_the_cost_of_an_evaluation_does_not_depend_on_the_number_of_samples(kind
     "options",
     [
         {},
-        {"callback": lambda refinement: refinement.final_state},
+        {"callback": lambda refinement: [refinement.final_state]},
         {"window": 8, "criterion": parareal.Increment(1e-4)},
         {"schedule": "synchronous"},
         {"speculate_until": 1},

@@ -61,6 +61,22 @@ def test_the_callback_of_parallelize_may_stop_the_call(pipe):
     assert handle.solution.iterations == 1
 
 
+@pytest.mark.parametrize("result", [0, np.False_, torch.tensor(False), []])
+def test_the_callback_of_parallelize_may_stop_the_call_by_any_false_value(pipe, result):
+    with parallelize(pipe, tolerance=0.0, slices=4, callback=lambda r: result) as handle:
+        run(pipe)
+    assert handle.solution.outcome is parareal.Outcome.CANCELLED
+    assert handle.solution.iterations == 0
+
+
+def test_a_callback_of_parallelize_must_return_a_truth_value(pipe):
+    expected = run(pipe)
+    match = r"callback returned Tensor of shape \(2, .*return None or True to go on"
+    with pytest.raises(TypeError, match=match), parallelize(pipe, slices=4, callback=lambda r: r.final_state):
+        run(pipe)
+    assert np.array_equal(run(pipe), expected)
+
+
 def test_interrupting_from_the_callback(pipe):
     records = []
 

@@ -152,7 +152,11 @@ def test_a_loop_that_would_begin_within_a_cycle_is_refused():
         ({"slices": "many"}, "slices must be one of"),
         ({"slices": 4, "levels": (2, 2)}, "leave slices=4 out"),
         ({"schedule": "piplined"}, "did you mean 'pipelined'"),
-        ({"tolerance": -1.0}, "tolerance must be positive"),
+        ({"tolerance": -1.0}, "tolerance must be a finite real number, at least 0 and below 1, but was -1.0"),
+        ({"tolerance": 5}, "below 1, but was 5"),
+        ({"tolerance": True}, "but was True"),
+        ({"tolerance": float("inf")}, "but was inf"),
+        ({"callback": 3}, "callback must be a function"),
         ({"coarse": "dpmpp2m"}, "did you mean 'dpmpp_2m'"),
         ({"coarse": 3}, "scheduler of diffusers"),
         ({"max_batch": 0}, "max_batch must be a whole number"),
@@ -167,6 +171,10 @@ def test_invalid_options_are_refused_by_parallelize(options, match):
     with pytest.raises((ValueError, TypeError), match=match):
         parallelize(pipe, **options)
     assert type(pipe) is diffusers.StableDiffusionPipeline
+
+
+def test_a_tolerance_below_the_resolution_of_the_states_is_refused_before_any_work():
+    assert_refused(tiny.sd(), "rtol=1e-09 is below 1.2e-07", tolerance=1e-9)
 
 
 def test_more_slices_than_steps_are_refused():

@@ -364,6 +364,15 @@ def test_callbacks_and_solutions_have_states_in_the_users_form():
     assert solution.boundaries == [0, 4, 8, 12, 16]
 
 
+@pytest.mark.parametrize("result", [False, 0, np.False_, torch.tensor(False), ""])
+def test_callbacks_cancel_by_any_false_value(result):
+    options = {"method": "rk4", "slices": 4, "throw": False, "return_solution": True}
+    _, solution = odeint(field, VECTOR, T, callback=lambda r: result, **options)
+    assert solution.outcome is parareal.Outcome.CANCELLED
+    with pytest.raises(TypeError, match=r"callback returned Tensor of shape \(2,\)"):
+        odeint(field, VECTOR, T, callback=lambda r: r.final_state, **options)
+
+
 @pytest.mark.parametrize("wrap", [lambda f: f, parareal.vectorized])
 def test_own_coarse_propagators_receive_the_users_states_and_times(wrap):
     t, intervals = torch.linspace(2, 0, 17, dtype=torch.float64), []
@@ -448,7 +457,22 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
         ({"slices": 4, "levels": (2, 2)}, ValueError, "leave slices=4 out"),
         ({"coarse": "rk4", "method": "heun3"}, ValueError, "coarse must be one of .*'heun3', not 'rk4'"),
         ({"coarse": 3}, TypeError, "coarse must be 'auto'"),
-        ({"rtol": -1.0}, ValueError, "tolerances must not be negative"),
+        ({"rtol": -1.0}, ValueError, "rtol must be a finite real number, at least 0 and below 1, but was -1.0"),
+        *(({"rtol": x}, ValueError, "rtol must be .* but was") for x in (1, 5.0, np.inf, np.nan)),
+        *(
+            ({"rtol": x}, TypeError, "rtol must be")
+            for x in (True, "1e-3", 1e-3j, None, torch.tensor(True), (), [None])
+        ),
+        *(
+            ({"rtol": x}, ValueError, "rtol must be")
+            for x in ((1e-3, 2.0), torch.tensor([1e-3, torch.nan]), np.ones(2))
+        ),
+        *(({"atol": x}, ValueError, "atol must be .* at least 0, but was") for x in (-1e-9, np.inf, np.nan, (1, -1))),
+        *(({"atol": x}, TypeError, "atol must be") for x in (True, "0", 0j, torch.zeros(2, dtype=torch.complex64))),
+        ({"rtol": True, "criterion": parareal.Iterations(2)}, TypeError, "rtol must be"),
+        ({"rtol": 5.0, "options": {"grid_constructor": lambda *_: pytest.fail("called")}}, ValueError, "rtol must be"),
+        ({"rtol": 0, "atol": 0}, ValueError, "raise rtol"),
+        ({"callback": 3, "slices": 2}, TypeError, "callback must be a function"),
         ({"y0": [1.0]}, TypeError, "a tensor or a tuple of tensors, not list"),
         ({"y0": torch.tensor([1, 2])}, ValueError, "y0 must be of a floating"),
         ({"y0": VECTOR.clone().requires_grad_()}, ValueError, "y0.detach()"),
@@ -468,7 +492,7 @@ def test_errors_name_the_remedy(arguments, error, message):
     call_arguments = {"func": lambda t, y: calls.append(1) or -y, "y0": VECTOR, "t": T, "method": "rk4", **arguments}
     with pytest.raises(error, match=message):
         odeint(call_arguments.pop("func"), call_arguments.pop("y0"), call_arguments.pop("t"), **call_arguments)
-    assert len(calls) == 0 or "rtol" in arguments
+    assert not calls
 
 
 def test_gradients_are_refused_or_dropped_with_a_warning():
@@ -578,18 +602,22 @@ def cubic_decay(t, u):
     return -(u**3)
 
 
-def test_slices_that_failed_are_tried_again_on_shorter_intervals_only():
-    """Coarse steps much longer than 2 overshoot, by a factor that grows from step to step."""
+def test_slices_that_gained_nothing_are_tried_again_on_shorter_intervals_only():
+    """Coarse steps much longer than 2 overshoot, by a factor that grows from step to step, until they overflow.
+
+    The fine steps stand in for them, so the first result is right, but it takes at least as long as torchdiffeq's loop.
+    """
     func, u = SlowRhs(cubic_decay), VECTOR
 
     def solve(end):
         func.shapes.clear()
         t, options = torch.tensor([0.0, end], dtype=torch.float64), {"step_size": end / 256}
         ys, solution = odeint(func, u, t, method="euler", options=options, return_solution=True, throw=False)
-        assert torch.isfinite(ys).all()
+        reference = torchdiffeq.odeint(cubic_decay, u, t, method="euler", options=options)
+        torch.testing.assert_close(ys, reference, rtol=1e-6, atol=0.0)
         return solution
 
-    assert "parallel-in-time failed before" in solve(200.0).message
+    assert "an iterate was not finite and the fine result stood in" in solve(200.0).message
     assert len(func.shapes) > 256
     for end in (200.0, 300.0):
         assert "parallel-in-time failed before" in solve(end).message

@@ -93,8 +93,11 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--slices must be auto or a number between 1 and --steps={options.steps}, but was {options.slices}"
         )
-    if options.tolerance != 0 and not options.tolerance > 1e-6:  # NaN, too
-        raise ValueError(f"--tolerance must be above 1e-6, or 0 to run to the end, but was {options.tolerance}")
+    if options.tolerance != 0 and not 1e-6 < options.tolerance < 1:  # NaN, too
+        raise ValueError(
+            "--tolerance must be a fraction above 1e-6 and below 1, such as 0.01 for 1 % error, or 0 to run to "
+            f"the end, but was {options.tolerance}"
+        )
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1, but was {options.threads}")
     if options.out.exists() and not options.out.is_dir():

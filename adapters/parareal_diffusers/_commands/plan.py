@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from parareal_diffusers import models
+from parareal_diffusers._sampling.options import check_plan_tolerance
 from parareal_diffusers._sampling.plan import plan
 
 
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--steps must be between 1 and 1000, the steps the model was trained on, but was {options.steps}"
         )
+    check_plan_tolerance("--tolerance", options.tolerance)
     if options.samples < 1:
         raise ValueError(f"--samples must be at least 1, but was {options.samples}")
     if options.threads is not None:

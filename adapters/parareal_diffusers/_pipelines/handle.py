@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import parareal
-from parareal.driver import resolve_renamed
+from parareal.driver import check_callback, resolve_renamed
 from parareal_diffusers._pipelines.call_records import CallRecords
 from parareal_diffusers._pipelines.callbacks import LoopBar, StepCallback, override_progress
 from parareal_diffusers._pipelines.derived import build_parallel_class
@@ -66,8 +66,8 @@ def parallelize(
             9 slices each.
         coarse: the coarse solver: a name, a solver object or a diffusers scheduler, as for `sample`. It determines how
             fast the result is reached, not the result.
-        tolerance: the relative error of the final latents at which to stop, estimated per sample. 0 runs to the end,
-            which gives the result of the unmodified pipeline to rounding.
+        tolerance: the relative error of the final latents at which to stop, estimated per sample; below 1. 0 runs to
+            the end, which gives the result of the unmodified pipeline to rounding.
         criterion: another stop criterion, instead of `tolerance`.
         max_iterations: the most iterations of a call. A call that reaches it warns and returns its newest iterate.
         schedule: `"pipelined"` starts every propagation as soon as its input is known; `"synchronous"` waits for the
@@ -78,8 +78,8 @@ def parallelize(
         max_batch: the most rows of states in one call of the network; None for no bound. If the pipeline computes
             guidance in one call, the network receives twice as many. Larger batches are split.
         pad_batch: pads calls to fixed sizes, as for `sample`.
-        callback: called with a `parareal.Refinement` after every iteration. If it returns False, the call ends with
-            the newest iterate.
+        callback: called with a `parareal.Refinement` after every iteration. If it returns False, or any value other
+            than None that Python takes for false, the call ends with the newest iterate.
         progress: True or False turns the progress bar on or off, whatever the pipeline is set to; None leaves it as
             it is set.
         devices: the devices on which the denoiser is called, each with a share of the rows, such as
@@ -132,6 +132,7 @@ class Handle:
         verify: bool,
     ):
         check_pipeline(pipe)
+        check_callback(callback)
         self.pipe, self.settings, self.callback, self.progress = pipe, settings, callback, progress
         self._pipeline_class = type(pipe)
         name, family = find_family(self._pipeline_class)

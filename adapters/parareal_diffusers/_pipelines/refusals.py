@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from parareal.driver import Layout
 from parareal_diffusers._pipelines.families import Family
 from parareal_diffusers._pipelines.settings import Settings, set_up_loop
 from parareal_diffusers._pipelines.stand_ins.network import is_compiled
 from parareal_diffusers._pipelines.stand_ins.replicas import check_replicable
 from parareal_diffusers._pipelines.stand_ins.scheduler import copy_with_steps
 from parareal_diffusers._sampling.noise_source import check_noise_dtype
+from parareal_diffusers._sampling.options import resolve_criterion
 from parareal_diffusers._schedulers.native import check_supported_scheduler
 
 
@@ -77,10 +79,13 @@ def check_network(name: str, network: Any) -> None:
 def check_scheduler(
     settings: Settings, step_options: Mapping[str, Any], scheduler: Any, steps: int, dtype: torch.dtype
 ) -> None:
-    """Raise `TypeError` or `ValueError` for an unsupported scheduler, number of steps or network dtype.
+    """Raise `TypeError` or `ValueError` for an unsupported scheduler, number of steps, tolerance or network dtype.
 
     Errors of the scheduler's own code are left to the pipeline's call, which raises them too.
     """
+    state_dtype = torch.promote_types(dtype, torch.float32)
+    if settings.criterion is None:  # only the start of the loop knows the shapes that a user's criterion may need
+        resolve_criterion(None, settings.tolerance, steps).resolve(Layout.of(torch.empty(1, dtype=state_dtype)))
     # Flow schedulers with dynamic shifting need a shift, which the pipeline computes from the size of the image. It
     # changes no check, so any value serves.
     options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting", False) else {}
@@ -89,7 +94,7 @@ def check_scheduler(
     except Exception:
         return
     setup = set_up_loop(settings, step_options, scheduler, 0, len(scheduler.timesteps), one_slice=True)
-    check_noise_dtype(setup.fine, dtype, torch.promote_types(dtype, torch.float32))
+    check_noise_dtype(setup.fine, dtype, state_dtype)
 
 
 def _has_step_cache(module: torch.nn.Module) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal
-from parareal.driver import Evaluation, Run
+from parareal.driver import Evaluation, Run, requests_cancellation
 from parareal_diffusers._noise import NoiseSource
 from parareal_diffusers._pipelines.settings import LoopSetup
 from parareal_diffusers._pipelines.stand_ins.network import suspend_bridge
@@ -39,7 +39,7 @@ class RunningLoop:
         initial: the initial states, float32 or float64, shape (samples, *sample).
         dtype: the dtype of the loop's latents, which may be narrower than that of the states.
         noise_source: the source of noise; None for a deterministic solver.
-        listeners: called with each iterate; one that returns False cancels the run.
+        listeners: called with each iterate; one whose result `requests_cancellation` cancels the run.
         note: a sentence to add to the solution's message.
     """
 
@@ -177,7 +177,7 @@ class RunningLoop:
         # Listeners are the user's: without the active bridge they may call networks, and even other pipelines.
         with suspend_bridge():
             for listener in self.listeners:
-                if listener(refinement) is False:
+                if requests_cancellation(listener(refinement)):
                     self.run.cancelled = True
 
     def _finish(self, state: Tensor | None) -> None:

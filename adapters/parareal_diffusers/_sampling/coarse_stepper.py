@@ -105,7 +105,7 @@ def build_propagators(
         latents: shape (samples, *sample).
         criterion: if it estimates errors cumulatively, coarse jumps get an embedded solver.
     """
-    estimates_errors = isinstance(criterion, parareal.Tolerance) and criterion.cumulative
+    estimates_errors = isinstance(criterion, parareal.Tolerance) and criterion.estimator is parareal.propagated_error
     # The difference of the two coarse solvers estimates the error of F only if each fine step starts where the step
     # before it ended. `Extrapolated` is an exception, because both of its orders reproduce the fine steps.
     comparable = estimates_errors and (isinstance(coarse, Extrapolated) or grid.chained)

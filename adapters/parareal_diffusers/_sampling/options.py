@@ -3,18 +3,33 @@
 from collections.abc import Sequence
 
 import parareal
-from parareal.driver import divide_grid, whole_number
+from parareal.driver import divide_grid, real_number, whole_number
 
 
 def resolve_criterion(
     criterion: parareal.AbstractCriterion | None, tolerance: float, steps: int
 ) -> parareal.AbstractCriterion:
-    """Return `criterion`, or for None the criterion for a tolerance; a tolerance of 0 runs all `steps` to the end."""
+    """Return `criterion`, or for None the criterion for a tolerance; a tolerance of 0 runs all `steps` to the end.
+
+    Raises:
+        TypeError, ValueError: for a tolerance that is not a fraction of 0 or more, also where `criterion` replaces it.
+    """
+    remedy = "pass a fraction, such as 0.01 for 1 % error, or 0 to run to the end"
+    tolerance = real_number("tolerance", tolerance, remedy, least=0, below=1)
     if criterion is not None:
         return criterion
-    if not tolerance >= 0:  # true for NaN, too
-        raise ValueError(f"tolerance must be positive, or 0 to run to the end, but was {tolerance}")
     return parareal.Tolerance(tolerance) if tolerance else parareal.Iterations(steps)
+
+
+def check_plan_tolerance(name: str, tolerance: float) -> float:
+    """Return the tolerance of a plan as a float, or raise `TypeError` or `ValueError` unless it is a fraction above 0.
+
+    Args:
+        name: the argument's name, for the message.
+        tolerance: the argument's value.
+    """
+    remedy = "pass a fraction, such as 0.01 for 1 % error; a run to the end is never faster on one device"
+    return real_number(name, tolerance, remedy, above=0, below=1)
 
 
 def resolve_batch_sizes(pad_batch: bool | Sequence[int], max_batch: int | None) -> list[int]:

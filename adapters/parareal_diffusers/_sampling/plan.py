@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 import parareal
 from parareal_diffusers._noise import Generators
 from parareal_diffusers._sampling.advice import SamplingAdvisor
+from parareal_diffusers._sampling.options import check_plan_tolerance
 from parareal_diffusers._sampling.problem import prepare_problem
 from parareal_diffusers._sampling.sample import sample
 
@@ -44,7 +45,7 @@ def plan(
         solver: a scheduler or a solver, as for `sample`.
         num_inference_steps: the number of steps, as for `sample`.
         model_kwargs: further arguments of the network, as for `sample`.
-        tolerance: as for `sample`, but positive.
+        tolerance: as for `sample`, but above 0.
         slices: the numbers of slices to run; by default up to four numbers near sqrt(N), where the span is least.
         generator: as for `sample`; a generator is copied, not advanced.
         progress: show a progress bar.
@@ -60,10 +61,7 @@ def plan(
     for name in ("criterion", "boundaries", "levels", "speculate_until", "eager"):
         if name in options:
             raise TypeError(f"plan has no option {name!r}: leave it out, because plan chooses it or needs a tolerance")
-    if not tolerance > 0:
-        raise ValueError(
-            f"plan needs a positive tolerance, but it was {tolerance}: a run to the end is never faster on one device"
-        )
+    tolerance = check_plan_tolerance("tolerance", tolerance)
     arguments: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "model_kwargs": model_kwargs,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import parareal
-from parareal.driver import SEQUENTIAL_NOTE, resolve_renamed
+from parareal.driver import SEQUENTIAL_NOTE, check_callback, resolve_renamed
 from parareal_diffusers._noise import Generators, NoiseSampler
 from parareal_diffusers._sampling.advice import SamplingAdvisor
 from parareal_diffusers._sampling.coarse_stepper import build_propagators
@@ -41,6 +41,7 @@ def sample(
     schedule: str = "pipelined",
     window: int | None = None,
     speculate_until: int | None = None,
+    spot_check: float | None = None,
     max_batch: int | None = None,
     pad_batch: bool | Sequence[int] = False,
     generator: Generators = None,
@@ -79,14 +80,15 @@ def sample(
             scheduler with a native solver. It affects the speed, not the result. `"auto"` is the solver that
             converged fastest on the shipped network for this kind of fine solver (docs/results/solvers.md).
         tolerance: relative error of the final state at which a sample stops, by the estimates that each slice makes
-            (`parareal.Tolerance`); `error_estimate` at the end may be a few times larger. 0 runs to the end, which
-            gives the sequential result to rounding.
+            (`parareal.Tolerance`); below 1. `error_estimate` at the end may be a few times larger. 0 runs to the end,
+            which gives the sequential result to rounding.
         criterion: another criterion of the engine, in place of `tolerance`.
         max_iterations: iterations after which the solve fails; None for no limit but that of the criterion.
         schedule: `"pipelined"` or `"synchronous"`, as for `parareal.solve`.
         window: largest number of slices under way at a time, as for `parareal.solve`.
         speculate_until: iteration from which on fine propagations start only after the final state has been rejected;
             None to speculate always, or as the plan says.
+        spot_check: share of the slices on which the solver runs once more after the stop, as for `parareal.solve`.
         max_batch: the largest number of rows of states in one call; None for no bound. With guidance the network is
             called with twice as many rows.
         pad_batch: for a network compiled for fixed batch sizes: True fills every call up to `max_batch` rows; a
@@ -99,7 +101,8 @@ def sample(
             called as `noise_sampler(sigma, sigma_next)`, once per step that adds noise, in the order of the loop, and
             returns standard noise of the latents' shape; for instance increments of a Brownian path
             (docs/explained/history-and-noise.md).
-        callback: called with a `parareal.Refinement` after every iteration; returning False cancels the solve.
+        callback: called with a `parareal.Refinement` after every iteration. If it returns False, or any value other
+            than None that Python takes for false, the solve is cancelled.
         progress: show a progress bar.
         throw: raise `parareal.PararealError` if the solve fails; otherwise return what was reached.
         eager: the old name of `speculate_until`, accepted with a warning for one release.
@@ -112,6 +115,7 @@ def sample(
             first call.
         parareal.PararealError: as `parareal.solve`.
     """
+    check_callback(callback)
     speculate_until = resolve_renamed("eager", eager, "speculate_until", speculate_until)
     problem = prepare_problem(
         model,
@@ -161,6 +165,7 @@ def sample(
         max_iterations=max_iterations,
         levels=levels,
         executor=parareal.BatchedExecutor(problem.max_batch),
+        spot_check=spot_check,
         callback=callback,
         progress=progress,
         throw=throw,

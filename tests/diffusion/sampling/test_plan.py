@@ -88,15 +88,20 @@ def test_a_plan_leaves_the_generator_alone():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tolerance": 0.0}, ValueError, "positive tolerance"),
+        ({"tolerance": 0.0}, ValueError, "tolerance must be .* above 0 .* but was 0.0: .* never faster on one device"),
+        ({"tolerance": 5}, ValueError, "below 1, but was 5"),
+        ({"tolerance": float("nan")}, ValueError, "but was nan"),
+        ({"tolerance": True}, TypeError, "but was True"),
         ({"levels": (2, 2)}, TypeError, "levels"),
         ({"eager": 2}, TypeError, "plan has no option 'eager'"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     ],
 )
 def test_wrong_options_of_plan_are_refused(options, error, message):
+    network = TimedNetwork(flat)
     with pytest.raises(error, match=message):
-        plan(TimedNetwork(flat), LATENTS, SCHEDULER, **{"num_inference_steps": 10, **options})
+        plan(network, LATENTS, SCHEDULER, **{"num_inference_steps": 10, **options})
+    assert not network.calls
 
 
 def test_wrong_options_of_sample_are_refused_before_calls_are_timed():

@@ -282,8 +282,18 @@ def test_max_batch_bounds_the_rows_of_a_call():
         (ValueError, "boundaries must rise or fall strictly", {"boundaries": [0, 10, 10, 25]}),
         (ValueError, "coarse must be one of .* did you mean 'same'", {"coarse": "sane"}),
         (ValueError, "PNDMScheduler cannot be sampled in parallel in time", {"coarse": PNDMScheduler()}),
-        (ValueError, "tolerance must be positive, or 0", {"tolerance": -1.0}),
+        (ValueError, "tolerance must be .* at least 0 .* but was -1.0: .* 0 to run to the end", {"tolerance": -1.0}),
+        *(
+            (ValueError, f"but was {x}: pass a fraction", {"tolerance": x})
+            for x in (1, 5.0, float("inf"), float("nan"))
+        ),
+        *(
+            (TypeError, "tolerance must be", {"tolerance": x})
+            for x in (True, "0.01", 1e-2 + 0j, torch.tensor(True), None)
+        ),
+        (TypeError, "but was True", {"tolerance": True, "criterion": parareal.Iterations(2)}),
         (ValueError, "below 1.2e-07", {"tolerance": 1e-9}),
+        (TypeError, "callback must be a function", {"callback": 3}),
         (TypeError, "guidance must be Guidance", {"guidance": 3.0}),
         (TypeError, "unexpected keyword argument 'tolerence'", {"tolerence": 1}),
         (ValueError, "max_batch must be a whole number", {"max_batch": 0}),
