@@ -1,11 +1,15 @@
 """Coverage of `Tolerance`: the share of samples within the tolerance, and the iterations that it wastes.
 
     python benchmarks/engine/coverage.py [--samples 16] [--write]
+    python benchmarks/engine/coverage.py --adversarial [--cases 600] [--batches 160] [--write]
 
 For every setting, tolerance and sample, the script computes the error of the final state relative to the sequential
 one, and the first iteration whose error is within the tolerance, at which an oracle would stop. Coverage is the share
 of samples whose error is within the tolerance; cost is the mean number of iterations beyond the oracle's. This takes
 some minutes. `--write` writes the table into docs/results/coverage.md.
+
+With `--adversarial` the problems are drawn to fool the stop rules instead, and each criterion is judged in its own
+scale (`benchmarks/engine/adversarial/`). On two cores this takes a quarter of an hour.
 """
 
 import argparse
@@ -23,6 +27,7 @@ from parareal_torchdiffeq import odeint
 from torch import Tensor
 
 import parareal
+from benchmarks.engine.adversarial import report
 from benchmarks.tools.pages import DOCS, put
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -208,8 +213,16 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", help="run only rows whose name contains this text")
     parser.add_argument("--write", action="store_true", help="write the table into docs/results/coverage.md")
+    parser.add_argument("--adversarial", action="store_true", help="draw problems that may fool the stop rules")
+    parser.add_argument("--cases", type=int, default=600, help="with --adversarial: number of ODEs")
+    parser.add_argument("--batches", type=int, default=160, help="with --adversarial: number of calls of `sample`")
+    parser.add_argument("--first", type=int, default=10_000, help="with --adversarial: the first seed")
+    parser.add_argument("--processes", type=int, default=2, help="with --adversarial: number of processes")
     args = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {args.samples} samples", flush=True)
+    if args.adversarial:
+        report.report(args.cases, args.batches, args.first, args.processes, args.write)
+        raise SystemExit
     lines = [
         "| tolerance | " + " | ".join(f"{t:g}" for t in TOLERANCES) + " | all |",
         "|" + "---|" * (len(TOLERANCES) + 2),

@@ -35,7 +35,7 @@ SILENT = (  # strings of these files are labels of tables and figures
 )
 FEWEST_WORDS = 4
 FEWEST_WORDS_OF_A_REASON = 6  # of a string that is returned or assigned: shorter ones are labels
-CALLS = re.compile(r"(Error|Warning|Failure|NonFinite|Refusal|warn|add_note|append|whole_number|one_of)$")
+CALLS = re.compile(r"(Error|Warning|Failure|NonFinite|Refusal|warn|add_note|append|whole_number|real_number|one_of)$")
 
 
 def template(node: ast.AST) -> str | None:

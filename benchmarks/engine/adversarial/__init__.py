@@ -1,0 +1,1 @@
+"""Runs that are drawn to fool the stop rules, and what came of them."""
