@@ -70,8 +70,10 @@ def real_number(
         name: the argument's name, for the message.
         value: the argument's value.
         remedy: the advice at the end of the message.
-        least, most: the smallest and the largest number allowed; None for no such bound.
-        above, below: bounds that the number must not reach; None for no such bound.
+        least: the smallest number allowed; None for no such bound.
+        above: a bound that the number must exceed; None for no such bound.
+        most: the largest number allowed; None for no such bound.
+        below: a bound that the number must stay below; None for no such bound.
 
     Raises:
         TypeError: if the value is not a real number.
