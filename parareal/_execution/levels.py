@@ -132,7 +132,7 @@ class InnerSolves:
         # For the inner solve its initial state is exact by definition, whatever the outer level knows of it.
         start = Value(0, value.state, memory, coarse_memory, exact=True, depth=depth)
         measure = rules.measure  # not the sizes of `value`: the outer criterion may name another norm
-        machine.enter(measure.carry_sizes(measure.add_sizes(start, measure.measure_sizes(value.state)), value))
+        machine.enter(measure.carry_sizes(measure.fill_sizes(start), value))
         dispatch(machine.take(), self.destinations)
 
     def _build_rules(self, request: Request) -> Rules:

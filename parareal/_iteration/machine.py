@@ -17,7 +17,6 @@ from itertools import pairwise
 from typing import final
 
 from parareal._iteration.acceptance import NonFinite
-from parareal._iteration.error_formulas import UNKNOWN
 from parareal._iteration.messages import Request, Result, Scope, UpdateRecord, Value
 from parareal._iteration.recurrence import Slice
 from parareal._iteration.rules import Rules
@@ -102,9 +101,7 @@ class Machine:
         """Return for every slice the amplification of errors from its right end to the right boundary, as measured."""
         growth = [1.0]
         for here in reversed(self._slices[1:]):
-            gain = here.acceptance.errors.model.gain
-            # a slice that was never measured is taken for neutral
-            growth.append(min(growth[-1] * (1.0 if gain == UNKNOWN else gain), LARGEST_GROWTH))
+            growth.append(min(here.acceptance.errors.model.amplify(growth[-1]), LARGEST_GROWTH))
         return growth[::-1]
 
     def enter(self, value: Value) -> None:

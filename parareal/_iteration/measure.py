@@ -70,6 +70,10 @@ class Measure:
         """Return a value with the sizes of its state."""
         return value._replace(size=sizes.whole, sizes=sizes.leaves, largest_sizes=sizes.leaves)
 
+    def fill_sizes(self, value: Value) -> Value:
+        """Return a value with the sizes of its state, which are measured if they have not been yet."""
+        return value if value.sizes else self.add_sizes(value, self.measure_sizes(value.state))
+
     def carry_sizes(self, value: Value, left: Value) -> Value:
         """Return a value with the largest sizes up to its boundary; `left` is the value that it was computed from."""
         # Only final states are carried: an iterate that overshoots on its way must not raise the rounding errors that

@@ -269,8 +269,7 @@ class Slice:
             if at_input and ((left.exact and result.exact) or (left.settled and result.accepted)):
                 raise self.acceptance.blame_fine(k, left)
         if previous is not None:
-            value = value._replace(state=previous.state, memory=previous.memory)
-            value = self.rules.measure.add_sizes(value, self.rules.measure.measure_sizes(previous.state))
+            value = self.rules.measure.fill_sizes(value._replace(state=previous.state, memory=previous.memory))
         return value._replace(substituted=True)
 
     def _await_fine(self, k: int, depth: float) -> tuple[Result, float] | None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple, final
 
 from parareal._criteria import Evidence, Tolerance
-from parareal._iteration.measure import Measure, Measurements
+from parareal._iteration.measure import Measurements
 from parareal._iteration.messages import Kind, Request, Scope, Value
 from parareal._iteration.rules import Rules
 from parareal._problem.levels import Level
@@ -50,11 +50,6 @@ class SliceDefect(NamedTuple):
     """the same over the larger norm of the two states"""
     limit: float
     """the largest norm that does not contradict the criterion; infinite if the criterion makes no promise"""
-
-
-def measure_value(measure: Measure, value: Value) -> Value:
-    """Return a value with the sizes of its state; those of a guess have not been measured yet."""
-    return value if value.sizes else measure.add_sizes(value, measure.measure_sizes(value.state))
 
 
 def list_pieces(

@@ -94,7 +94,7 @@ class Run:
     def _run_iterations(self) -> Generator[Evaluation | int, Any, None]:
         start_time, measure = time.perf_counter(), self.rules.measure
         for sample, (machine, state) in enumerate(zip(self.machines, self.problem.samples, strict=True)):
-            machine.enter(measure.add_sizes(Value(0, state, exact=True), measure.measure_sizes(state)))
+            machine.enter(measure.fill_sizes(Value(0, state, exact=True)))
             # a guess with an iteration limit of 0 is done without any propagation
             self._collect(machine, sample)
         while not self.cancelled and not self.done:

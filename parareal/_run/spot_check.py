@@ -17,7 +17,7 @@ from parareal._problem.levels import unroll
 from parareal._problem.problem import Problem
 from parareal._results.solution import Outcome
 from parareal._results.spot_check import SpotCheck
-from parareal._run.checked_slice import CheckedSlice, judge_slice, list_pieces, measure_value
+from parareal._run.checked_slice import CheckedSlice, judge_slice, list_pieces
 
 _SEED = 20
 
@@ -54,9 +54,9 @@ class SpotChecker:
         for sample in samples:
             outputs = [value for value in machines[sample].outputs if value is not None]
             values = [Value(0, self.problem.samples[sample], exact=True), *outputs]
-            final_size, growth = measure_value(measure, values[-1]).size, machines[sample].measure_growth()
+            final_size, growth = measure.fill_sizes(values[-1]).size, machines[sample].measure_growth()
             for n in self._draw(sample, outputs):
-                start, end = (measure_value(measure, value) for value in values[n : n + 2])
+                start, end = (measure.fill_sizes(value) for value in values[n : n + 2])
                 start, nodes = start._replace(depth=depth), edges[indices[n] : indices[n + 1] + 1]
                 pieces = list_pieces(self.problem, sample, n, start, nodes, self._scope)
                 self._checks[sample, n] = CheckedSlice(n, start, end, final_size, growth[n], len(pieces), pieces)
